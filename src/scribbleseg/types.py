@@ -1,0 +1,149 @@
+"""The nouns: Image, Labels, Probabilities, Geometry, Case, Cases, Dataset, and UNLABELLED.
+
+Weak supervision is the movement of voxels out of UNLABELLED and back: scribbles, seed areas, pseudo-labels and
+reference masks are all `Labels`. Everything here is NumPy and knows neither files nor networks.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Float64, UInt8
+
+UNLABELLED = 255
+"""The value of a voxel that nobody has labelled. Never a class, never background: a loss is zero there."""
+
+Image = Float32[np.ndarray, "channel *space"]
+"""float32, `channel depth height width`; a 2-D picture has depth 1."""
+
+Labels = UInt8[np.ndarray, "*space"]
+"""uint8, 0 background, 1.. structures, UNLABELLED = 255."""
+
+Probabilities = Float32[np.ndarray, "label *space"]
+"""float32, sums to 1 over `label`."""
+
+
+class DataError(Exception):
+    """Bad input. The message says what was expected, what came, in which case and file, and what to do.
+
+    The command line prints it without a traceback and exits with 2.
+    """
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a voxel grid lies in the patient, and how to write another array on the same grid.
+
+    Args:
+        shape: `(depth, height, width)` in voxels; array order is the reverse of NIfTI's (x, y, z).
+        affine: float64 4 x 4, voxel index (x, y, z, 1) to RAS+ millimetres, nibabel's convention.
+        suffix: the ending of the file it came from (".nii.gz", ".nrrd", ".mha", ".png", ...).
+        header: the NIfTI header of that file, so that qform, sform, their codes and units survive; else None.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Float64[np.ndarray, "4 4"]
+    suffix: str = ".nii.gz"
+    header: object | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along `(depth, height, width)`, in millimetres (pixels for pictures without a scale)."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return float(z), float(y), float(x)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What training may see of one patient's volume. No reference mask: its type does not carry one.
+
+    Args:
+        name: unique within the data set.
+        image: raw intensities on the native grid, `channel depth height width`.
+        scribbles: on the same grid; entirely UNLABELLED where nobody has drawn.
+        geometry: of that grid.
+        present: the structures known to be in the case (image-level labels), or None where nobody said.
+        files: what it was read from, images first, for messages and fingerprints.
+    """
+
+    name: str
+    image: Image
+    scribbles: Labels
+    geometry: Geometry
+    present: frozenset[int] | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size along `(depth, height, width)`, in millimetres."""
+        return self.geometry.spacing_mm
+
+
+class Cases(Sequence[Case]):
+    """Cases that are read from disk one at a time, when they are asked for, and not kept.
+
+    Args:
+        names: in order, unique.
+        read: reads one of them; raises DataError.
+    """
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], Case]) -> None:
+        self.names = tuple(names)
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]  # int -> Case, slice -> Cases
+        if isinstance(index, slice):
+            return Cases(self.names[index], self._read)
+        return self._read(self.names[index])
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self._read(name) for name in self.names)
+
+    def named(self, name: str) -> Case:
+        """The case of that name. Raises KeyError."""
+        if name not in self.names:
+            raise KeyError(f"no case {name!r} among {len(self)}: {', '.join(self.names[:5])}, ...")
+        return self._read(name)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Cases to train on, cases to test on, and what their label values mean.
+
+    Args:
+        name: of the layout it was read as ("acdc", "nnunet", "folder", ...).
+        root: its folder.
+        label_names: by value; `label_names[0]` is "background".
+        train: cases with scribbles.
+        test: held-out cases; may be empty.
+        read_reference: the reference mask of a case by name, or None where the data set has none.
+            Only evaluate/, annotate/simulate and the fully supervised rows call it, through `reference`.
+        notes: what was skipped or assumed while reading (absent patients, ...), for people to read.
+    """
+
+    name: str
+    root: Path
+    label_names: tuple[str, ...]
+    train: Cases
+    test: Cases
+    read_reference: Callable[[str], Labels | None] = field(repr=False, compare=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_labels(self) -> int:
+        """Background included."""
+        return len(self.label_names)
+
+    def reference(self, name: str) -> Labels:
+        """The reference mask of a case on its native grid. Raises DataError where there is none."""
+        labels = self.read_reference(name)
+        if labels is None:
+            raise DataError(
+                f"case {name}: expected a reference mask to compare with, found none in {self.root}; "
+                "evaluate on cases that have one"
+            )
+        return labels
