@@ -1,0 +1,46 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They need python3.11+ and a package index, nothing else.
+# On Linux the index's torch is the CUDA build, a long download; for the CPU build set pip's own variable:
+#     PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint format files
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/.installed  ## train on synthetic hearts and prostates (minutes on a CPU), print the scores, write the report
+	$(BIN)/scribbleseg demo
+
+test: lint  ## run every check, then the tests; with SCRIBBLESEG_DATA set, also those that read real images
+	$(BIN)/pytest -q
+
+lint: .venv/.installed-dev  ## style, types, import layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed-dev  ## put the code in the project's format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+files: .venv/.installed-dev  ## rewrite README.md's list of files from the modules' docstrings
+	$(BIN)/python tests/test_project.py
+
+# The stamps make set-up run again only when what it depends on has changed.
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "installing scribbleseg into .venv (about a minute)"
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "installing scribbleseg and its tools into .venv (about a minute)"
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch .venv/.installed $@
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "scribbleseg needs Python 3.11 or newer, found " \
+	    + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
