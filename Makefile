@@ -20,7 +20,7 @@ lint: .venv/.installed-dev  ## style, types, import layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 
 format: .venv/.installed-dev  ## put the code in the project's format
 	$(BIN)/ruff check --fix
