@@ -32,12 +32,12 @@ files: .venv/.installed-dev  ## rewrite README.md's list of files from the modul
 # The stamps make set-up run again only when what it depends on has changed.
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "installing scribbleseg into .venv (about a minute)"
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "installing scribbleseg and its tools into .venv (about a minute)"
-	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/pip install --quiet --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch .venv/.installed $@
 
 .venv/bin/pip:
