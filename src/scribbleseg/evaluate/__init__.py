@@ -1,0 +1,1 @@
+"""How good a segmentation is, as numbers (`metrics`) and as a page to look at (`report`)."""

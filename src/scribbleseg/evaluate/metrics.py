@@ -1,0 +1,302 @@
+"""Scores of a segmentation against its reference mask: Dice, HD95, ASSD and volume, per case and structure.
+
+Everything is measured in 3-D on the native grid, in millimetres. Empty masks follow one rule, chosen so that nobody
+gets a better distance by predicting nothing:
+
+| prediction | reference | Dice | HD95, ASSD | counted as |
+|---|---|---|---|---|
+| empty | empty | 1 | 0 | a right answer (the BraTS challenges' rule) |
+| empty | not | 0 | NaN | `missed` |
+| not | empty | 0 | NaN | `invented` |
+
+A mean distance leaves the NaNs out, so a summary always states next to it how many masks were missed or invented.
+"""
+
+import csv
+import io
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import ArrayLike
+from scipy.ndimage import find_objects
+from scipy.stats import bootstrap
+
+from scribbleseg.types import UNLABELLED, DataError
+
+MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_ml")
+"""The fields of `Score` that a summary averages."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One structure of one case.
+
+    Args:
+        case: its name.
+        structure: the label's name.
+        dice: Dice 1945's coefficient, 0 to 1.
+        hd95_mm: 95th percentile Hausdorff distance: the larger of the two directions' percentiles.
+        assd_mm: average symmetric surface distance: the mean over the surface voxels of both masks together.
+        volume_ml: of the prediction.
+        reference_volume_ml: of the reference.
+        volume_error_ml: prediction minus reference.
+    """
+
+    case: str
+    structure: str
+    dice: float
+    hd95_mm: float
+    assd_mm: float
+    volume_ml: float
+    reference_volume_ml: float
+    volume_error_ml: float
+
+    @property
+    def missed(self) -> bool:
+        """The reference has the structure and the prediction has not a voxel of it."""
+        return self.volume_ml == 0 < self.reference_volume_ml
+
+    @property
+    def invented(self) -> bool:
+        """The prediction has the structure and the reference has not a voxel of it."""
+        return self.reference_volume_ml == 0 < self.volume_ml
+
+
+def dice(
+    labels: UInt8[np.ndarray, "..."], reference: UInt8[np.ndarray, "..."], label_names: Sequence[str]
+) -> dict[str, float]:
+    """Dice coefficient 2 |A and B| / (|A| + |B|) of every structure; 1 where both masks are empty.
+
+    Args:
+        labels: a prediction of any shape.
+        reference: the reference mask, same shape.
+        label_names: by value, background first; background is not scored.
+
+    Raises:
+        DataError: the shapes differ, or either map holds UNLABELLED or a value that has no name.
+    """
+    _check(labels, reference, label_names)
+    return {name: _dice(labels == value, reference == value) for value, name in list(enumerate(label_names))[1:]}
+
+
+def score(
+    case: str,
+    labels: UInt8[np.ndarray, "..."],
+    reference: UInt8[np.ndarray, "..."],
+    spacing_mm: tuple[float, float, float],
+    label_names: Sequence[str],
+) -> list[Score]:
+    """Every structure of one case, measured on the native grid.
+
+    A volume of one slice is measured in its plane: in 3-D each of its voxels would count as surface.
+
+    Args:
+        case: name, for the scores and for messages.
+        labels: prediction, `depth height width`.
+        reference: reference mask, same shape.
+        spacing_mm: voxel size along depth, height, width.
+        label_names: by value, background first; background is not scored.
+
+    Raises:
+        DataError: as `dice`; also where the maps are not 3-D or the spacing is not three positive numbers.
+    """
+    _check(labels, reference, label_names, f"case {case}: ")
+    if labels.ndim != 3 or len(spacing_mm) != 3 or not all(0 < size < float("inf") for size in spacing_mm):
+        raise DataError(
+            f"case {case}: expected a (depth, height, width) map and three positive voxel sizes in mm, got shape "
+            f"{labels.shape} and spacing {spacing_mm}; give a picture a depth of 1, and check the file's header"
+        )
+    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    scores = []
+    for value, name in list(enumerate(label_names))[1:]:
+        a, b = labels == value, reference == value
+        volume_ml, reference_ml = int(a.sum()) * voxel_ml, int(b.sum()) * voxel_ml
+        hd95, assd = _surface_distances(a, b, spacing_mm)
+        scores.append(Score(case, name, _dice(a, b), hd95, assd, volume_ml, reference_ml, volume_ml - reference_ml))
+    return scores
+
+
+def summarise(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Mean, sample standard deviation and median over cases: a row per structure, and one named "mean".
+
+    The "mean" row takes the mean over the structures of each case first, so its standard deviation is between cases;
+    a case with a NaN distance in any structure has no mean distance.
+
+    Returns:
+        Rows with `structure`, `cases`, `missed` and `invented` (numbers of masks), `distances` (how many cases the
+        distances are taken over) and `<measure>_mean`, `_std`, `_median` for each of MEASURES, NaN where undefined.
+    """
+    if not scores:
+        return []
+    structures = list(dict.fromkeys(score.structure for score in scores))
+    cases = list(dict.fromkeys(score.case for score in scores))
+    groups: list[tuple[str, list[Score]]] = [(name, [s for s in scores if s.structure == name]) for name in structures]
+    rows = []
+    for name, group in groups:
+        values = {measure: np.array([getattr(s, measure) for s in group]) for measure in MEASURES}
+        rows.append(_summary_row(name, group, values))
+    values = {
+        measure: np.array([np.mean([getattr(s, measure) for s in scores if s.case == case]) for case in cases])
+        for measure in MEASURES
+    }
+    return [*rows, _summary_row("mean", scores, values)]
+
+
+def paired_interval(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of `a - b` over cases with its 95 % interval: bootstrap over cases, both methods on the same cases.
+
+    The interval is bias-corrected and accelerated (Efron 1987, doi:10.1080/01621459.1987.10478410), of 9999 resamples.
+    It speaks of new cases from the same source, not of other random seeds of the training.
+
+    Args:
+        a: one number a case, such as its Dice.
+        b: the other method's, in the same order of cases.
+        seed: of the resampling.
+
+    Returns:
+        `(mean difference, low, high)`; low and high are NaN for fewer than two cases, all are NaN if any input is.
+
+    Raises:
+        DataError: not as many numbers in `a` as in `b`, or none.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
+        raise DataError(f"expected the same cases in both methods, got {a.size} and {b.size}; score both on one list")
+    differences = a - b
+    mean = float(differences.mean())
+    if len(differences) < 2 or np.isnan(mean):
+        return mean, float("nan"), float("nan")
+    if np.ptp(differences) == 0:  # every resample is the same: no bootstrap distribution to correct
+        return mean, mean, mean
+    interval = bootstrap((differences,), np.mean, random_state=np.random.default_rng(seed)).confidence_interval
+    return mean, float(interval.low), float(interval.high)
+
+
+def write_scores(scores: Sequence[Score], folder: Path) -> None:
+    """Write `scores.csv`, `scores.json`, `summary.csv` and `summary.json`; NaN is an empty cell, or null.
+
+    Raises:
+        DataError: the folder cannot be written to, or the disk is full; no file is left half-written.
+    """
+    rows = [asdict(s) | {"missed": s.missed, "invented": s.invented} for s in scores]
+    columns = [*(f.name for f in fields(Score)), "missed", "invented"]
+    summary = summarise(scores)
+    for name, table, header in (("scores", rows, columns), ("summary", summary, list(summary[0]) if summary else [])):
+        table = [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in table]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table)
+        write_atomically(folder / f"{name}.csv", text.getvalue())
+        write_atomically(folder / f"{name}.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_scores(path: Path) -> list[Score]:
+    """The scores in a `scores.json` that `write_scores` wrote.
+
+    Raises:
+        DataError: there is no such file, or it holds something else.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Score(row["case"], row["structure"], *(_number(row[f.name]) for f in fields(Score)[2:])) for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: expected the scores that `scribbleseg evaluate` writes, got {error!r}; run it again"
+        ) from error
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a UTF-8 file that is either complete or not there: a temporary file beside it takes its name at the end.
+
+    Raises:
+        DataError: the disk is full, or the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror}); free some space or choose a folder") from error
+
+
+def _check(labels: np.ndarray, reference: np.ndarray, label_names: Sequence[str], where: str = "") -> None:
+    if labels.shape != reference.shape:
+        raise DataError(
+            f"{where}expected a prediction of the reference's shape {reference.shape}, got {labels.shape}; "
+            "compare on the image's own grid, the one `scribbleseg predict` writes"
+        )
+    for what, values in (("prediction", np.unique(labels)), ("reference", np.unique(reference))):
+        unknown = values[values >= len(label_names)].tolist()
+        if unknown:
+            hint = "it must label every voxel" if UNLABELLED in unknown else "declare what they mean, or relabel it"
+            raise DataError(
+                f"{where}expected values 0 to {len(label_names) - 1} ({', '.join(label_names)}) in the {what}, "
+                f"got {', '.join(f'{v} (unlabelled)' if v == UNLABELLED else str(v) for v in unknown)}; {hint}"
+            )
+
+
+def _dice(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."]) -> float:
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def _surface_distances(
+    a: Bool[np.ndarray, "depth height width"],
+    b: Bool[np.ndarray, "depth height width"],
+    spacing_mm: tuple[float, float, float],
+) -> tuple[float, float]:
+    """HD95 and ASSD in mm by MONAI; the rule of this module's table where a mask is empty.
+
+    MONAI's surface is the mask's voxels with a face neighbour outside the mask, taken at their centres.
+    """
+    if not a.any() and not b.any():
+        return 0.0, 0.0
+    if not a.any() or not b.any():
+        return float("nan"), float("nan")
+    from monai.metrics import (  # not at the top: two seconds that reading scores need not wait for
+        compute_average_surface_distance,
+        compute_hausdorff_distance,
+    )
+
+    spacing = list(spacing_mm)
+    if len(a) == 1:  # one slice: in its plane
+        a, b, spacing = a[0], b[0], spacing[1:]
+    box = find_objects((a | b).astype(np.uint8))[0]  # both surfaces lie inside; the rest of the volume costs time
+    masks = {"y_pred": a[box][None, None], "y": b[box][None, None], "include_background": True}
+    with warnings.catch_warnings():  # MONAI 1.5 and 1.6 warn about an argument that they pass to themselves
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+        hd95 = compute_hausdorff_distance(percentile=95, spacing=spacing, **masks)
+        assd = compute_average_surface_distance(symmetric=True, spacing=spacing, **masks)
+    return hd95.item(), assd.item()
+
+
+def _summary_row(name: str, scores: Sequence[Score], values: dict[str, Float[np.ndarray, " case"]]) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "structure": name,
+        "cases": len(values["dice"]),
+        "missed": sum(s.missed for s in scores),
+        "invented": sum(s.invented for s in scores),
+        "distances": int(np.isfinite(values["hd95_mm"]).sum()),
+    }
+    for measure, each in values.items():
+        known = each[~np.isnan(each)]
+        row[f"{measure}_mean"] = float(known.mean()) if len(known) else float("nan")
+        row[f"{measure}_std"] = float(known.std(ddof=1)) if len(known) > 1 else float("nan")
+        row[f"{measure}_median"] = float(np.median(known)) if len(known) else float("nan")
+    return row

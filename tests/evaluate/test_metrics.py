@@ -1,0 +1,241 @@
+"""Scores against brute force, known answers and invariants; the rule for empty masks; the files they go into."""
+
+import csv
+import errno
+import json
+import math
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from scribbleseg.evaluate.metrics import (
+    MEASURES,
+    Score,
+    dice,
+    paired_interval,
+    read_scores,
+    score,
+    summarise,
+    write_scores,
+)
+from scribbleseg.types import UNLABELLED, DataError
+
+NAMES = ("background", "RV", "Myo")
+SPACING = (8.0, 1.5, 1.25)
+
+
+def random_masks(seed: int, shape: tuple[int, ...] = (4, 7, 6), share: float = 0.3) -> np.ndarray:
+    return np.random.default_rng(seed).choice(3, size=shape, p=[1 - share, share / 2, share / 2]).astype(np.uint8)
+
+
+def brute_force_dice(labels: np.ndarray, reference: np.ndarray, value: int) -> float:
+    both = a = b = 0
+    for index in np.ndindex(labels.shape):
+        a += labels[index] == value
+        b += reference[index] == value
+        both += labels[index] == value and reference[index] == value
+    return 2 * both / (a + b) if a + b else 1.0
+
+
+def surface(mask: np.ndarray) -> list[tuple[int, ...]]:
+    """Voxels of the mask with a face neighbour that is outside the mask or outside the volume."""
+    inside = {tuple(map(int, index)) for index in np.argwhere(mask)}
+    steps = [s for s in product((-1, 0, 1), repeat=mask.ndim) if sum(map(abs, s)) == 1]
+    return [v for v in inside if any(tuple(np.add(v, s)) not in inside for s in steps)]
+
+
+def brute_force_distances(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, float]:
+    """HD95 and ASSD from every pair of surface voxels."""
+    there = [min(math.dist(np.multiply(p, spacing), np.multiply(q, spacing)) for q in surface(b)) for p in surface(a)]
+    back = [min(math.dist(np.multiply(p, spacing), np.multiply(q, spacing)) for q in surface(a)) for p in surface(b)]
+    return max(np.percentile(there, 95), np.percentile(back, 95)), float(np.mean(there + back))
+
+
+@settings(max_examples=30, deadline=None)
+@given(*[arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 2))] * 2)
+def test_dice_is_the_double_loop_symmetric_and_one_for_itself(a, b):
+    assert dice(a, b, NAMES) == {name: pytest.approx(brute_force_dice(a, b, v)) for v, name in [(1, "RV"), (2, "Myo")]}
+    assert dice(a, b, NAMES) == dice(b, a, NAMES)
+    assert dice(a, a, NAMES) == {"RV": 1, "Myo": 1}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_distances_and_volumes_are_those_of_brute_force(seed):
+    labels, reference = random_masks(seed, share=0.1 + 0.1 * seed), random_masks(seed + 100)
+    for value, got in enumerate(score("a", labels, reference, SPACING, NAMES), start=1):
+        hd95, assd = brute_force_distances(labels == value, reference == value, SPACING)
+        assert (got.hd95_mm, got.assd_mm) == (pytest.approx(hd95, rel=1e-5), pytest.approx(assd, rel=1e-5))
+        assert got.dice == pytest.approx(brute_force_dice(labels, reference, value))
+        assert got.volume_ml == pytest.approx((labels == value).sum() * 8 * 1.5 * 1.25 / 1000)
+        assert got.volume_error_ml == pytest.approx(got.volume_ml - got.reference_volume_ml)
+
+
+def test_scores_are_symmetric_and_zero_for_identical_masks():
+    a, b = random_masks(1), random_masks(2)
+    for there, back in zip(score("c", a, b, SPACING, NAMES), score("c", b, a, SPACING, NAMES), strict=True):
+        assert (there.hd95_mm, there.assd_mm) == (pytest.approx(back.hd95_mm), pytest.approx(back.assd_mm))
+    for same in score("c", a, a, SPACING, NAMES):
+        assert (same.dice, same.hd95_mm, same.assd_mm, same.volume_error_ml) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_shifted_sheet_is_as_far_as_it_was_shifted(axis):
+    labels, reference = np.zeros((2, 9, 9, 9), np.uint8)
+    sheet = [slice(None)] * 3
+    for array, position in ((reference, 2), (labels, 5)):
+        sheet[axis] = slice(position, position + 1)
+        array[tuple(sheet)] = 1
+    (got,) = score("sheet", labels, reference, SPACING, NAMES[:2])
+    assert (got.dice, got.hd95_mm, got.assd_mm) == (
+        0,
+        pytest.approx(3 * SPACING[axis]),
+        pytest.approx(3 * SPACING[axis]),
+    )
+
+
+def test_a_cube_shifted_by_one_voxel():
+    labels, reference = np.zeros((2, 10, 10, 10), np.uint8)
+    reference[2:6, 2:6, 2:6] = 1
+    labels[3:7, 2:6, 2:6] = 1
+    (got,) = score("cube", labels, reference, (8.0, 1.0, 1.0), NAMES[:2])
+    assert got.dice == pytest.approx(0.75)  # three of four layers overlap
+    hd95, assd = brute_force_distances(labels == 1, reference == 1, (8.0, 1.0, 1.0))
+    assert (got.hd95_mm, got.assd_mm) == (8.0, pytest.approx(assd))
+    assert hd95 == 8.0
+
+
+def test_a_mask_that_touches_the_border_ends_there():
+    labels, reference = random_masks(3), random_masks(4)
+    padded = [np.pad(array, 3) for array in (labels, reference)]
+    assert score("c", labels, reference, SPACING, NAMES) == score("c", *padded, SPACING, NAMES)
+
+
+def test_one_slice_is_measured_in_its_plane():
+    labels, reference = np.zeros((2, 1, 20, 20), np.uint8)
+    reference[0, 5:15, 5:15] = 1
+    labels[0, 5:15, 6:16] = 1
+    (got,) = score("slice", labels, reference, (1.0, 1.0, 2.0), NAMES[:2])
+    expected = brute_force_distances(labels[0] == 1, reference[0] == 1, (1.0, 2.0))
+    assert (got.hd95_mm, got.assd_mm) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+
+
+def test_empty_masks_follow_the_rule_of_the_table():
+    empty, full = np.zeros((3, 4, 4), np.uint8), np.ones((3, 4, 4), np.uint8)
+    (both,) = score("c", empty, empty, SPACING, NAMES[:2])
+    assert (both.dice, both.hd95_mm, both.assd_mm, both.missed, both.invented) == (1, 0, 0, False, False)
+    (missed,) = score("c", empty, full, SPACING, NAMES[:2])
+    assert (missed.dice, missed.missed, missed.invented) == (0, True, False)
+    (invented,) = score("c", full, empty, SPACING, NAMES[:2])
+    assert (invented.dice, invented.missed, invented.invented) == (0, False, True)
+    assert all(math.isnan(x) for x in (missed.hd95_mm, missed.assd_mm, invented.hd95_mm, invented.assd_mm))
+
+
+@pytest.mark.parametrize(
+    ("labels", "reference", "spacing", "message"),
+    [
+        (np.zeros((2, 3, 4), np.uint8), np.zeros((2, 4, 3), np.uint8), SPACING, "patient7: .*shape .2, 4, 3., got"),
+        (np.full((2, 3, 4), UNLABELLED, np.uint8), np.zeros((2, 3, 4), np.uint8), SPACING, r"255 \(unlabelled\)"),
+        (np.full((2, 3, 4), 3, np.uint8), np.zeros((2, 3, 4), np.uint8), SPACING, "in the prediction, got 3"),
+        (np.zeros((2, 3, 4), np.uint8), np.full((2, 3, 4), 4, np.uint8), SPACING, "in the reference, got 4"),
+        (np.zeros((3, 4), np.uint8), np.zeros((3, 4), np.uint8), SPACING, "depth, height, width"),
+        (np.zeros((2, 3, 4), np.uint8), np.zeros((2, 3, 4), np.uint8), (0.0, 1.0, 1.0), "positive voxel sizes"),
+        (np.zeros((2, 3, 4), np.uint8), np.zeros((2, 3, 4), np.uint8), (1.0, math.nan, 1.0), "positive voxel sizes"),
+    ],
+)
+def test_bad_input_is_one_clear_error(labels, reference, spacing, message):
+    with pytest.raises(DataError, match=message):
+        score("patient7", labels, reference, spacing, NAMES)
+
+
+def made_up_score(case: str, structure: str, dice: float, hd95: float = 5.0, volume: float = 1.0) -> Score:
+    return Score(case, structure, dice, hd95, hd95 / 2, volume, 1.0, volume - 1.0)
+
+
+def test_a_summary_counts_what_was_missed_beside_the_distances():
+    scores = [
+        made_up_score("a", "RV", 0.8, 4.0),
+        made_up_score("a", "Myo", 0.6, 6.0),
+        made_up_score("b", "RV", 0.0, math.nan, volume=0.0),
+        made_up_score("b", "Myo", 0.9, 8.0),
+    ]
+    rv, myo, mean = summarise(scores)
+    assert [row["structure"] for row in (rv, myo, mean)] == ["RV", "Myo", "mean"]
+    assert (rv["missed"], rv["distances"], rv["hd95_mm_mean"]) == (1, 1, 4.0)
+    assert math.isnan(rv["hd95_mm_std"])  # one distance has no spread
+    assert (myo["dice_mean"], myo["dice_median"]) == (pytest.approx(0.75), pytest.approx(0.75))
+    assert myo["dice_std"] == pytest.approx(np.std([0.6, 0.9], ddof=1))
+    assert (mean["cases"], mean["missed"], mean["distances"]) == (2, 1, 1)  # case b has no mean distance
+    assert (mean["dice_mean"], mean["hd95_mm_mean"]) == (pytest.approx((0.7 + 0.45) / 2), 5.0)
+    assert summarise([]) == []
+
+
+def test_the_paired_interval_knows_equal_from_shifted():
+    rng = np.random.default_rng(0)
+    a = rng.uniform(0.5, 0.9, 20)
+    assert paired_interval(a, a) == (0, 0, 0)
+    mean, low, high = paired_interval(a + rng.normal(0.05, 0.02, 20), a)
+    assert 0 < low < mean < high < 0.1
+    mean, low, high = paired_interval(a + rng.normal(0, 0.1, 20), a)
+    assert low < 0 < high
+    assert paired_interval(a, a[::-1], seed=3) == paired_interval(a, a[::-1], seed=3)
+    assert paired_interval([0.8], [0.7])[0] == pytest.approx(0.1)
+    assert math.isnan(paired_interval([0.8], [0.7])[1])
+    with pytest.raises(DataError, match="3 and 2"):
+        paired_interval([1, 2, 3], [1, 2])
+
+
+def test_the_paired_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = [
+        low <= 0.02 <= high
+        for _, low, high in (paired_interval(rng.normal(0.02, 0.1, 20), np.zeros(20)) for _ in range(60))
+    ]
+    assert 0.85 <= np.mean(covered) <= 1
+
+
+def test_scores_come_back_from_their_files(tmp_path: Path):
+    scores = [made_up_score("a", "RV", 0.8), made_up_score("b, the second", "RV", 0.0, math.nan, volume=0.0)]
+    write_scores(scores, tmp_path / "scores")
+    first, second = read_scores(tmp_path / "scores/scores.json")
+    assert first == scores[0]
+    assert second.missed
+    assert math.isnan(second.hd95_mm)
+    with (tmp_path / "scores/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert (rows[1]["case"], rows[1]["hd95_mm"], rows[1]["missed"]) == ("b, the second", "", "True")
+    summary = json.loads((tmp_path / "scores/summary.json").read_text())
+    assert summary[-1]["structure"] == "mean"
+    assert all(f"{measure}_median" in summary[0] for measure in MEASURES)
+    assert sorted(p.name for p in (tmp_path / "scores").iterdir()) == [
+        "scores.csv",
+        "scores.json",
+        "summary.csv",
+        "summary.json",
+    ]
+
+
+@pytest.mark.parametrize("step", ["write_text", "replace"])
+def test_a_full_disk_leaves_the_old_scores_and_nothing_half_written(step, tmp_path: Path, monkeypatch):
+    write_scores([made_up_score("a", "RV", 0.8)], tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, step, full)
+    with pytest.raises(DataError, match="No space left"):
+        write_scores([made_up_score("a", "RV", 0.1)], tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_holds_no_scores_is_refused(tmp_path: Path):
+    (tmp_path / "scores.json").write_text('[{"case": "a"}]')
+    with pytest.raises(DataError, match="scribbleseg evaluate"):
+        read_scores(tmp_path / "scores.json")
+    with pytest.raises(DataError, match="scribbleseg evaluate"):
+        read_scores(tmp_path / "absent.json")
