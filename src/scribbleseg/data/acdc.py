@@ -1,0 +1,152 @@
+"""ACDC: cine MRI of the heart, 100 training patients at end-diastole and end-systole, with expert scribbles.
+
+Source: Bernard et al. 2018, doi:10.1109/TMI.2018.2837502 (images, masks); Valvano et al. 2021,
+doi:10.1109/TMI.2021.3069634 (scribbles). Licence: research only; the scribbles CC BY-NC-SA 4.0.
+Expected: patients 1..100, two volumes each; 0 background, 1 RV, 2 myocardium, 3 LV, and 4 = unlabelled in scribbles.
+
+Trees that are understood (`.nii` or `.nii.gz`), in the folder itself, in `training/` or in `database/training/`:
+
+    patientNNN/patientNNN_frameNN.nii.gz             the image
+    patientNNN/patientNNN_frameNN_gt.nii.gz          its mask
+    patientNNN/patientNNN_frameNN_scribble.nii.gz    its scribbles, here or in the folder given as `scribbles`
+    patientNNN/Info.cfg                              optional; names the two frames
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from scribbleseg.data.case_files import CaseFiles, Encoding, dataset
+from scribbleseg.types import UNLABELLED, DataError, Dataset
+
+ENCODING = Encoding(("background", "RV", "Myo", "LV"), {0: 0, 1: 1, 2: 2, 3: 3, 4: UNLABELLED})
+
+Split = Literal["paper", "published", "published_validation"]
+
+N_PATIENTS = 100
+N_FOLDS = 5
+
+# The 35/15/15 patients of Valvano et al. 2021 ("MAAG"), which later work on these scribbles uses too.
+# fmt: off
+PUBLISHED_TRAIN = (
+    37, 50, 53, 100, 38, 19, 61, 74, 97, 31, 91, 35, 56, 94, 26, 69, 46, 59, 4, 89, 71, 6, 52, 43, 45, 63, 93, 14, 98,
+    88, 21, 28, 99, 54, 90,
+)
+PUBLISHED_VALIDATION = (84, 32, 27, 96, 17, 18, 57, 81, 79, 22, 1, 44, 49, 25, 95)
+PUBLISHED_TEST = (5, 39, 77, 82, 78, 10, 64, 24, 30, 73, 80, 41, 36, 60, 72)
+# fmt: on
+
+
+def acdc(
+    folder: str | Path,
+    split: Split = "paper",
+    fold: int = 0,
+    *,
+    train_patients: Sequence[int] | None = None,
+    test_patients: Sequence[int] | None = None,
+    scribbles: str | Path | None = None,
+) -> Dataset:
+    """The ACDC training patients; cases are named like `patient001_frame01`.
+
+    Args:
+        folder: of one of the trees above.
+        split: "paper": five folds by patient, 80 patients (160 volumes) to train on and 20 (40 volumes) to test on.
+            Fold k tests the patients whose number leaves the remainder k when divided by five. The patients come in
+            pathology groups of twenty (1-20 DCM, 21-40 HCM, 41-60 MINF, 61-80 NOR, 81-100 RV), so each fold tests four
+            of each. The paper gives no list; the rule is ours, and fold 0 is the split of its authors' earlier code
+            (Baumgartner et al. 2017, numbers divisible by five).
+            "published": the 35 patients of Valvano et al. 2021 to train on, their 15 test patients to test on.
+            "published_validation": the same 35 to train on, their 15 validation patients to test on.
+        fold: 0..4, of the split "paper"; the others have one.
+        train_patients: your own patient numbers, instead of a split; give `test_patients` as well.
+        test_patients: may be empty.
+        scribbles: the folder of the scribbles where they lie apart from the images, as
+            `patientNNN/patientNNN_frameNN_scribble.nii.gz` or all in one folder.
+
+    Returns:
+        Training cases with scribbles and test cases without. Patients that are not on disk are left out and listed in
+        `notes`; a frame whose image or scribbles are missing is an error when it is read.
+
+    Raises:
+        DataError: no such tree, no such split or fold, or a patient in both lists.
+    """
+    root = Path(folder)
+    if (train_patients is None) != (test_patients is None):
+        raise DataError("acdc: expected both train_patients and test_patients, or neither; got one; give both")
+    if train_patients is None or test_patients is None:
+        train_patients, test_patients = patients(split, fold)
+    if shared := sorted(set(train_patients) & set(test_patients)):
+        raise DataError(f"acdc: expected no patient in both lists, found {shared}; take them out of one")
+
+    on_disk = _patient_folders(root)
+    if scribbles is not None and not Path(scribbles).is_dir():
+        raise DataError(f"acdc: expected the scribbles in {scribbles}, found no such folder; check the path")
+    apart = Path(scribbles) if scribbles is not None else None
+    train = [files for n in sorted(train_patients) if n in on_disk for files in _frames(on_disk[n], apart, True)]
+    test = [files for n in sorted(test_patients) if n in on_disk for files in _frames(on_disk[n], apart, False)]
+    absent = sorted({*train_patients, *test_patients} - set(on_disk))
+    notes = []
+    if absent:
+        n_asked = len(train_patients) + len(test_patients)
+        numbers = ", ".join(map(str, absent))
+        notes.append(f"{len(absent)} of the split's {n_asked} patients are not in {root} and are skipped: {numbers}")
+    if not train:
+        raise DataError(f"acdc: expected training patients {_numbers(train_patients)}, found none of them in {root}")
+    return dataset("acdc", root, ENCODING, train, test, notes)
+
+
+def patients(split: Split, fold: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The patient numbers to train and to test on; see `acdc` for the rule. Raises DataError."""
+    if split == "published":
+        return PUBLISHED_TRAIN, PUBLISHED_TEST
+    if split == "published_validation":
+        return PUBLISHED_TRAIN, PUBLISHED_VALIDATION
+    if split != "paper":
+        raise DataError(f"acdc: expected a split among {', '.join(get_args(Split))}, got {split!r}")
+    if fold not in range(N_FOLDS):
+        raise DataError(f"acdc: expected a fold among 0..{N_FOLDS - 1}, got {fold!r}")
+    everyone = range(1, N_PATIENTS + 1)
+    return tuple(n for n in everyone if n % N_FOLDS != fold), tuple(n for n in everyone if n % N_FOLDS == fold)
+
+
+def _patient_folders(root: Path) -> dict[int, Path]:
+    for tree in (root, root / "training", root / "database" / "training"):
+        found = {
+            int(f.name[-3:]): f for f in tree.glob("patient*") if f.is_dir() and re.fullmatch(r"patient\d{3}", f.name)
+        }
+        if found:
+            return found
+    raise DataError(f"acdc: expected folders patient001, patient002, ... in {root} or {root}/training, found none")
+
+
+def _frames(folder: Path, apart: Path | None, with_scribbles: bool) -> list[CaseFiles]:
+    """The annotated frames of a patient: the two that Info.cfg names, else those that have an image or scribbles."""
+    patient = folder.name
+    info = folder / "Info.cfg"
+    # Anything after the frame's number (_gt, _scribble) is of the frame; patientNNN_4d.nii.gz is not a frame.
+    pattern = re.compile(rf"({patient}_frame\d+)(_gt|_scribble)?\.nii(\.gz)?")
+    frames = {match[1] for file in folder.iterdir() if (match := pattern.fullmatch(file.name))}
+    if info.is_file():
+        named = re.findall(r"^E[DS]\s*:\s*(\d+)", info.read_text(errors="replace"), re.MULTILINE)
+        frames |= {f"{patient}_frame{int(number):02d}" for number in named}
+    places = [folder] if apart is None else [apart / patient, apart]
+    return [
+        CaseFiles(
+            name=frame,
+            images=(_file([folder], frame),),
+            scribbles=_file(places, f"{frame}_scribble") if with_scribbles else None,
+            reference=mask if (mask := _file([folder], f"{frame}_gt")).exists() else None,
+        )
+        for frame in sorted(frames)
+    ]
+
+
+def _file(places: Sequence[Path], name: str) -> Path:
+    """The first that exists, else the first that should."""
+    candidates = [place / f"{name}{ending}" for place in places for ending in (".nii.gz", ".nii")]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")

@@ -1,0 +1,181 @@
+"""Your own data: a folder of images and a folder of same-named scribbles, NIfTI, NRRD, MetaImage or PNG.
+
+    images/CASE.nii.gz       or, with several channels, images/CASE_0000.nii.gz, images/CASE_0001.nii.gz, ...
+    scribbles/CASE.nii.gz    a case with scribbles is trained on; a case without is a test case
+    masks/CASE.nii.gz        optional: full reference masks, for evaluation only
+    dataset.json             {"labels": {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}}
+
+`ignore` (nnU-Net's word) is the value of the voxels that nobody has labelled; it may be any value, 0 included, and so
+may background. It has to be declared: in many drawing tools 0 is "nothing drawn here", in label maps it is background,
+and a program that guesses wrong trains a network that paints everything. In masks/ the structures have the same values
+and 0 is background.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scribbleseg.data.case_files import CaseFiles, Encoding, cases, dataset
+from scribbleseg.data.volumes import ENDINGS, ending, read_labels, stem, volumes_in
+from scribbleseg.types import UNLABELLED, Cases, DataError, Dataset
+
+CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def folder(folder: str | Path) -> Dataset:
+    """The data set in a folder of the layout above.
+
+    Returns:
+        Labels numbered 0 = background, then the structures in the order of their declared values, whatever those are.
+
+    Raises:
+        DataError: the layout is another one, or the labels are not declared; the message says what to write.
+    """
+    root = Path(folder)
+    images, scribbles, masks = (volumes_in(root / name) for name in ("images", "scribbles", "masks"))
+    if not images:
+        raise DataError(f"{root}: expected images in {root / 'images'} ({', '.join(ENDINGS)}), found none")
+    if not scribbles:
+        raise DataError(
+            f"{root}: expected scribbles in {root / 'scribbles'}, named like their images, found none; draw some"
+        )
+    encoding = _declared(root, scribbles)
+    channels = group_channels(images.values(), whole_names={*scribbles, *masks})
+    # Scribbles without an image are cases too: whoever drew them meant to train on them, so reading them must fail.
+    expected = {name: (root / "images" / path.name,) for name, path in scribbles.items()}
+    files = [
+        CaseFiles(name, paths, scribbles.get(name), masks.get(name))
+        for name, paths in sorted({**expected, **channels}.items())
+    ]
+    train, test = ([f for f in files if (f.scribbles is not None) is drawn] for drawn in (True, False))
+    notes = [f"{len(test)} of {len(files)} cases have no scribbles and are test cases"] if test else []
+    if orphans := sorted(set(masks) - {f.name for f in files}):
+        notes.append(f"masks without an image are skipped: {', '.join(orphans)}")
+    return dataset("folder", root, encoding, train, test, notes)
+
+
+def images(path: str | Path, n_channels: int | None = None) -> Cases:
+    """Images to segment: cases without scribbles, named after their files.
+
+    Args:
+        path: one image, a folder of images, or a data set's folder with them in `images/` or `imagesTs/`.
+        n_channels: of the network, if known: with 1, files that end in _0000, _0001, ... are not channels of one case.
+
+    Raises:
+        DataError: there is nothing to read.
+    """
+    path = Path(path)
+    if path.is_file() and ending(path):
+        found = {stem(path): path}
+    else:
+        places = (path, path / "images", path / "imagesTs")
+        found = next((files for place in places if (files := volumes_in(place))), {})
+    if not found:
+        raise DataError(f"{path}: expected an image or a folder of images ({', '.join(ENDINGS)}), found none")
+    channels = group_channels(found.values())
+    if n_channels == 1 and any(len(files) > 1 for files in channels.values()):
+        channels = {name: (file,) for name, file in found.items()}
+    return cases([CaseFiles(name, files) for name, files in sorted(channels.items())], Encoding(("background",), {}))
+
+
+def group_channels(files: Iterable[Path], whole_names: Iterable[str] = ()) -> dict[str, tuple[Path, ...]]:
+    """Groups CASE_0000, CASE_0001, ... into the channels of CASE (nnU-Net's naming).
+
+    A number counts as a channel only where there is a _0000 of the same name, and not at all where a label map carries
+    the whole name (slices that are numbered like channels).
+
+    Raises:
+        DataError: a channel between the first and the last is missing.
+    """
+    by_stem = {stem(path): path for path in files}
+    if set(whole_names) & {name for name in by_stem if CHANNEL.fullmatch(name)}:
+        return {name: (path,) for name, path in by_stem.items()}
+    grouped: dict[str, dict[int, Path]] = {}
+    for name, path in by_stem.items():
+        match = CHANNEL.fullmatch(name)
+        if match and f"{match[1]}_0000" in by_stem:
+            grouped.setdefault(match[1], {})[int(match[2])] = path
+        else:
+            grouped.setdefault(name, {})[0] = path
+    for name, numbered in grouped.items():
+        if missing := sorted(set(range(max(numbered))) - set(numbered)):
+            raise DataError(f"case {name}: expected channels 0..{max(numbered)}, found no channel {missing}; add it")
+    return {name: tuple(path for _, path in sorted(numbered.items())) for name, numbered in grouped.items()}
+
+
+def read_declaration(file: Path) -> dict[str, Any]:
+    """The JSON object in a dataset.json. Raises DataError."""
+    try:
+        declaration = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: expected a JSON object, could not read it ({error}); correct it") from error
+    if not isinstance(declaration, dict) or not isinstance(declaration.get("labels"), dict):
+        raise DataError(f'{file}: expected an object with "labels": {{"background": 0, ...}}; add it')
+    return declaration
+
+
+def declared_encoding(file: Path, labels: Mapping[str, Any]) -> Encoding:
+    """The encoding that `{"background": 0, "RV": 1, ..., "ignore": 4}` declares.
+
+    Raises:
+        DataError: a value is not a whole number or stands twice, or background, ignore or any structure is missing.
+    """
+    for name, value in labels.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            hint = " (regions of several labels are not supported)" if isinstance(value, list) else ""
+            raise DataError(f'{file}: expected a whole number for the label "{name}", found {value!r}{hint}; write one')
+    if twice := [value for value, count in Counter(labels.values()).items() if count > 1]:
+        raise DataError(f"{file}: expected a value of its own for each label, found {twice} twice; correct it")
+    for needed in ("background", "ignore"):
+        if needed not in labels:
+            raise DataError(
+                f'{file}: expected "{needed}" among the labels, found {", ".join(labels)}; declare its value'
+            )
+    structures = sorted((value, name) for name, value in labels.items() if name not in ("background", "ignore"))
+    if not structures:
+        raise DataError(f"{file}: expected at least one structure among the labels, found only background and ignore")
+    values = {labels["background"]: 0, labels["ignore"]: UNLABELLED}
+    values |= {value: label for label, (value, _) in enumerate(structures, start=1)}
+    return Encoding(("background", *(name for _, name in structures)), values)
+
+
+def _declared(root: Path, scribbles: Mapping[str, Path]) -> Encoding:
+    file = root / "dataset.json"
+    if not file.is_file():
+        raise DataError(
+            f"{file}: expected this file to say what the scribbles' values mean, found none. {_advice(scribbles)}"
+        )
+    labels = read_declaration(file)["labels"]
+    if "ignore" not in labels:
+        raise DataError(
+            f'{file}: expected the value of unlabelled voxels as "ignore", found only {json.dumps(labels)}, so that '
+            f"{labels.get('background', 0)} could mean background or unlabelled. {_advice(scribbles, labels)}"
+        )
+    return declared_encoding(file, labels)
+
+
+def _advice(scribbles: Mapping[str, Path], labels: Mapping[str, Any] | None = None) -> str:
+    """What to write, from the values that the first scribbles hold."""
+    counts: Counter[int] = Counter()
+    for path in list(scribbles.values())[:5]:
+        values, n = np.unique(read_labels(path)[0], return_counts=True)
+        counts.update(dict(zip(values.tolist(), n.tolist(), strict=True)))
+    # Scribbles are thin: whatever fills most of the image is what nobody drew.
+    ignore = counts.most_common(1)[0][0]
+    drawn = sorted(set(counts) - {ignore})
+    background = 0 if ignore != 0 else max(drawn, default=1)
+    names = {value: name for name, value in (labels or {}).items() if name != "background"}
+    structures = [value for value in drawn if value != background] or [background + 1]
+    suggestion = {"background": background}
+    suggestion |= {names.get(value, f"structure {value}"): value for value in structures}
+    suggestion["ignore"] = ignore
+    return (
+        f"The scribbles hold the values {', '.join(map(str, sorted(counts)))}; most voxels are {ignore}, probably the "
+        f"unlabelled ones. If so, write {json.dumps({'labels': suggestion})} with your names, and correct the value of "
+        "background (strokes drawn on what is no structure) if it is another"
+    )

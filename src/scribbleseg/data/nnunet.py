@@ -1,0 +1,85 @@
+"""nnU-Net's layout (version 2), with scribbles as its "ignore" label.
+
+    dataset.json                     channel_names, labels with "ignore" as the highest value, file_ending
+    imagesTr/CASE_0000.nii.gz        one file a channel
+    labelsTr/CASE.nii.gz             the scribbles
+    masksTr/CASE.nii.gz              optional and ours: full reference masks of the training cases
+    imagesTs/, labelsTs/             optional: test images and their full masks
+
+Format: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md and ignore_label.md beside it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from scribbleseg.data.case_files import CaseFiles, Encoding, dataset
+from scribbleseg.data.folder import CHANNEL, declared_encoding, read_declaration
+from scribbleseg.data.volumes import PNG, volumes_in
+from scribbleseg.types import UNLABELLED, DataError, Dataset
+
+
+def nnunet(folder: str | Path) -> Dataset:
+    """The data set in an nnU-Net raw folder (`Dataset123_Name`).
+
+    Returns:
+        A training case for each label map and each image in `imagesTr`, a test case for each image in `imagesTs`.
+        Missing channels and label maps are errors when the case is read.
+
+    Raises:
+        DataError: no dataset.json, one of version 1, labels with gaps, or no "ignore" as the highest of them.
+    """
+    root = Path(folder)
+    encoding, n_channels, suffix = _declared(root / "dataset.json")
+    train = [
+        CaseFiles(name, paths, root / "labelsTr" / f"{name}{suffix}", volumes_in(root / "masksTr").get(name))
+        for name, paths in _images(root / "imagesTr", root / "labelsTr", n_channels, suffix).items()
+    ]
+    test = [
+        CaseFiles(name, paths, None, volumes_in(root / "labelsTs").get(name))
+        for name, paths in _images(root / "imagesTs", root / "labelsTs", n_channels, suffix).items()
+    ]
+    if not train:
+        raise DataError(f"{root}: expected CASE_0000{suffix} in {root / 'imagesTr'}, found none; check file_ending")
+    return dataset("nnunet", root, encoding, train, test)
+
+
+def _declared(file: Path) -> tuple[Encoding, int, str]:
+    """What the values mean, how many channels a case has, and what its files end in."""
+    if not file.is_file():
+        raise DataError(
+            f"{file}: expected nnU-Net's description of the data set, found none; write it or give --format"
+        )
+    declaration = read_declaration(file)
+    labels: dict[str, Any] = declaration["labels"]
+    if "modality" in declaration or all(name.isdigit() for name in labels):
+        raise DataError(
+            f"{file}: expected version 2 of nnU-Net's format, found version 1 (labels by number, modality); "
+            "convert it with nnUNetv2_convert_old_nnUNet_dataset"
+        )
+    if "ignore" not in labels:
+        raise DataError(
+            f'{file}: expected the value of unlabelled voxels as "ignore" among the labels, found {labels}, so that 0 '
+            f'could mean background or unlabelled; add "ignore": {len(labels)} and give unlabelled voxels that value'
+        )
+    encoding = declared_encoding(file, labels)
+    values = sorted(encoding.labels)
+    if values != list(range(len(values))) or encoding.labels[values[-1]] != UNLABELLED or encoding.labels[0] != 0:
+        raise DataError(
+            f"{file}: expected background 0, structures 1, 2, ... without gaps and ignore as the highest value, found "
+            f"{labels}; renumber them, or use the layout of --format folder, which takes any values"
+        )
+    if not isinstance(channels := declaration.get("channel_names"), dict) or not channels:
+        raise DataError(f'{file}: expected "channel_names": {{"0": "MRI", ...}}, found {channels!r}; add it')
+    return encoding, len(channels), str(declaration.get("file_ending", ".nii.gz"))
+
+
+def _images(images: Path, labels: Path, n_channels: int, suffix: str) -> dict[str, tuple[Path, ...]]:
+    """The channels that each case should have; a case is whatever has an image or a label map."""
+    on_disk = volumes_in(images)
+    names = {match[1] for name in on_disk if (match := CHANNEL.fullmatch(name))} | set(volumes_in(labels))
+    expected = {
+        name: tuple(images / f"{name}_{channel:04d}{suffix}" for channel in range(n_channels)) for name in sorted(names)
+    }
+    if suffix == PNG:  # one picture may hold all its colours
+        return {name: paths[:1] if f"{name}_0001" not in on_disk else paths for name, paths in expected.items()}
+    return expected
