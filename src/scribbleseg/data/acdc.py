@@ -3,6 +3,8 @@
 Source: Bernard et al. 2018, doi:10.1109/TMI.2018.2837502 (images, masks); Valvano et al. 2021,
 doi:10.1109/TMI.2021.3069634 (scribbles). Licence: research only; the scribbles CC BY-NC-SA 4.0.
 Expected: patients 1..100, two volumes each; 0 background, 1 RV, 2 myocardium, 3 LV, and 4 = unlabelled in scribbles.
+Patients 74 and 76 hold the same images, annotated twice (`check` says so): folds 1 and 4 of the split "paper" test on
+images that they train on; give your own patient lists to avoid that.
 
 Trees that are understood (`.nii` or `.nii.gz`), in the folder itself, in `training/` or in `database/training/`:
 

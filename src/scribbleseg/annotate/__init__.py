@@ -1,0 +1,1 @@
+"""Scribbles: auditing what people drew."""

@@ -1,0 +1,269 @@
+"""Audits a data set before anybody waits for training: every fault, its case and file, and what to do about it."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy import ndimage
+
+from scribbleseg.data.case_files import CaseError
+from scribbleseg.data.volumes import FileError
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset
+
+DATA_SET = "(data set)"
+"""In the place of a case's name, where a fault is of the whole data set."""
+
+Part = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is wrong ("fault": training or testing would fail or mislead) or worth a look ("warning").
+
+    Args:
+        case: its name, or `DATA_SET`.
+        file: the one to open, or None where it is not one file's fault.
+        severity: "fault" or "warning".
+        problem: what was expected and what came.
+        remedy: what to do about it.
+    """
+
+    case: str
+    file: Path | None
+    severity: Literal["fault", "warning"]
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class ClassCoverage:
+    """How much of one class is scribbled in the training cases: in how many cases, and how many of all voxels."""
+
+    name: str
+    n_cases: int
+    n_voxels: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How much of the training images is scribbled; counts only the cases that could be read.
+
+    Args:
+        classes: one row a class, background first.
+        n_cases: that were read.
+        n_voxels: in them.
+    """
+
+    classes: tuple[ClassCoverage, ...]
+    n_cases: int
+    n_voxels: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What `check` found. `sound` is False if there is any fault; warnings are no fault."""
+
+    faults: tuple[Fault, ...]
+    coverage: Coverage
+
+    @property
+    def sound(self) -> bool:
+        """Whether training can start."""
+        return all(fault.severity == "warning" for fault in self.faults)
+
+
+def check(
+    dataset: Dataset, progress: Callable[[Sequence[tuple[Part, str]]], Iterable[tuple[Part, str]]] = iter
+) -> Audit:
+    """Reads every file of a data set and reports everything that is wrong, without stopping at the first fault.
+
+    Args:
+        dataset: as an adapter opened it.
+        progress: wraps the sequence of `(part, case name)` to go through, such as `rich.progress.track`.
+    """
+    parts: dict[Part, Cases] = {"train": dataset.train, "test": dataset.test}
+    faults = [Fault(DATA_SET, None, "warning", note, "nothing, if that is as it should be") for note in dataset.notes]
+    faults += _in_both_parts(dataset)
+    duplicates = _Duplicates()
+    counts: list[np.ndarray] = []
+    channels: dict[int, str] = {}
+    n_voxels = 0
+    for part, name in progress([(part, name) for part, cases in parts.items() for name in cases.names]):
+        faults += _of_reference(dataset, name)
+        try:
+            case = parts[part].named(name)
+        except DataError as error:
+            faults += _of_error(name, error)
+            continue
+        faults += [*_of_image(case, channels), *duplicates.of(case, part)]
+        if part == "train":
+            faults += _of_scribbles(case, dataset.label_names)
+            counts.append(np.bincount(case.scribbles.ravel(), minlength=256)[: dataset.n_labels])
+            n_voxels += case.scribbles.size
+    coverage = _coverage(dataset.label_names, counts, n_voxels)
+    faults += _of_coverage(coverage)
+    return Audit(tuple(faults), coverage)
+
+
+def _of_error(name: str, error: DataError) -> Iterator[Fault]:
+    for each in error.errors if isinstance(error, CaseError) else [error]:
+        if isinstance(each, FileError):
+            yield Fault(name, each.file, "fault", each.problem, each.remedy)
+        else:
+            yield Fault(name, None, "fault", str(each), "see the problem")
+
+
+def _of_reference(dataset: Dataset, name: str) -> Iterator[Fault]:
+    try:
+        dataset.read_reference(name)
+    except DataError as error:
+        yield from _of_error(name, error)
+
+
+def _of_image(case: Case, channels: dict[int, str]) -> Iterator[Fault]:
+    """Faults of the intensities; `channels` remembers the first case with each number of channels."""
+    file = case.files[0] if case.files else None
+    channels.setdefault(len(case.image), case.name)
+    if len(case.image) != (usual := next(iter(channels))):
+        yield Fault(
+            case.name,
+            file,
+            "fault",
+            f"expected {usual} channel(s) as in {channels[usual]}, found {len(case.image)}",
+            "add the missing channels or leave the case out",
+        )
+    for index, channel in enumerate(case.image):
+        if channel.min() == channel.max():
+            yield Fault(
+                case.name,
+                case.files[index] if index < len(case.files) else file,
+                "fault",
+                f"expected an image, found the same intensity {channel.min():g} everywhere in channel {index}",
+                "export it again or leave the case out",
+            )
+
+
+def _of_scribbles(case: Case, label_names: Sequence[str]) -> Iterator[Fault]:
+    file = case.files[-1] if case.files else None
+    labelled = case.scribbles != UNLABELLED
+    if not labelled.any():
+        yield Fault(case.name, file, "warning", "expected scribbles, found every voxel unlabelled", "draw some")
+        return
+    if labelled.all():
+        yield _fully_labelled(case, file)
+        return
+    drawn = set(np.unique(case.scribbles[labelled]).tolist())
+    if 0 not in drawn:
+        yield Fault(
+            case.name,
+            file,
+            "fault",
+            "expected scribbles on the background, found none: what is trained on this paints everything",
+            "draw some background in each slice that has other scribbles",
+        )
+    elif slices := _without_background(case):
+        yield Fault(
+            case.name,
+            file,
+            "warning",
+            f"structures are scribbled but no background in slice(s) {', '.join(map(str, slices))} (the first is 0)",
+            "draw some background there",
+        )
+    if missing := [name for label, name in enumerate(label_names) if label not in drawn and label != 0]:
+        yield Fault(
+            case.name,
+            file,
+            "warning",
+            f"no scribble of {', '.join(missing)}",
+            "draw one, unless the case does not show it",
+        )
+
+
+def _fully_labelled(case: Case, file: Path | None) -> Fault:
+    """No voxel is unlabelled: either a full mask, or strokes on a 0 that was wrongly declared to be background."""
+    drawn = case.scribbles != 0
+    # An erosion by 3 x 3 pixels within the slice removes strokes and leaves the inside of masks.
+    inside = ndimage.binary_erosion(drawn, np.ones((1, 3, 3), bool))
+    if inside.sum() < 0.05 * drawn.sum():
+        return Fault(
+            case.name,
+            file,
+            "fault",
+            "expected unlabelled voxels between the strokes, found all of them declared to be background",
+            'declare the value between the strokes as "ignore", and that of the background strokes as "background"',
+        )
+    return Fault(
+        case.name,
+        file,
+        "warning",
+        "expected scribbles, found a full mask: no voxel is unlabelled",
+        'nothing, if it is one; else declare the value of unlabelled voxels as "ignore"',
+    )
+
+
+def _without_background(case: Case) -> list[int]:
+    flat = case.scribbles.reshape(len(case.scribbles), -1)
+    structures = ((flat != UNLABELLED) & (flat != 0)).any(axis=1)
+    return np.flatnonzero(structures & ~(flat == 0).any(axis=1)).tolist()
+
+
+def _in_both_parts(dataset: Dataset) -> Iterator[Fault]:
+    for name in sorted(set(dataset.train.names) & set(dataset.test.names)):
+        yield Fault(
+            name, None, "fault", "is in the training and in the test set", "take it out of one: its scores mean nothing"
+        )
+
+
+class _Duplicates:
+    """Remembers the images it has seen, by their intensities."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, tuple[str, Part]] = {}
+
+    def of(self, case: Case, part: Part) -> Iterator[Fault]:
+        digest = hashlib.sha256(repr(case.image.shape).encode() + case.image.tobytes()).digest()
+        other, other_part = self._seen.setdefault(digest, (case.name, part))
+        if other == case.name:
+            return
+        leak = part != other_part
+        yield Fault(
+            case.name,
+            case.files[0] if case.files else None,
+            "fault" if leak else "warning",
+            f"is the same image as {other}" + (f", which is in the {other_part} set: its scores mean nothing" * leak),
+            "keep one of the two",
+        )
+
+
+def _coverage(label_names: Sequence[str], counts: Sequence[np.ndarray], n_voxels: int) -> Coverage:
+    table = np.array(counts, np.int64).reshape(-1, len(label_names))
+    classes = tuple(
+        ClassCoverage(name, int((column > 0).sum()), int(column.sum()), float(column.sum() / max(n_voxels, 1)))
+        for name, column in zip(label_names, table.T, strict=True)
+    )
+    return Coverage(classes, len(table), n_voxels)
+
+
+def _of_coverage(coverage: Coverage) -> Iterator[Fault]:
+    if not any(row.n_voxels for row in coverage.classes):
+        yield Fault(
+            DATA_SET,
+            None,
+            "fault",
+            f"expected scribbles to train on, found none in {coverage.n_cases} readable training case(s)",
+            'draw some, or check which value is declared as "ignore"',
+        )
+        return
+    for row in coverage.classes[1:]:  # the background has been asked for in each case
+        if not row.n_voxels:
+            yield Fault(
+                DATA_SET,
+                None,
+                "fault",
+                f"expected scribbles of {row.name} in some case, found none: it cannot be learnt",
+                "draw some, or take it out of the declared labels",
+            )
