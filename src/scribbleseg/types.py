@@ -80,7 +80,7 @@ class Case:
         return self.geometry.spacing_mm
 
 
-class Cases(Sequence[Case]):
+class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read a case to look at its type
     """Cases that are read from disk one at a time, when they are asked for, and not kept.
 
     Args:

@@ -1,0 +1,128 @@
+"""The cache of all training slices on the recipe's grid: memory-mapped, so that the data set need not fit in memory."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from rich.progress import track
+
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.types import UNLABELLED, Cases, DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Slices of all cases one after the other: `images[rows[name]]` are those of one case, from the bottom up.
+
+    Args:
+        folder: holds `images.raw` (float32), `scribbles.raw` (uint8), label maps of the same shape, and `index.json`.
+        rows: case name to its slices.
+        spacing_mm: case name to voxel size along depth, height, width on the grid.
+        images: `slice channel height width`.
+        scribbles: `slice height width`.
+    """
+
+    folder: Path
+    rows: dict[str, slice]
+    spacing_mm: dict[str, tuple[float, float, float]]
+    images: Float32[np.ndarray, "slice channel size size"]
+    scribbles: UInt8[np.ndarray, "slice size size"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def labels(self, name: str) -> UInt8[np.ndarray, "slice size size"]:
+        """A label map written by `save_labels`, memory-mapped read-only. Raises FileNotFoundError."""
+        return np.memmap(self.folder / f"{name}.raw", np.uint8, "r", shape=self.scribbles.shape)
+
+    def has_labels(self, name: str) -> bool:
+        """Whether that label map is complete on disk."""
+        return (self.folder / f"{name}.raw").exists()
+
+    def writable_labels(self, name: str) -> UInt8[np.ndarray, "slice size size"]:
+        """An unfinished label map, entirely UNLABELLED at first; `finish_labels` gives it its name."""
+        path = self.folder / f"{name}.partial"
+        if not path.exists():
+            np.full(self.scribbles.shape, UNLABELLED, np.uint8).tofile(path)
+        return np.memmap(path, np.uint8, "r+", shape=self.scribbles.shape)
+
+    def finish_labels(self, name: str) -> None:
+        """Declare the label map complete, in one atomic rename."""
+        os.replace(self.folder / f"{name}.partial", self.folder / f"{name}.raw")
+
+
+def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> None:
+    """Write the cache of these cases; nothing is left half-written, and an existing one of the same is kept.
+
+    Raises:
+        DataError: if no case has a scribble, or channels differ between cases.
+    """
+    key = {"preprocess": asdict(preprocess), "cases": list(cases.names)}
+    if (folder / "index.json").exists():
+        if json.loads((folder / "index.json").read_text())["key"] == key:
+            return
+        raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    index: dict[str, dict] = {}
+    shape: tuple[int, ...] | None = None
+    labelled = 0
+    with (partial / "images.raw").open("wb") as images, (partial / "scribbles.raw").open("wb") as scribbles:
+        for case in track(cases, "Preprocessing", total=len(cases)):
+            image, strokes = preprocess.image(case), preprocess.labels(case.scribbles, case)
+            shape = shape or image.shape[1:]
+            if image.shape[1:] != shape:
+                raise DataError(
+                    f"case {case.name}: expected {shape[0]} channels as in the cases before, got {image.shape[1]}; "
+                    "give every case the same channels"
+                )
+            image.tofile(images)
+            strokes.tofile(scribbles)
+            labelled += np.count_nonzero(strokes != UNLABELLED)
+            index[case.name] = {"slices": len(image), "spacing_mm": _grid_spacing(case.geometry, preprocess)}
+            _warn_of_lost_classes(case.name, case.scribbles, strokes)
+    if not labelled:
+        raise DataError(
+            f"expected scribbles in at least one of {len(cases)} cases, found every voxel unlabelled; draw some, or "
+            "declare which value means unlabelled (dataset.json, 'ignore')"
+        )
+    (partial / "index.json").write_text(json.dumps({"key": key, "shape": shape, "cases": index}, indent=1))
+    os.replace(partial, folder)
+
+
+def open_slices(folder: Path) -> Slices:
+    """Map a cache that `build_slices` wrote; reads nothing but its index."""
+    index = json.loads((folder / "index.json").read_text())
+    rows, start = {}, 0
+    for name, case in index["cases"].items():
+        rows[name] = slice(start, start + case["slices"])
+        start += case["slices"]
+    channels, height, width = index["shape"]
+    return Slices(
+        folder,
+        rows,
+        {name: tuple(case["spacing_mm"]) for name, case in index["cases"].items()},
+        np.memmap(folder / "images.raw", np.float32, "r", shape=(start, channels, height, width)),
+        np.memmap(folder / "scribbles.raw", np.uint8, "r", shape=(start, height, width)),
+    )
+
+
+def _grid_spacing(geometry, preprocess: Preprocess) -> tuple[float, float, float]:
+    return geometry.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm
+
+
+def _warn_of_lost_classes(name: str, before: np.ndarray, after: np.ndarray) -> None:
+    lost = set(np.unique(before).tolist()) - set(np.unique(after).tolist()) - {UNLABELLED}
+    if lost:
+        log.warning(
+            "case %s: the crop to %d pixels loses every scribble of label %s; raise preprocess.size",
+            name, after.shape[-1], ", ".join(map(str, sorted(lost))),
+        )  # fmt: skip

@@ -1,0 +1,180 @@
+"""The M step's loop: one network, one map of labels, a number of iterations; continues where it was killed."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from lightning_fabric import Fabric
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import nn
+
+from scribbleseg.train.augment import Augment
+from scribbleseg.train.losses import partial_cross_entropy
+from scribbleseg.types import UNLABELLED
+
+LOG_EVERY = 50
+"""Iterations between two records of the loss."""
+
+CHECKPOINT_EVERY = 250
+"""Iterations between two checkpoints: at most this much work is done twice after a kill."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one M step trains (Can et al. 2018, section 3: Adam at 0.001, times 0.9 every 3000 iterations).
+
+    Args:
+        batch: slices in one update on one device; 10 in the group's earlier code.
+        learning_rate: of Adam.
+        decay: factor on the learning rate ...
+        decay_every: ... every so many iterations.
+        iterations: of the first M step.
+        iterations_again: of each later one, which starts from the last network's weights.
+    """
+
+    batch: int = 10
+    learning_rate: float = 0.001
+    decay: float = 0.9
+    decay_every: int = 3000
+    iterations: int = 12000
+    iterations_again: int = 6000
+
+
+def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
+    """Where training and prediction run: the same code on a CPU, one GPU, or many on several nodes.
+
+    Computes in bfloat16 where the hardware has it, with float32 weights; else in float32.
+    """
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
+    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)  # type: ignore[arg-type]
+
+
+def _has_bf16(accelerator: str) -> bool:
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch < 2.12 has none: float32 then
+    return any(get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16"))
+
+
+def m_step(
+    fabric: Fabric,
+    network: nn.Module,
+    images: Float32[np.ndarray, "slice channel size size"],
+    labels: UInt8[np.ndarray, "slice size size"],
+    training: Training,
+    augment: Augment,
+    iterations: int,
+    stream: tuple[int, int],
+    checkpoint: Path,
+    log: Callable[[dict], None],
+) -> None:
+    """Train `network` in place on the labelled pixels.
+
+    Slices without any labelled pixel are left out. Every random number of an iteration (slices, augmentation,
+    dropout) comes from a seed made of `stream` and the iteration's number, so that a run that was killed and
+    continues from `checkpoint` ends, on a CPU, with the same weights as one that was not.
+
+    Args:
+        fabric: devices; each rank trains on its own batches and gradients are averaged.
+        network: maps images to logits.
+        images: may be memory-mapped.
+        labels: may be memory-mapped.
+        training: batch and learning rate.
+        augment: applied to every batch.
+        iterations: updates in all.
+        stream: the run's seed and the recursion's number.
+        checkpoint: written every 250 iterations, atomically; continued from if it exists.
+        log: called on rank 0 with {"iteration", "loss", "learning_rate", "images_per_second"} every 50 iterations.
+
+    Raises:
+        ValueError: if no slice has a label.
+    """
+    usable = np.flatnonzero((labels != UNLABELLED).any(axis=(1, 2)))
+    if not len(usable):
+        raise ValueError(f"expected labelled pixels to train on, found none in {len(labels)} slices")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.StepLR(optimiser, training.decay_every, training.decay)
+    model, optimiser = fabric.setup(network, optimiser)
+    state = {"network": model, "optimiser": optimiser, "schedule": schedule, "iteration": 0}
+    if checkpoint.exists():
+        fabric.load(checkpoint, state)
+    model.train()
+    batches = _Batches(usable, training.batch, fabric.world_size, fabric.global_rank, stream)
+    losses: list[torch.Tensor] = []
+    started = time.perf_counter()
+    with _progress(disable=not fabric.is_global_zero) as progress:
+        bar = progress.add_task(f"Training {stream[1]}", total=iterations, completed=state["iteration"], loss="")
+        for iteration in range(state["iteration"], iterations):
+            torch.manual_seed(_mix(*stream, iteration, fabric.global_rank))
+            chosen = batches(iteration)
+            x, y = augment(*(fabric.to_device(torch.from_numpy(a[chosen])) for a in (images, labels)))
+            loss = partial_cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), y)
+            optimiser.zero_grad()
+            fabric.backward(loss)
+            optimiser.step()
+            schedule.step()
+            losses.append(loss.detach())
+            done = iteration + 1
+            if done % LOG_EVERY == 0 or done == iterations:
+                record = {
+                    "iteration": done,
+                    "loss": round(float(torch.stack(losses).mean()), 5),
+                    "learning_rate": schedule.get_last_lr()[0],
+                    "images_per_second": round(
+                        len(losses) * training.batch * fabric.world_size / (time.perf_counter() - started), 1
+                    ),
+                }
+                losses, started = [], time.perf_counter()
+                progress.update(bar, loss=f"loss {record['loss']:.4f}")
+                if fabric.is_global_zero:
+                    log(record)
+            if done % CHECKPOINT_EVERY == 0 or done == iterations:
+                _save(fabric, checkpoint, state | {"iteration": done})
+            progress.update(bar, completed=done)
+
+
+class _Batches:
+    """Slices of each iteration: random orders of all of them one after the other, cut into batches, dealt to ranks."""
+
+    def __init__(self, usable: np.ndarray, batch: int, ranks: int, rank: int, stream: tuple[int, int]) -> None:
+        self.usable, self.batch, self.ranks, self.rank = usable, batch, ranks, rank
+        self.order = lru_cache(2)(
+            lambda epoch: np.random.default_rng((*stream, epoch)).permutation(len(usable)),
+        )
+
+    def __call__(self, iteration: int) -> np.ndarray:
+        positions = np.arange(self.batch) + (iteration * self.ranks + self.rank) * self.batch
+        return np.array([self.usable[self.order(p // len(self.usable))[p % len(self.usable)]] for p in positions])
+
+
+def _mix(*numbers: int) -> int:
+    """One well-mixed 63-bit seed from several small numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _save(fabric: Fabric, checkpoint: Path, state: dict) -> None:
+    partial = checkpoint.with_suffix(".partial")
+    fabric.save(partial, state)
+    if fabric.is_global_zero:
+        os.replace(partial, checkpoint)
+    fabric.barrier()
+
+
+def _progress(disable: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        disable=disable,
+    )

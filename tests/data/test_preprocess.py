@@ -1,0 +1,131 @@
+"""The grid and back: strokes stay, geometry returns, padding is UNLABELLED."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scribbleseg.data.preprocess import Preprocess, normalise, resample_labels
+from scribbleseg.types import UNLABELLED, Case, Cases, Geometry
+
+
+def make_case(shape=(3, 40, 30), spacing=(10.0, 1.5, 2.0), channels=1, name="case") -> Case:
+    rng = np.random.default_rng(0)
+    z, y, x = spacing
+    scribbles = np.full(shape, UNLABELLED, np.uint8)
+    scribbles[:, 20, 5:20] = 1
+    scribbles[:, 10, 5:20] = 0
+    image = rng.normal(size=(channels, *shape)).astype(np.float32)
+    return Case(name, image, scribbles, Geometry(shape, np.diag([x, y, z, 1.0])))
+
+
+def test_the_grid_has_the_asked_spacing_and_size():
+    case = make_case()
+    preprocess = Preprocess(spacing_mm=3.0, size=16)
+    assert preprocess.resampled(case) == (20, 20)  # 40 * 1.5 / 3, 30 * 2 / 3
+    assert preprocess.image(case).shape == (3, 1, 16, 16)
+    assert preprocess.labels(case.scribbles, case).shape == (3, 16, 16)
+
+
+def test_images_are_normalised_per_channel():
+    image = np.random.default_rng(0).normal(5, 3, (2, 4, 30, 30)).astype(np.float32)
+    image[0, 0, 0, 0] = 1e6
+    out = normalise(image)
+    assert np.allclose(out.mean(axis=(1, 2, 3)), 0, atol=1e-4)
+    assert np.allclose(out.std(axis=(1, 2, 3)), 1, atol=1e-4)
+    assert out.max() < 5, "an outlier must not set the scale"
+
+
+def test_a_constant_image_stays_finite():
+    assert np.isfinite(normalise(np.ones((1, 2, 8, 8), np.float32))).all()
+
+
+def test_padding_is_unlabelled_and_air():
+    case = make_case()
+    preprocess = Preprocess(spacing_mm=1.5, size=64)
+    labels, image = preprocess.labels(case.scribbles, case), preprocess.image(case)
+    assert (labels[:, :12] == UNLABELLED).all()
+    assert (labels[:, :, :12] == UNLABELLED).all()
+    assert np.allclose(image[:, :, :12], image.min())
+
+
+def test_a_stroke_that_is_one_pixel_wide_survives_any_coarser_grid():
+    labels = np.full((200, 200), UNLABELLED, np.uint8)
+    rows = np.arange(20, 180)
+    labels[rows, rows] = 2
+    coarse = resample_labels(labels, (23, 23))
+    assert set(np.unique(coarse)) == {2, UNLABELLED}
+    assert (coarse.diagonal()[3:20] == 2).all(), "no gap in the stroke"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(2, 40), st.integers(2, 40), st.integers(0, 10**6))
+def test_resampling_matches_the_obvious_vote(height, width, new_height, new_width, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(np.array([0, 1, 2, UNLABELLED], np.uint8), (height, width), p=[0.1, 0.1, 0.05, 0.75])
+    new = resample_labels(labels, (new_height, new_width))
+    votes = np.zeros((new_height, new_width, 3), int)
+    for i in range(height):
+        for j in range(width):
+            if labels[i, j] != UNLABELLED:
+                cell = int((i + 0.5) * new_height / height), int((j + 0.5) * new_width / width)
+                votes[(*cell, labels[i, j])] += 1
+    kept = set(np.unique(labels)) - {UNLABELLED}
+    most = votes.max(axis=2)
+    rescued = 0
+    for i in range(new_height):
+        for j in range(new_width):
+            if most[i, j]:
+                assert votes[i, j, new[i, j]] > 0, "a cell may only take a class that has a pixel in it"
+                rescued += votes[i, j, new[i, j]] < most[i, j]
+            elif new_height <= height and new_width <= width:
+                assert new[i, j] == UNLABELLED
+    assert rescued <= 3, "only a class that would be lost may win against more votes"
+    # A class can be lost only where there are fewer voted cells than classes compete for.
+    if (most > 0).sum() >= 3 * len(kept) and rescued == 0:
+        assert set(np.unique(new)) - {UNLABELLED} == kept
+
+
+def test_upsampling_repeats_pixels():
+    labels = np.array([[0, 1], [UNLABELLED, 2]], np.uint8)
+    assert (resample_labels(labels, (6, 6)) == np.kron(labels, np.ones((3, 3), np.uint8))).all()
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_labels_and_probabilities_return_to_the_native_grid(size):
+    case = make_case(shape=(2, 48, 48), spacing=(8.0, 2.0, 2.0))
+    preprocess = Preprocess(spacing_mm=2.0, size=size)
+    labels = np.zeros((2, size, size), np.uint8)
+    labels[:, size // 2 :] = 1
+    native = preprocess.native_labels(labels, case)
+    probabilities = preprocess.native_probabilities(np.stack([labels == 0, labels == 1], 1).astype(np.float32), case)
+    assert native.shape == (2, 48, 48)
+    assert probabilities.shape == (2, 2, 48, 48)
+    assert np.allclose(probabilities.sum(axis=0), 1)
+    start = max((48 - size) // 2, 0)
+    inside = np.s_[:, start : 48 - start, start : 48 - start]
+    assert (native[inside][:, 24 - start :] == 1).all()
+    assert (probabilities.argmax(axis=0)[inside] == native[inside]).all()
+    outside = np.ones((2, 48, 48), bool)
+    outside[inside] = False
+    assert (native[outside] == UNLABELLED).all(), "training labels end where the crop ends"
+    assert (probabilities[0][outside] == 1).all()
+
+
+def test_a_round_trip_through_a_coarser_grid_keeps_a_disc():
+    case = make_case(shape=(1, 100, 100), spacing=(8.0, 1.25, 1.25))
+    rows, columns = np.mgrid[:100, :100]
+    disc = ((rows - 50) ** 2 + (columns - 40) ** 2 < 400).astype(np.uint8)[None]
+    preprocess = Preprocess(spacing_mm=2.0, size=64)
+    on_grid = preprocess.labels(disc, case)
+    on_grid[on_grid == UNLABELLED] = 0
+    back = preprocess.native_probabilities(np.stack([on_grid == 0, on_grid == 1], 1).astype(np.float32), case)
+    found = back.argmax(axis=0)
+    assert 2 * (found & disc).sum() / (found.sum() + disc.sum()) > 0.97
+
+
+def test_an_automatic_grid_is_the_median_spacing_and_covers_all():
+    small, large = make_case((1, 32, 32), (5.0, 1.0, 1.0), name="a"), make_case((1, 50, 40), (5.0, 2.0, 2.0), name="b")
+    cases = Cases(["a", "b", "c"], lambda name: {"a": small, "b": large, "c": large}[name])
+    assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64)
+    assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32)
