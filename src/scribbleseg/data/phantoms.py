@@ -58,7 +58,8 @@ def heart(rng: np.random.Generator, shape: Grid, spacing_mm: Spacing) -> tuple[V
     span = u(1.2, 1.5) * _dome(t / u(0.8, 0.95)) + 1e-3  # half the angle that the RV takes around the LV
     crescent = np.cos(np.clip(_wrap(angle - septum) / span, -1, 1) * np.pi / 2) ** 0.8
     free_wall = epi + rv_mm * (1 - 0.35 * systole) * span / 1.5 * crescent * (1 + s.wobble(angle, 0.15)) - 3
-    lv, myo, rv = r - endo, r - epi, np.maximum(r - free_wall, epi - r)  # distances in mm, negative inside
+    lv, myo = r - endo, r - epi  # distances in mm, negative inside
+    rv = np.max([r - free_wall, epi - r, epi + 2.5 - free_wall], axis=0)  # ends where it is thinner than a pixel
 
     # What lies around the heart shares its intensities: fat, vessels and atria with blood, liver with muscle.
     fine, coarse, patches, sweep = (s.noise(mm) for mm in (2.0, 3.0, 6.0, 12.0))
@@ -66,10 +67,8 @@ def heart(rng: np.random.Generator, shape: Grid, spacing_mm: Spacing) -> tuple[V
     muscle, fat, lung = u(190, 350), u(450, 850), u(15, 60)
     s.image[:] = lung
     paint(1.9 - fine, 0.6 * blood)  # lung vessels
-    diaphragm = (
-        cy + endo_mm + wall_mm + u(0, 9) + 0.0025 * (x - u(-10, 30)) ** 2 + 3 * sweep - y
-    )  # the heart rests on it
-    paint(diaphragm - 4, fat)
+    diaphragm = cy + endo_mm + wall_mm + u(0, 9) + 0.0025 * (x - u(-10, 30)) ** 2 + 3 * sweep - y
+    paint(diaphragm - 4, fat)  # the heart rests on it
     paint(diaphragm, muscle * u(0.7, 1.2) * (1 + 0.1 * patches))  # liver, its vessels, and the stomach
     paint(np.maximum(1.8 - coarse, diaphragm + 5), 0.8 * blood)
     paint(ellipse(u(70, 85), u(25, 60), u(15, 28), u(15, 30)), blood * u(0.3, 1.1))

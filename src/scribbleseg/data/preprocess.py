@@ -11,7 +11,7 @@ from torch.nn import functional
 from scribbleseg.types import UNLABELLED, Case, Cases, Image, Labels, Probabilities
 
 CLIPPED_PERCENTILES = (0.5, 99.5)
-"""Intensities beyond these are clipped before normalisation, so that one bright vessel does not set the scale (ours)."""
+"""Intensities beyond these are clipped before normalisation, so that a bright vessel does not set the scale (ours)."""
 
 STRIDE = 16
 """An automatic slice size is a multiple of this: four poolings (scribbleseg.train.unet)."""

@@ -274,7 +274,7 @@ def _surface_distances(
         compute_hausdorff_distance,
     )
 
-    spacing = list(spacing_mm)
+    spacing = [float(size) for size in spacing_mm]
     if len(a) == 1:  # one slice: in its plane
         a, b, spacing = a[0], b[0], spacing[1:]
     box = find_objects((a | b).astype(np.uint8))[0]  # both surfaces lie inside; the rest of the volume costs time
