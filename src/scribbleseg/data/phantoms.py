@@ -198,9 +198,10 @@ def draw_scribbles(truth: Labels, rng: np.random.Generator) -> Labels:
 def write_phantoms(
     folder: str | Path, organ: str = "heart", train: int = 12, test: int = 8, seed: int = 0, shape: Grid = (8, 96, 96)
 ) -> Path:
-    """Writes a data set in the `folder` layout, or finds the same one there: a killed call leaves nothing half-made.
+    """Writes a data set in the `folder` layout, or finds the same one there.
 
-    Case k of either part depends on `(seed, part, k)` only, so that a larger set contains the smaller one.
+    It is made beside its place and moved there when complete, so a killed call leaves no half-made set. Case k of
+    either part depends on `(seed, part, k)` only: a larger set contains the smaller one.
 
     Args:
         folder: images/, scribbles/ (training cases), masks/ (all cases) and dataset.json go here; absent or empty.
@@ -211,18 +212,20 @@ def write_phantoms(
         shape: `(depth, height, width)` of a usual case; each has its own matrix and spacing around that.
 
     Returns:
-        `folder`. Raises DataError if there is something else in it, or no room on the disk.
+        `folder`.
+
+    Raises:
+        DataError: no such organ, something else in the folder, or the files cannot be written.
     """
     folder = Path(folder)
     if organ not in ORGANS:
         raise DataError(f"organ: expected one of {', '.join(ORGANS)}, got {organ!r}")
-    names = ORGANS[organ].label_names
     made_by = {"version": VERSION, "organ": organ, "train": train, "test": test, "seed": seed, "shape": list(shape)}
     description = {
         "channel_names": {"0": "MRI"},
-        "labels": {name: value for value, name in enumerate((*names, "ignore"))},
+        "labels": {name: value for value, name in enumerate((*ORGANS[organ].label_names, "ignore"))},
         "file_ending": ".nii.gz",
-        "phantoms": made_by,
+        "phantoms": made_by,  # tells this set from another; readers of the layout pass it over
     }
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         _expect_same(folder / "dataset.json", description)
@@ -231,6 +234,7 @@ def write_phantoms(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             unfinished = Path(temporary) / folder.name
+            (unfinished / "images").mkdir(parents=True)
             for part, count in enumerate((train, test)):
                 for k in range(count):
                     _write_case(unfinished, ORGANS[organ], shape, part, k, seed)
@@ -263,13 +267,9 @@ def _write_case(root: Path, organ: Organ, shape: Grid, part: int, k: int, seed: 
     spacing_mm = (organ.spacing_mm[0], round(organ.spacing_mm[1] * zoom, 4), round(organ.spacing_mm[2] * zoom, 4))
     height, width = (2 * round(n / zoom * rng.uniform(0.95, 1.05) / 2) for n in shape[1:])
     image, truth = organ.draw(rng, (shape[0] + int(rng.integers(-1, 2)), height, width), spacing_mm)
-    maps = {"images": image.round().astype(np.int16), "masks": truth}
-    if part == 0:
-        scribbles = draw_scribbles(truth, rng)
-        maps["scribbles"] = np.where(scribbles == UNLABELLED, np.uint8(len(organ.label_names)), scribbles)
     affine = np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1.0])  # LPS, as DICOM's rows and columns run
     geometry, file = Geometry(image.shape, affine), f"{('train', 'test')[part]}{k:03d}.nii.gz"
-    (root / "images").mkdir(parents=True, exist_ok=True)
+    # nibabel writes gzip without a time stamp: same seed, same bytes.
     nib.save(nib.Nifti1Image(image.round().astype(np.int16).T, affine), root / "images" / file)
     write_labels(root / "masks" / file, truth, geometry)
     if part == 0:
@@ -359,9 +359,8 @@ def _pen_line(rng: np.random.Generator, region: Bool[np.ndarray, "height width"]
     at = rng.choice(points)
     line[tuple(at)] = True
     for _ in range(6):
-        hills = MCP_Geometric(
-            np.where(ndimage.binary_dilation(line), 5, 1) * terrain
-        )  # a pen seldom goes over its own line
+        # A pen seldom goes over its own line.
+        hills = MCP_Geometric(np.where(ndimage.binary_dilation(line), 5, 1) * terrain)
         cost, _ = hills.find_costs([at])
         reached = points[np.isfinite(cost[tuple(points.T)])]
         candidates = rng.choice(reached, 3)
@@ -374,15 +373,18 @@ def _pen_line(rng: np.random.Generator, region: Bool[np.ndarray, "height width"]
     return line
 
 
-def _loop(rng: np.random.Generator, heart: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
-    """Most of a wobbly loop 6 to 14 pixels outside of `heart`; around the middle of the picture where it is empty."""
-    if not heart.any():
-        heart = heart.copy()
-        heart[tuple(n // 2 for n in heart.shape)] = True
-    distance = ndimage.distance_transform_edt(~heart)
+def _loop(rng: np.random.Generator, structures: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height width"]:
+    """Most of a wobbly loop 6 to 14 pixels outside of `structures`, or around the middle of the picture without any."""
+    if not structures.any():
+        structures = structures.copy()
+        structures[tuple(n // 2 for n in structures.shape)] = True
+    distance = ndimage.distance_transform_edt(~structures)
     level = min(rng.uniform(6, 14), 0.5 * distance.max())
-    inside = distance < level + 40 * ndimage.gaussian_filter(rng.normal(0, 1, heart.shape), 7)
+    inside = distance < level + 40 * ndimage.gaussian_filter(rng.normal(0, 1, structures.shape), 7)
     ring = inside & ~ndimage.binary_erosion(inside, border_value=1) & (distance >= 3)
-    y, x = (axis - centre for axis, centre in zip(np.indices(heart.shape), ndimage.center_of_mass(heart), strict=True))
+    y, x = (
+        axis - centre
+        for axis, centre in zip(np.indices(structures.shape), ndimage.center_of_mass(structures), strict=True)
+    )
     turn = (np.arctan2(y, x) - rng.uniform(-np.pi, np.pi)) % (2 * np.pi)
     return ring & (turn < rng.uniform(0.5, 1.1) * 2 * np.pi)
