@@ -31,6 +31,12 @@ GRID_TOLERANCE = 0.1
 """Two grids are one if no corner lies further apart than this share of a voxel. Ours: far above the rounding of a
 float32 header or of a quaternion (1e-3), far below the half voxel that would move a label."""
 
+NIFTI_GEOMETRY = (
+    "pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z",
+    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+)  # fmt: skip
+"""What is copied from an image's header to its label map. Nothing else is: the rest may name the patient."""
+
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -92,22 +98,23 @@ def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
             different grids.
     """
     paths = [paths] if isinstance(paths, Path) else list(paths)
-    channels, geometries = zip(*(_read(path) for path in paths), strict=True)
-    for path, voxels, geometry in zip(paths, channels, geometries, strict=True):
+    channels, geometries = [], []
+    for path in paths:
+        voxels, geometry = _read(path)
         if voxels.dtype.kind not in "biuf":
             raise FileError(path, f"expected numbers, found {voxels.dtype} voxels", "save it as integers or floats")
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is reported as such
+            voxels = voxels.astype(np.float32)
+        if unusable := voxels.size - int(np.isfinite(voxels).sum()):
+            raise FileError(
+                path,
+                f"expected finite intensities, found {unusable} of {voxels.size} voxels NaN or infinite",
+                "replace them (outside the body 0 will do) or leave the case out",
+            )
+        channels.append(voxels)
+        geometries.append(geometry)
         check_same_grid(path, geometry, paths[0], geometries[0])
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is reported as such below
-        image = np.concatenate([voxels.astype(np.float32) for voxels in channels])
-    unusable = image.size - int(np.isfinite(image).sum())
-    if unusable:
-        worst = next(p for p, v in zip(paths, channels, strict=True) if not np.isfinite(v.astype(np.float32)).all())
-        raise FileError(
-            worst,
-            f"expected finite intensities, found {unusable} of {image.size} voxels NaN or infinite",
-            "replace them (outside the body 0 will do) or leave the case out",
-        )
-    return image, geometries[0]
+    return np.concatenate(channels), geometries[0]
 
 
 def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], Geometry]:
@@ -349,14 +356,12 @@ def _as_nifti(voxels: Shaped[np.ndarray, "width height depth *label"], geometry:
         nifti.set_sform(geometry.affine, code="scanner")
         nifti.header.set_xyzt_units("mm")
         return nifti
-    header: Any = geometry.header
-    header = header.copy()
-    header.extensions.clear()  # DICOM fields and the like: of the image, and possibly of a person
+    original: Any = geometry.header
+    header = type(original)(endianness=original.endianness)
     header.set_data_dtype(voxels.dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    header["descrip"] = header["db_name"] = header["aux_file"] = b""
-    header.set_intent("none")
+    header.set_data_shape(voxels.shape)
+    for field in NIFTI_GEOMETRY:
+        header[field] = original[field]
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     return kind(voxels, geometry.affine, header)
 
