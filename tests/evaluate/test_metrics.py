@@ -83,6 +83,11 @@ def test_scores_are_symmetric_and_zero_for_identical_masks():
         assert (same.dice, same.hd95_mm, same.assd_mm, same.volume_error_ml) == (1, 0, 0, 0)
 
 
+def test_voxel_sizes_of_several_number_types_are_numbers_all_the_same():
+    a, b = random_masks(1), random_masks(2)
+    assert score("c", a, b, (np.float64(8), 1.5, np.float64(1.25)), NAMES) == score("c", a, b, SPACING, NAMES)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_shifted_sheet_is_as_far_as_it_was_shifted(axis):
     labels, reference = np.zeros((2, 9, 9, 9), np.uint8)
