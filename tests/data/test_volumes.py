@@ -128,6 +128,22 @@ def test_itk_formats_lie_where_itk_puts_them(tmp_path, suffix):
     assert label_ending(geometry) == ".nii.gz"
 
 
+def test_itk_vectors_are_channels_and_itk_pictures_have_depth_one(tmp_path):
+    vectors = np.random.default_rng(0).integers(0, 99, (2, 3, 4, 5), np.uint8)
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(vectors, isVector=True), tmp_path / "vector.nrrd")
+    image, geometry = read_image(tmp_path / "vector.nrrd")
+    np.testing.assert_array_equal(image, np.moveaxis(vectors, -1, 0))
+    picture = SimpleITK.GetImageFromArray(vectors[0, ..., 0])
+    picture.SetSpacing((0.5, 0.7))
+    SimpleITK.WriteImage(picture, tmp_path / "picture.mha")
+    labels, geometry = read_labels(tmp_path / "picture.mha")
+    np.testing.assert_array_equal(labels, vectors[:1, ..., 0])
+    np.testing.assert_allclose(geometry.spacing_mm, (1, 0.7, 0.5))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(vectors), tmp_path / "4d.nrrd")
+    with pytest.raises(FileError, match=r"4d\.nrrd: expected one 3-D volume, found 4 dimensions"):
+        read_image(tmp_path / "4d.nrrd")
+
+
 def test_colours_are_channels_and_transparency_is_not(tmp_path):
     colours = np.random.default_rng(0).integers(0, 255, (5, 7, 4), np.uint8)
     PIL.Image.fromarray(colours).save(tmp_path / "image.png")

@@ -108,9 +108,10 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
     geometry: Geometry | None = None
     scribbles: Labels | None = None
     with _collected(errors):
-        geometry = read_geometry(files.images[0])
-    with _collected(errors):
         image, geometry = read_image(files.images)
+    if geometry is None:  # the header may be whole where the voxels are not, and the scribbles can be compared with it
+        with _collected(errors):
+            geometry = read_geometry(files.images[0])
     if files.scribbles is not None:
         with _collected(errors):
             values, grid = read_labels(files.scribbles)
@@ -121,7 +122,7 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
     elif geometry is not None:
         scribbles = np.full(geometry.shape, UNLABELLED, np.uint8)
     if errors or image is None or scribbles is None or geometry is None:
-        raise CaseError(files.name, list({str(error): error for error in errors}.values()))
+        raise CaseError(files.name, list({str(error): error for error in errors}.values()))  # each once
     paths = (*files.images, files.scribbles) if files.scribbles else files.images
     return Case(files.name, image, scribbles, geometry, files=paths)
 

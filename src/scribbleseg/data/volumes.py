@@ -156,7 +156,7 @@ def read_geometry(path: Path) -> Geometry:
     """Reads the grid of an image without its voxels where the format allows it. Raises FileError."""
     if ending(path) in NIFTI:
         return _nifti(path)[1]
-    return _read(path)[1]
+    return _itk(path)[1] if ending(path) in ITK else _read(path)[1]
 
 
 def check_same_grid(path: Path, geometry: Geometry, other_path: Path, other: Geometry) -> None:
@@ -285,7 +285,7 @@ def _damage_reported(path: Path) -> Iterator[None]:
 
 def _nifti(path: Path) -> tuple[Any, Geometry]:
     with _damage_reported(path):
-        nifti: Any = nib.load(path)
+        nifti: Any = nib.load(path, mmap=False)
     shape = nifti.shape
     while len(shape) > 3 and shape[-1] == 1:  # "one time point" is how many tools write a volume
         shape = shape[:-1]
@@ -308,23 +308,28 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, Geometry]:
     return voxels.T.reshape(1, *geometry.shape), geometry
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
+def _itk(path: Path) -> tuple[Any, Geometry]:
     with _damage_reported(path):
-        image = SimpleITK.ReadImage(str(path))
-        voxels = SimpleITK.GetArrayFromImage(image)
-    n = image.GetDimension()
+        reader = SimpleITK.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
+    n = reader.GetDimension()
     if n not in (2, 3):
         raise FileError(path, f"expected one 3-D volume, found {n} dimensions", "save one file a channel or time point")
-    if image.GetNumberOfComponentsPerPixel() == 1:
-        voxels = voxels[..., None]
-    channels = np.moveaxis(voxels, -1, 0)
-    channels = channels.reshape(len(channels), *(1, *channels.shape[1:])[-3:])
     lps = np.eye(4)
-    lps[:n, :n] = np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing()
-    lps[:n, 3] = image.GetOrigin()
+    lps[:n, :n] = np.reshape(reader.GetDirection(), (n, n)) * reader.GetSpacing()
+    lps[:n, 3] = reader.GetOrigin()
     affine = LPS_TO_RAS @ lps
     _check_affine(path, affine)
-    return channels, Geometry(channels.shape[1:], affine, str(ending(path)))
+    return reader, Geometry((1, *reversed(reader.GetSize()))[-3:], affine, str(ending(path)))
+
+
+def _read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
+    reader, geometry = _itk(path)
+    with _damage_reported(path):
+        voxels = SimpleITK.GetArrayFromImage(reader.Execute())
+    components = voxels.reshape(*geometry.shape, reader.GetNumberOfComponents())
+    return np.moveaxis(components, -1, 0), geometry
 
 
 def _read_png(path: Path, palette: bool) -> tuple[np.ndarray, Geometry]:

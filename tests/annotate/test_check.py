@@ -1,0 +1,190 @@
+import json
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from scribbleseg.annotate.check import DATA_SET, check
+from scribbleseg.data import acdc, folder, nnunet
+from scribbleseg.types import UNLABELLED
+
+LABELS = {"background": 0, "liver": 1, "tumour": 2, "ignore": 9}
+
+
+def save(path, voxels, affine=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine), path)
+
+
+def image(seed):
+    return np.random.default_rng(seed).integers(0, 1000, (12, 10, 2)).astype(np.int16)
+
+
+def strokes():
+    labels = np.full((12, 10, 2), 9, np.uint8)
+    labels[1:9, 1], labels[1:9, 4], labels[1:7, 7] = 0, 1, 2
+    return labels
+
+
+@pytest.fixture
+def root(tmp_path):
+    for seed, name in enumerate("abc"):
+        save(tmp_path / "images" / f"{name}.nii.gz", image(seed))
+    for name in "ab":
+        save(tmp_path / "scribbles" / f"{name}.nii.gz", strokes())
+    save(tmp_path / "masks" / "c.nii.gz", strokes() % 9)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": LABELS}))
+    return tmp_path
+
+
+def found(root, severity="fault"):
+    """`{(case, file name): problem}` of what the audit finds."""
+    return {
+        (fault.case, fault.file and fault.file.name): fault.problem
+        for fault in check(folder(root)).faults
+        if fault.severity == severity
+    }
+
+
+def redraw(root, change, names="ab"):
+    for name in names:
+        labels = strokes()
+        change(labels)
+        save(root / "scribbles" / f"{name}.nii.gz", labels)
+
+
+def test_a_sound_data_set_has_no_faults(root):
+    audit = check(folder(root))
+    assert audit.sound
+    [note] = audit.faults
+    assert (note.severity, note.case) == ("warning", DATA_SET)
+
+
+def test_coverage_counts_cases_and_voxels(root):
+    redraw(root, lambda labels: np.place(labels, labels == 2, 9), names="b")
+    coverage = check(folder(root)).coverage
+    assert (coverage.n_cases, coverage.n_voxels) == (2, 2 * 240)
+    rows = [(row.name, row.n_cases, row.n_voxels) for row in coverage.classes]
+    assert rows == [("background", 2, 32), ("liver", 2, 32), ("tumour", 1, 12)]
+    assert coverage.classes[0].share == pytest.approx(32 / 480)
+
+
+def test_every_fault_of_every_case_is_reported_in_one_go(root):
+    (root / "images" / "a.nii.gz").write_bytes((root / "images" / "a.nii.gz").read_bytes()[:200])
+    save(root / "scribbles" / "a.nii.gz", np.where(strokes() == 2, 5, strokes()).astype(np.uint8))
+    voxels = image(1).astype(np.float32)
+    voxels[3, 3, 1] = np.nan
+    save(root / "images" / "b.nii.gz", voxels)
+    save(root / "scribbles" / "b.nii.gz", strokes(), np.diag([1, 1, 3, 1]))
+    save(root / "masks" / "c.nii.gz", strokes()[:-1] % 9)
+    problems = [(fault.case, fault.problem) for fault in check(folder(root)).faults if fault.severity == "fault"]
+    for case, part in [
+        ("a", "could not read this one"),
+        ("a", "found 5 (12 voxels)"),
+        ("b", "1 of 240 voxels NaN"),
+        ("b", "expected the affine of b.nii.gz"),
+        ("c", "expected 2 x 10 x 12 voxels"),
+    ]:
+        assert any(name == case and part in problem for name, problem in problems), (case, part)
+    assert all(fault.remedy for fault in check(folder(root)).faults)
+
+
+def test_missing_background_is_a_fault(root):
+    redraw(root, lambda labels: np.place(labels, labels == 0, 9), names="b")
+    assert "paints everything" in found(root)[("b", "b.nii.gz")]
+    assert not check(folder(root)).sound
+
+
+def test_slices_with_structures_and_no_background_are_a_warning(root):
+    def second_slice_without(labels):
+        labels[..., 1][labels[..., 1] == 0] = 9
+
+    redraw(root, second_slice_without, names="a")
+    assert check(folder(root)).sound
+    assert "no background in slice(s) 1 " in found(root, "warning")[("a", "a.nii.gz")]
+
+
+def test_a_class_without_scribbles_is_a_warning_in_a_case_and_a_fault_in_all(root):
+    redraw(root, lambda labels: np.place(labels, labels == 2, 9), names="a")
+    assert found(root, "warning")[("a", "a.nii.gz")] == "no scribble of tumour"
+    assert not found(root)
+    redraw(root, lambda labels: np.place(labels, labels == 2, 9))
+    assert "scribbles of tumour in some case" in found(root)[(DATA_SET, None)]
+
+
+def test_unlabelled_cases_are_a_warning_and_an_unlabelled_data_set_a_fault(root):
+    redraw(root, lambda labels: labels.fill(9), names="a")
+    assert "every voxel unlabelled" in found(root, "warning")[("a", "a.nii.gz")]
+    assert not found(root)
+    redraw(root, lambda labels: labels.fill(9))
+    assert "expected scribbles to train on, found none in 2" in found(root)[(DATA_SET, None)]
+
+
+def test_strokes_on_a_zero_declared_background_are_a_fault_and_full_masks_a_warning(root):
+    redraw(root, lambda labels: np.place(labels, labels == 9, 0))
+    assert "all of them declared to be background" in found(root)[("a", "a.nii.gz")]
+
+    def fill(labels):
+        labels[:] = 0
+        labels[2:10, 2:5], labels[2:10, 5:9] = 1, 2
+
+    redraw(root, fill)
+    assert not found(root)
+    assert "found a full mask" in found(root, "warning")[("a", "a.nii.gz")]
+
+
+def test_the_same_image_twice_is_a_warning_and_a_leak_into_the_test_set_a_fault(root):
+    save(root / "images" / "b.nii.gz", image(0))
+    assert found(root, "warning")[("b", "b.nii.gz")] == "is the same image as a"
+    save(root / "images" / "c.nii.gz", image(0))
+    assert found(root) == {
+        ("c", "c.nii.gz"): "is the same image as a, which is in the train set: its scores mean nothing"
+    }
+
+
+def test_a_case_in_both_parts_is_a_fault(tmp_path):
+    for part in ("Tr", "Ts"):
+        save(tmp_path / f"images{part}" / "a_0000.nii.gz", image(part == "Tr"))
+    save(tmp_path / "labelsTr" / "a.nii.gz", np.minimum(strokes(), 3))
+    labels = {**LABELS, "ignore": 3}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "channel_names": {"0": "CT"}}))
+    problems = [fault.problem for fault in check(nnunet(tmp_path)).faults if fault.severity == "fault"]
+    assert problems == ["is in the training and in the test set"]
+
+
+def test_images_that_hold_nothing_and_odd_channels_are_faults(root):
+    save(root / "images" / "a.nii.gz", np.full((12, 10, 2), 7, np.int16))
+    assert "the same intensity 7 everywhere in channel 0" in found(root)[("a", "a.nii.gz")]
+    (root / "images" / "b.nii.gz").rename(root / "images" / "b_0000.nii.gz")
+    save(root / "images" / "b_0001.nii.gz", image(7))
+    assert "expected 1 channel(s) as in a, found 2" in found(root)[("b", "b_0000.nii.gz")]
+
+
+def test_progress_sees_every_case_once(root):
+    seen = []
+
+    def progress(work):
+        assert len(work) == 3
+        for each in work:
+            seen.append(each)
+            yield each
+
+    check(folder(root), progress)
+    assert seen == [("train", "a"), ("train", "b"), ("test", "c")]
+
+
+@pytest.mark.real_data
+def test_the_real_tree_is_sound_and_its_duplicate_patient_is_found(real_data):
+    dataset = acdc(real_data / "acdc", train_patients=[1, 2, 74], test_patients=[3])
+    start = time.perf_counter()
+    audit = check(dataset)
+    assert time.perf_counter() - start < 10
+    assert audit.sound
+    assert not audit.faults
+    assert [row.n_cases for row in audit.coverage.classes] == [6, 6, 6, 6]
+    assert all(1e-4 < row.share < 0.02 for row in audit.coverage.classes)
+    assert (dataset.train[0].scribbles == UNLABELLED).mean() > 0.9
+    leak = check(acdc(real_data / "acdc", train_patients=[74], test_patients=[76]))
+    assert [fault.case for fault in leak.faults] == ["patient076_frame01", "patient076_frame12"]
+    assert not leak.sound
