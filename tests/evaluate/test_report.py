@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -210,11 +211,23 @@ def test_a_contour_runs_along_the_edge_of_its_pixels():
     assert area == pytest.approx(3 * 5, abs=0.6)  # the four corners are cut
 
 
-@settings(max_examples=50, deadline=None)
-@given(arrays(np.uint8, (9, 12), elements=st.sampled_from([0, 0, 0, 0, 1, UNLABELLED])))
-def test_a_picture_never_cuts_a_structure_off(labels):
-    box = report._box([Picture("p", 0, 0, np.zeros((9, 12)), prediction=labels)])
-    assert np.count_nonzero(labels[box] == 1) == np.count_nonzero(labels == 1)
+@given(st.lists(st.tuples(st.integers(0, 69), st.integers(0, 89)), max_size=3))
+def test_a_picture_never_cuts_a_structure_off(structure):
+    labels = np.full((70, 90), UNLABELLED, np.uint8)
+    labels[:2] = 0
+    for pixel in structure:
+        labels[pixel] = 1
+    box = report._box([Picture("p", 0, 0, np.zeros((70, 90)), prediction=labels)])
+    assert np.count_nonzero(labels[box] == 1) == len(set(structure))
+
+
+def test_a_slice_has_a_dice_only_where_both_maps_are_complete(tmp_path: Path):
+    whole = made_up_picture()
+    holes = replace(whole, prediction=whole.seeds)
+    assert report._slice_dice(whole, NAMES).keys() == {"RV", "LV"}
+    assert report._slice_dice(holes, NAMES) == {}
+    assert "Dice of this slice" in written(tmp_path, [RunSummary("base", pictures=[whole])])
+    assert "Dice of this slice" not in written(tmp_path, [RunSummary("base", pictures=[holes])])
 
 
 def test_a_resumed_run_and_recursions_that_count_anew_make_one_loss_curve():
