@@ -7,6 +7,7 @@ reference masks are all `Labels`. Everything here is NumPy and knows neither fil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -95,7 +96,7 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def,override]  # int -> Case, slice -> Cases
+    def __getitem__(self, index):  # int -> Case, slice -> Cases
         if isinstance(index, slice):
             return Cases(self.names[index], self._read)
         return self._read(self.names[index])
@@ -123,6 +124,7 @@ class Dataset:
         read_reference: the reference mask of a case by name, or None where the data set has none.
             Only evaluate/, annotate/simulate and the fully supervised rows call it, through `reference`.
         notes: what was skipped or assumed while reading (absent patients, ...), for people to read.
+        options: what else the adapter was given, as plain values, so that the same data set can be opened again.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Dataset:
     test: Cases
     read_reference: Callable[[str], Labels | None] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n_labels(self) -> int:

@@ -16,7 +16,9 @@ Trees that are understood (`.nii` or `.nii.gz`), in the folder itself, in `train
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from scribbleseg.data.case_files import CaseFiles, Encoding, dataset
 from scribbleseg.types import UNLABELLED, DataError, Dataset
@@ -73,8 +75,12 @@ def acdc(
     root = Path(folder)
     if (train_patients is None) != (test_patients is None):
         raise DataError("acdc: expected both train_patients and test_patients, or neither; got one; give both")
+    options: dict[str, Any] = {} if scribbles is None else {"scribbles": str(Path(scribbles).resolve())}
     if train_patients is None or test_patients is None:
         train_patients, test_patients = patients(split, fold)
+        options |= {"split": split, "fold": fold}
+    else:
+        options |= {"train_patients": list(train_patients), "test_patients": list(test_patients)}
     if shared := sorted(set(train_patients) & set(test_patients)):
         raise DataError(f"acdc: expected no patient in both lists, found {shared}; take them out of one")
 
@@ -92,7 +98,7 @@ def acdc(
         notes.append(f"{len(absent)} of the split's {n_asked} patients are not in {root} and are skipped: {numbers}")
     if not train:
         raise DataError(f"acdc: expected training patients {_numbers(train_patients)}, found none of them in {root}")
-    return dataset("acdc", root, ENCODING, train, test, notes)
+    return replace(dataset("acdc", root, ENCODING, train, test, notes), options=options)
 
 
 def patients(split: str, fold: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:

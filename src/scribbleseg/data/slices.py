@@ -46,7 +46,7 @@ class Slices:
         """Whether that label map is complete on disk."""
         return (self.folder / f"{name}.raw").exists()
 
-    def writable_labels(self, name: str) -> UInt8[np.ndarray, "slice size size"]:
+    def writable_labels(self, name: str) -> np.memmap:
         """An unfinished label map, entirely UNLABELLED at first; `finish_labels` gives it its name."""
         path = self.folder / f"{name}.partial"
         if not path.exists():
@@ -86,8 +86,9 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> None:
                 )
             image.tofile(images)
             strokes.tofile(scribbles)
-            labelled += np.count_nonzero(strokes != UNLABELLED)
-            index[case.name] = {"slices": len(image), "spacing_mm": _grid_spacing(case.geometry, preprocess)}
+            labelled += int(np.count_nonzero(strokes != UNLABELLED))
+            spacing_mm = (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm)
+            index[case.name] = {"slices": len(image), "spacing_mm": spacing_mm}
             _warn_of_lost_classes(case.name, case.scribbles, strokes)
     if not labelled:
         raise DataError(
@@ -113,10 +114,6 @@ def open_slices(folder: Path) -> Slices:
         np.memmap(folder / "images.raw", np.float32, "r", shape=(start, channels, height, width)),
         np.memmap(folder / "scribbles.raw", np.uint8, "r", shape=(start, height, width)),
     )
-
-
-def _grid_spacing(geometry, preprocess: Preprocess) -> tuple[float, float, float]:
-    return geometry.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm
 
 
 def _warn_of_lost_classes(name: str, before: np.ndarray, after: np.ndarray) -> None:

@@ -53,13 +53,17 @@ class Segmenter:
     label_names: tuple[str, ...]
     fabric: Fabric
 
+    @property
+    def channels(self) -> int:
+        """Of the images it was trained on."""
+        return int(self.network.channels)  # type: ignore[arg-type]
+
     def probabilities(self, case: Case) -> Probabilities:
         """On the case's native grid. Raises DataError where its channels are not those of training."""
-        expected = self.network.channels
-        if len(case.image) != expected:
+        if len(case.image) != self.channels:
             raise DataError(
-                f"case {case.name} ({', '.join(map(str, case.files))}): expected {expected} channels as in training, "
-                f"got {len(case.image)}; give the same modalities in the same order"
+                f"case {case.name} ({', '.join(map(str, case.files))}): expected {self.channels} channels as in "
+                f"training, got {len(case.image)}; give the same modalities in the same order"
             )
         on_grid = predict(self.fabric, self.network, self.preprocess.image(case))
         return self.preprocess.native_probabilities(on_grid, case)

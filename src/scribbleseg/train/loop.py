@@ -59,8 +59,10 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> 
 def _has_bf16(accelerator: str) -> bool:
     if accelerator != "cpu" and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch < 2.12 has none: float32 then
-    return any(get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16"))
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch has none: float32 then
+    return get_capabilities is not None and any(
+        get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16")
+    )
 
 
 def m_step(

@@ -1,0 +1,374 @@
+"""The verbs of the command line; each imports what it needs, so that --help is instant."""
+
+import errno
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from scribbleseg.em import Recipe
+    from scribbleseg.evaluate.metrics import Score
+    from scribbleseg.runs import Run
+    from scribbleseg.types import Dataset
+
+app = typer.Typer(
+    help="Train segmentation networks from scribbles. Start with: scribbleseg demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+errors = Console(stderr=True)
+
+DEFAULT_RECIPE = "can2018.compact_base"
+
+Data = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)]
+Format = Annotated[str | None, typer.Option(help="Its layout: acdc, nnunet or folder. Default: recognised.")]
+Split = Annotated[str | None, typer.Option(help="acdc: paper, published or published_validation.")]
+Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4.")]
+Name = Annotated[str, typer.Option("--recipe", help="A name that `scribbleseg recipes` lists.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
+]
+Seed = Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")]
+Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+Workers = Annotated[int, typer.Option(help="Processes for the seed areas; 0 is one a core.")]
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a verb whose bad input ends in one clear line and exit code 2, without a traceback."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from scribbleseg.types import DataError
+
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+        try:
+            function(*args, **kwargs)
+        except DataError as error:
+            raise _refusal(str(error)) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise _refusal(
+                f"{error.filename or 'output'}: expected room on the disk, found it full; free some and give the same "
+                "command again (train: with --resume); nothing half-written was kept"
+            ) from None
+
+    return app.command()(guarded)
+
+
+def _refusal(message: str) -> typer.Exit:
+    errors.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
+    return typer.Exit(2)
+
+
+@verb
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for phantoms, runs and the report.")] = Path("demo"),
+    seed: Seed = 0,
+) -> None:
+    """Train on synthetic hearts: without recursion, with it, and on full masks; print the scores, write the report.
+
+    Example: `scribbleseg demo --out demo`
+    """
+    from scribbleseg.data.phantoms import write_phantoms
+    from scribbleseg.evaluate.report import write_report
+    from scribbleseg.recipes import find
+    from scribbleseg.review import summarise_run
+    from scribbleseg.train.loop import make_fabric
+
+    fabric = make_fabric("cpu")
+    write_phantoms(out / "phantoms")
+    rows = {"no recursion": "demo_no_recursion", "base": "demo_base", "fully supervised": "demo_full"}
+    runs = []
+    for name, recipe in rows.items():
+        console.rule(name)
+        dataset = _open(out / "phantoms")
+        run = _train(dataset, find(f"can2018.{recipe}"), out / recipe, seed, fabric, resume=True)
+        runs.append(summarise_run(run, fabric, name))
+    console.print(_score_table({run.name: run.scores for run in runs}))
+    write_report(out / "report.html", runs, dataset.label_names, "scribbleseg demo")
+    console.print(f"Report: {(out / 'report.html').resolve()}")
+
+
+@verb
+def check(data: Data, format: Format = None, split: Split = None, fold: Fold = None) -> None:
+    """Audit a data set before training: every fault with its case, its file and what to do. Exits 2 if there are any.
+
+    Example: `scribbleseg check ACDC/`
+    """
+    from rich.progress import track
+
+    from scribbleseg.annotate.check import check as audit_of
+
+    dataset = _open(data, format, split, fold, notes=False)
+    audit = audit_of(dataset, lambda cases: track(cases, "Checking"))
+    coverage = Table(
+        "class", "cases", "voxels", "share", title=f"Scribbles in {audit.coverage.n_cases} training cases", box=None
+    )
+    for row in audit.coverage.classes:
+        coverage.add_row(row.name, str(row.n_cases), str(row.n_voxels), f"{row.share:.2%}")
+    console.print(coverage)
+    for fault in audit.faults:
+        colour = "red" if fault.severity == "fault" else "yellow"
+        where = escape(f"{fault.case}{f' ({fault.file})' if fault.file else ''}")
+        console.print(
+            f"[{colour}]{fault.severity}[/] {where}: {escape(f'{fault.problem}; {fault.remedy}')}", soft_wrap=True
+        )
+    n_faults = sum(fault.severity == "fault" for fault in audit.faults)
+    console.print(
+        f"{n_faults} faults, {len(audit.faults) - n_faults} warnings in {len(dataset.train) + len(dataset.test)} cases"
+    )
+    if not audit.sound:
+        raise typer.Exit(2)
+
+
+@verb
+def seeds(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder; `train --out` the same with --resume goes on from there.")],
+    recipe: Name = DEFAULT_RECIPE,
+    set: Settings = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    seed: Seed = 0,
+    workers: Workers = 0,
+) -> None:
+    """Grow scribbles into seed areas and stop, to look at them: label maps in OUT/labels/0, in original geometry.
+
+    Example: `scribbleseg seeds ACDC/ --out runs/first --set seeds.tau=0.95`
+    """
+    from scribbleseg.em import grow_seeds, override, start_run
+    from scribbleseg.recipes import find
+    from scribbleseg.train.loop import make_fabric
+
+    chosen, dataset = _fit(override(find(recipe), set or []), _open(data, format, split, fold))
+    run = start_run(out, chosen, dataset, seed, resume=True)
+    slices = grow_seeds(chosen, dataset, run, make_fabric("cpu"), workers)
+    table = Table("class", "scribbles", "seed areas", box=None)
+    grown = slices.labels("labels_0")
+    for value, name in enumerate(dataset.label_names):
+        table.add_row(name, *(f"{(labels == value).mean():.2%}" for labels in (slices.scribbles, grown)))
+    console.print(table)
+    console.print(f"Label maps: {run.labels(0)}")
+
+
+@verb
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder.")],
+    recipe: Name = DEFAULT_RECIPE,
+    set: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    devices: Annotated[int, typer.Option(help="On each node.")] = 1,
+    nodes: Annotated[int, typer.Option(help="That share the file system.")] = 1,
+    workers: Workers = 0,
+) -> None:
+    """Train a network from scribbles: seed areas, then M and E steps by turns. Interrupt it at will; --resume goes on.
+
+    Example: `scribbleseg train ACDC/ --out runs/first --set training.iterations=4000`
+    """
+    from scribbleseg.em import override
+    from scribbleseg.recipes import find
+    from scribbleseg.train.loop import make_fabric
+
+    dataset = _open(data, format, split, fold)
+    fabric = make_fabric(accelerator, devices, nodes)
+    fabric.launch()
+    chosen = override(find(recipe), set or [])
+    run = _train(dataset, chosen, out, seed, fabric, resume, workers)
+    console.print(f"Trained: {run.path}. Next: scribbleseg predict {run.path} IMAGES --out PREDICTIONS")
+
+
+@verb
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder of `train`.", show_default=False)],
+    images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a data set.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps, CASE.nii.gz (or .png for pictures).")],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz.")
+    ] = False,
+    recursion: Annotated[int | None, typer.Option(help="Which network; default: the last.")] = None,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Segment new images with a trained network, each on its own grid.
+
+    Example: `scribbleseg predict runs/first ACDC/patient006/patient006_frame01.nii.gz --out predictions`
+    """
+    from rich.progress import track
+
+    from scribbleseg.data import images as open_images
+    from scribbleseg.data.volumes import PNG, write_labels, write_probabilities
+    from scribbleseg.em import load_segmenter
+    from scribbleseg.runs import open_run
+    from scribbleseg.train.loop import make_fabric
+
+    segmenter = load_segmenter(open_run(run), make_fabric(accelerator), recursion)
+    cases = _cases_in(images) or open_images(images, segmenter.channels)
+    for case in track(cases, "Segmenting", total=len(cases)):
+        likely = segmenter.probabilities(case)
+        suffix = PNG if case.geometry.suffix == PNG else ".nii.gz"
+        write_labels(out / f"{case.name}{suffix}", likely.argmax(axis=0).astype("uint8"), case.geometry)
+        if probabilities:
+            write_probabilities(out / f"{case.name}_probabilities.nii.gz", likely, case.geometry)
+    console.print(f"{len(cases)} label maps in {out}")
+
+
+@verb
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of label maps, CASE.nii.gz.", show_default=False)],
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for scores.csv, .json and summary; default: PREDICTIONS.")
+    ] = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+) -> None:
+    """Score label maps against a data set's reference masks: Dice, HD95, ASSD and volume, in 3-D and millimetres.
+
+    Example: `scribbleseg evaluate predictions ACDC/`
+    """
+    from rich.progress import track
+
+    from scribbleseg.data.volumes import check_same_grid, read_labels, volumes_in
+    from scribbleseg.evaluate.metrics import score, write_scores
+    from scribbleseg.types import DataError
+
+    dataset = _open(data, format, split, fold)
+    files = {name: path for name, path in volumes_in(predictions).items() if not name.endswith("_probabilities")}
+    known = {name: cases for cases in (dataset.train, dataset.test) for name in cases.names}
+    if not known.keys() & files.keys():
+        raise DataError(
+            f"{predictions}: expected label maps named like the cases of {data} ({', '.join(list(known)[:3])}, ...), "
+            f"found {', '.join(list(files)[:3]) or 'none'}; name them so"
+        )
+    if strangers := sorted(files.keys() - known.keys()):
+        console.print(f"[yellow]not cases of {data}, left out: {', '.join(strangers)}[/]")
+    scores: list[Score] = []
+    for name in track([name for name in files if name in known], "Scoring"):
+        case, reference = known[name].named(name), dataset.reference(name)
+        labels, geometry = read_labels(files[name])
+        check_same_grid(files[name], geometry, case.files[0], case.geometry)
+        scores += score(name, labels.astype("uint8"), reference, case.spacing_mm, dataset.label_names)
+    write_scores(scores, out or predictions)
+    console.print(_score_table({predictions.name: scores}))
+    console.print(f"Scores: {out or predictions}/scores.csv")
+
+
+@verb
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, side by side.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Write one self-contained HTML page: curves, scores of the test cases, and pictures of every recursion.
+
+    Example: `scribbleseg report runs/first runs/second --out report.html`
+    """
+    from scribbleseg.evaluate.report import write_report
+    from scribbleseg.review import summarise_run
+    from scribbleseg.runs import open_run
+    from scribbleseg.train.loop import make_fabric
+
+    opened = [open_run(path) for path in runs]
+    summaries = [summarise_run(run, make_fabric(accelerator)) for run in opened]
+    write_report(out, summaries, opened[0].details["label_names"])
+    console.print(_score_table({summary.name: summary.scores for summary in summaries}))
+    console.print(f"Report: {out.resolve()}")
+
+
+@verb
+def recipes(name: Annotated[str | None, typer.Argument(help="Show this one's fields.")] = None) -> None:
+    """List the recipes, one a line, or show all the fields of one.
+
+    Example: `scribbleseg recipes can2018.acdc_base`
+    """
+    from scribbleseg.em import recipe_to
+    from scribbleseg.recipes import find
+    from scribbleseg.recipes import recipes as all_recipes
+
+    if name is None:
+        console.print("\n".join(all_recipes()), highlight=False)
+    else:
+        console.print_json(data=recipe_to(find(name)))
+
+
+def _open(
+    folder: Path, format: str | None = None, split: str | None = None, fold: int | None = None, notes: bool = True
+) -> "Dataset":
+    from scribbleseg.data import open_dataset
+
+    options = {key: value for key, value in {"split": split, "fold": fold}.items() if value is not None}
+    dataset = open_dataset(folder, format, **options)
+    for note in dataset.notes if notes else ():
+        console.print(f"[yellow]{escape(note)}[/]")
+    return dataset
+
+
+def _fit(recipe: "Recipe", dataset: "Dataset") -> tuple["Recipe", "Dataset"]:
+    """The recipe with what it leaves to the data, and the data set with what the recipe trains on."""
+    from scribbleseg.data import fully_annotated
+    from scribbleseg.em import resolve
+
+    if recipe.annotation == "masks":
+        dataset = fully_annotated(dataset)
+    return resolve(recipe, dataset), dataset
+
+
+def _train(
+    dataset: "Dataset", recipe: "Recipe", out: Path, seed: int, fabric: "Fabric", resume: bool, workers: int = 0
+) -> "Run":
+    from scribbleseg.em import em, start_run
+    from scribbleseg.runs import open_run
+
+    recipe, dataset = _fit(recipe, dataset)
+    if fabric.is_global_zero:
+        start_run(out, recipe, dataset, seed, resume)
+    fabric.barrier()
+    run = open_run(out)
+    for recursion in em(recipe, dataset, run, fabric, seed, workers):
+        changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
+        if fabric.is_global_zero:
+            console.print(f"Recursion {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
+    return run
+
+
+def _cases_in(folder: Path):  # type: ignore[no-untyped-def]
+    """The test cases of a data set, or all its cases if it has none; None if the folder is not a data set."""
+    from scribbleseg.data import open_dataset
+    from scribbleseg.types import DataError
+
+    try:
+        dataset = open_dataset(folder)
+    except DataError:
+        return None
+    return dataset.test if len(dataset.test) else dataset.train
+
+
+def _score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:
+    from scribbleseg.evaluate.metrics import summarise
+
+    table = Table("", "Dice", "HD95 mm", "ASSD mm", "missed", title="mean over cases", box=None)
+    for name, of_run in scores.items():
+        for row in summarise(of_run):
+            measures = (f"{row[f'{measure}_mean']:.3f}" for measure in ("dice", "hd95_mm", "assd_mm"))
+            table.add_row(f"{name}: {row['structure']}", *measures, str(row["missed"]))
+    return table

@@ -1,0 +1,344 @@
+"""Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from pydantic import TypeAdapter, ValidationError
+from rich.progress import track
+
+from scribbleseg.data import fingerprint
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.data.slices import Slices, build_slices, open_slices
+from scribbleseg.data.volumes import write_labels
+from scribbleseg.relabel.decide import Argmax, clamp
+from scribbleseg.relabel.predict import Segmenter, predict
+from scribbleseg.relabel.refine import Identity
+from scribbleseg.runs import Run, create_run, finish_folder
+from scribbleseg.seeds.random_walker import RandomWalker, Strokes, grow
+from scribbleseg.train.augment import Augment
+from scribbleseg.train.loop import Training, m_step
+from scribbleseg.train.unet import UNet
+from scribbleseg.types import UNLABELLED, DataError, Dataset
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of the paper's table, in the pipeline's order.
+
+    Args:
+        annotation: "masks" trains on the reference masks, for the fully supervised upper bound and nothing else.
+        preprocess: the grid.
+        seeds: what grows scribbles into seed areas.
+        network: what is trained.
+        augment: on every batch.
+        training: one M step.
+        refine: E step, first half.
+        decide: E step, second half.
+        recursions: E steps at most; 0 is the row without recursion (Can et al. 2018, section 2.2: about 3).
+        stop_below: no further recursion once an E step changes less than this share of the pixels (ours).
+    """
+
+    annotation: Literal["scribbles", "masks"] = "scribbles"
+    preprocess: Preprocess = Preprocess()
+    seeds: RandomWalker | Strokes = RandomWalker()
+    network: UNet = UNet()
+    augment: Augment = Augment()
+    training: Training = Training()
+    refine: Identity = Identity()
+    decide: Argmax = Argmax()
+    recursions: int = 3
+    stop_below: float = 0.001
+
+
+@dataclass(frozen=True)
+class Recursion:
+    """What one M step gave.
+
+    Args:
+        index: 0 for the first.
+        segmenter: the trained network, ready for new images.
+        labels: what it was trained on, a label map of `Slices`.
+        labelled: share of pixels that were not UNLABELLED.
+        changed: share of pixels that the E step before it changed; None for the first.
+    """
+
+    index: int
+    segmenter: Segmenter
+    labels: np.ndarray
+    labelled: float
+    changed: float | None
+
+
+def em(
+    recipe: Recipe, dataset: Dataset, run: Run, fabric: Fabric, seed: int = 0, workers: int = 1
+) -> Iterator[Recursion]:
+    """Train by hard EM; yields after each M step. Whatever the run folder holds already is not done again.
+
+    Args:
+        recipe: resolved (`resolve`).
+        dataset: its training cases, and nothing else of it, are used.
+        run: an existing run folder.
+        fabric: launched; preprocessing runs on rank 0, everything else on all.
+        seed: of weights, order, augmentation and dropout.
+        workers: processes for the seed areas.
+
+    Raises:
+        DataError: for data that cannot be trained on.
+    """
+    slices = grow_seeds(recipe, dataset, run, fabric, workers)
+    if fabric.is_global_zero:
+        run.forget_after(*_continue_from(run))
+    for index in range(recipe.recursions + 1):
+        _log_labels(slices, run, fabric, index, dataset.label_names)
+        changed = _share(slices.labels(_name(index)) != slices.labels(_name(index - 1))) if index else None
+        network = _m_step(recipe, dataset.n_labels, slices, run, fabric, seed, index)
+        labels = slices.labels(_name(index))
+        segmenter = Segmenter(network, recipe.preprocess, dataset.label_names, fabric)
+        yield Recursion(index, segmenter, labels, _share(labels != UNLABELLED), changed)
+        if index == recipe.recursions or (changed is not None and changed < recipe.stop_below):
+            return
+        _e_step(recipe, dataset, slices, network, run, fabric, index + 1)
+
+
+def grow_seeds(recipe: Recipe, dataset: Dataset, run: Run, fabric: Fabric, workers: int = 1) -> Slices:
+    """Preprocess (on rank 0) and grow the scribbles into seed areas, every rank its share of the cases.
+
+    The label maps of recursion 0 are then in the run folder; what is there already is not done again.
+    """
+    if fabric.is_global_zero:
+        build_slices(dataset.train, recipe.preprocess, run.slices)
+    fabric.barrier()
+    slices = open_slices(run.slices)
+    if not slices.has_labels(_name(0)):
+        cases = list(slices.rows)[fabric.global_rank :: fabric.world_size]
+        volumes = (
+            (_volume(slices, name), slices.scribbles[slices.rows[name]], slices.spacing_mm[name]) for name in cases
+        )
+        grown = grow(recipe.seeds, volumes, workers=workers, total=len(cases), description="Seed areas")
+        _write_labels(dataset, slices, run, fabric, 0, zip(cases, grown, strict=True), recipe.preprocess)
+    return slices
+
+
+def _volume(slices: Slices, name: str) -> np.ndarray:
+    """Image of one case, channel first."""
+    return np.ascontiguousarray(slices.images[slices.rows[name]].swapaxes(0, 1))
+
+
+def _m_step(
+    recipe: Recipe, n_labels: int, slices: Slices, run: Run, fabric: Fabric, seed: int, index: int
+) -> torch.nn.Module:
+    """The network of recursion `index`: loaded if it is there, else trained from the last one's weights."""
+    channels = slices.images.shape[1]
+    torch.manual_seed(seed)
+    network = recipe.network.build(channels, n_labels)
+    path = run.network(index)
+    if path.exists():
+        return load_weights(network, path)
+    if index:
+        load_weights(network, run.network(index - 1))
+    checkpoint = run.recursion(index) / "m_step.ckpt"
+    iterations = recipe.training.iterations_again if index else recipe.training.iterations
+    before = recipe.training.iterations + recipe.training.iterations_again * (index - 1) if index else 0
+
+    def record(values: dict[str, Any]) -> None:
+        total = before + values["iteration"]
+        run.log({"event": "train", "recursion": index, **values, "total_iteration": total})
+
+    m_step(
+        fabric, network, slices.images, slices.labels(_name(index)), recipe.training, recipe.augment,
+        iterations, (seed, index), checkpoint, record,
+    )  # fmt: skip
+    if fabric.is_global_zero:
+        save_weights(network, path)
+        checkpoint.unlink(missing_ok=True)
+    fabric.barrier()
+    return network
+
+
+def _e_step(
+    recipe: Recipe, dataset: Dataset, slices: Slices, network: torch.nn.Module, run: Run, fabric: Fabric, index: int
+) -> None:
+    """Relabel every training slice from the network, seeds clamped: the labels of recursion `index`."""
+    if slices.has_labels(_name(index)):
+        return
+    seeds = slices.labels(_name(0))
+    cases = list(slices.rows)[fabric.global_rank :: fabric.world_size]
+
+    def relabelled() -> Iterator[tuple[str, np.ndarray]]:
+        for name in track(cases, f"Relabelling {index}", disable=not fabric.is_global_zero):
+            rows = slices.rows[name]
+            refined = recipe.refine(predict(fabric, network, slices.images[rows]), slices.images[rows])
+            yield name, clamp(recipe.decide(refined), seeds[rows])
+
+    _write_labels(dataset, slices, run, fabric, index, relabelled(), recipe.preprocess)
+
+
+def _write_labels(
+    dataset: Dataset, slices: Slices, run: Run, fabric: Fabric, index: int,
+    labels: Iterator[tuple[str, np.ndarray]], preprocess: Preprocess,
+) -> None:  # fmt: skip
+    """Store the labels of recursion `index`: in the cache, as label maps in original geometry, and their statistics."""
+    unfinished = run.labels(index).with_name(f"{index}.partial")
+    if fabric.is_global_zero:
+        slices.writable_labels(_name(index))
+        unfinished.mkdir(parents=True, exist_ok=True)
+    fabric.barrier()
+    target = slices.writable_labels(_name(index))
+    for name, planes in labels:
+        target[slices.rows[name]] = planes
+        case = dataset.train.named(name)
+        native = preprocess.native_labels(planes, case)
+        native[native == UNLABELLED] = dataset.n_labels  # on disk "ignore" is the highest value, as nnU-Net has it
+        write_labels(unfinished / f"{name}.nii.gz", native, case.geometry)
+    target.flush()
+    fabric.barrier()
+    if fabric.is_global_zero:
+        finish_folder(unfinished, run.labels(index))
+        slices.finish_labels(_name(index))
+    fabric.barrier()
+
+
+def _log_labels(slices: Slices, run: Run, fabric: Fabric, index: int, label_names: tuple[str, ...]) -> None:
+    """Record once how much the labels of recursion `index` cover and, after an E step, how much it changed."""
+    if not fabric.is_global_zero or any(r["event"] == "relabel" and r["recursion"] == index for r in run.metrics):
+        return
+    labels = slices.labels(_name(index))
+    counts = np.bincount(labels.ravel(), minlength=UNLABELLED + 1) / labels.size
+    record = {"event": "relabel", "recursion": index, "labelled": _share(labels != UNLABELLED)}
+    record["per_label"] = {name: round(float(counts[value]), 6) for value, name in enumerate(label_names)}
+    if index:
+        record["changed"] = _share(labels != slices.labels(_name(index - 1)))
+    run.log(record)
+
+
+def _continue_from(run: Run) -> tuple[int, int]:
+    """Recursion and iteration that a resumed run continues at."""
+    index = run.recursions
+    checkpoint = run.recursion(index) / "m_step.ckpt"
+    if not checkpoint.exists():
+        return index, 0
+    return index, torch.load(checkpoint, map_location="cpu", weights_only=True)["iteration"]
+
+
+def _name(index: int) -> str:
+    return f"labels_{index}"
+
+
+def _share(mask: np.ndarray) -> float:
+    return float(np.count_nonzero(mask) / mask.size)
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write a state dict as a whole or not at all."""
+    unfinished = path.with_suffix(".partial")
+    torch.save({"channels": network.channels, "state": network.state_dict()}, unfinished)
+    os.replace(unfinished, path)
+
+
+def load_weights(network: torch.nn.Module, path: Path) -> torch.nn.Module:
+    """Load into `network` in place what `save_weights` wrote, and return it."""
+    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state"])
+    return network
+
+
+def load_segmenter(run: Run, fabric: Fabric, recursion: int | None = None) -> Segmenter:
+    """The network of a recursion of a run, the last finished one by default, ready to segment.
+
+    Raises:
+        DataError: if that recursion has not finished.
+    """
+    index = run.recursions - 1 if recursion is None else recursion
+    path = run.network(max(index, 0))
+    if not path.exists():
+        raise DataError(f"{path}: expected the weights of a finished M step, found none; finish `train` (--resume)")
+    recipe = recipe_from(run.recipe)
+    label_names = tuple(run.details["label_names"])
+    channels = torch.load(path, map_location="cpu", weights_only=True)["channels"]
+    network = load_weights(recipe.network.build(channels, len(label_names)), path)
+    return Segmenter(network, recipe.preprocess, label_names, fabric)
+
+
+def start_run(path: str | Path, recipe: Recipe, dataset: Dataset, seed: int = 0, resume: bool = False) -> Run:
+    """Make the run folder of a resolved recipe on a data set, or with `resume` go on with the one that is there.
+
+    Raises:
+        DataError: if the folder holds something else, or a run of another recipe, seed or data.
+    """
+    details = {
+        "name": Path(path).name,
+        "seed": seed,
+        "label_names": dataset.label_names,
+        "data": {"folder": str(dataset.root.resolve()), "format": dataset.name, "options": dataset.options},
+        "fingerprint": fingerprint(dataset.train),
+    }
+    return create_run(Path(path), recipe_to(recipe), details, resume)
+
+
+def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with everything set that it leaves to the data."""
+    return replace(recipe, preprocess=recipe.preprocess.resolve(dataset.train))
+
+
+_ADAPTER = TypeAdapter(Recipe)
+
+
+def recipe_to(recipe: Recipe) -> dict[str, Any]:
+    """Plain data for JSON."""
+    return _ADAPTER.dump_python(recipe, mode="json")
+
+
+def recipe_from(data: dict[str, Any]) -> Recipe:
+    """A recipe from plain data. Raises DataError naming the field, what was expected and what came."""
+    try:
+        return _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        raise DataError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"recipe field {where}: {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """Apply `field=value` settings, such as `training.batch=4` or `seeds.tau=0.9`; values are JSON or plain text.
+
+    Raises:
+        DataError: for a field that the recipe does not have, or a value of the wrong type.
+    """
+    data = recipe_to(recipe)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise DataError(f"--set {setting}: expected field=value, such as training.batch=4")
+        *parents, leaf = path.split(".")
+        node: Any = data
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf not in node:
+            known = ", ".join(_paths(recipe))
+            raise DataError(f"--set {setting}: expected a field of the recipe, got {path}; it has {known}")
+        try:
+            node[leaf] = json.loads(text)
+        except json.JSONDecodeError:
+            node[leaf] = text
+    return recipe_from(data)
+
+
+def _paths(part: Any, prefix: str = "") -> Iterator[str]:
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if is_dataclass(value):
+            yield from _paths(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name

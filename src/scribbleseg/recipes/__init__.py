@@ -1,0 +1,23 @@
+"""Every row of every paper's table, by name."""
+
+from scribbleseg.em import Recipe
+from scribbleseg.recipes import can2018
+from scribbleseg.types import DataError
+
+
+def recipes() -> dict[str, Recipe]:
+    """All of them: `can2018.acdc_base` is `scribbleseg.recipes.can2018.ACDC_BASE`."""
+    return {
+        f"{module.__name__.rsplit('.', 1)[1]}.{name.lower()}": value
+        for module in (can2018,)
+        for name, value in vars(module).items()
+        if isinstance(value, Recipe) and name.isupper()
+    }
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name. Raises DataError listing what there is."""
+    known = recipes()
+    if name not in known:
+        raise DataError(f"expected the name of a recipe, got {name!r}; there are {', '.join(known)}")
+    return known[name]

@@ -1,0 +1,100 @@
+"""A run under review: its networks segment, are scored against references, and are shown in pictures."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from lightning_fabric import Fabric
+from rich.progress import track
+
+from scribbleseg.data import fully_annotated, open_dataset
+from scribbleseg.data.slices import open_slices
+from scribbleseg.em import load_segmenter
+from scribbleseg.evaluate.metrics import Score, read_scores, score, write_scores
+from scribbleseg.evaluate.report import Picture, RunSummary
+from scribbleseg.relabel.predict import Segmenter
+from scribbleseg.runs import Run
+from scribbleseg.types import UNLABELLED, Cases, Dataset, Labels
+
+PICTURED_CASES = 3
+"""Cases in a report; each is shown once for every recursion."""
+
+
+def dataset_of(run: Run) -> Dataset:
+    """The data set that the run was trained on, opened again as it was then."""
+    data = run.details["data"]
+    dataset = open_dataset(data["folder"], data["format"], **data["options"])
+    return fully_annotated(dataset) if run.recipe["annotation"] == "masks" else dataset
+
+
+def score_cases(segmenter: Segmenter, dataset: Dataset, cases: Cases, description: str = "Scoring") -> list[Score]:
+    """Segment each case that has a reference and measure it in 3-D on its native grid."""
+    scores: list[Score] = []
+    for name in track(cases.names, description):
+        reference = dataset.read_reference(name)
+        if reference is not None:
+            case = cases.named(name)
+            scores += score(name, segmenter.segment(case), reference, case.spacing_mm, dataset.label_names)
+    return scores
+
+
+def test_scores(run: Run, fabric: Fabric) -> list[Score]:
+    """Scores of the last network on the data set's test cases, kept in the run folder; none without references."""
+    folder = run.path / f"test_scores_{run.recursions - 1}"
+    if (folder / "scores.json").exists():
+        return read_scores(folder / "scores.json")
+    dataset = dataset_of(run)
+    scores = score_cases(load_segmenter(run, fabric), dataset, dataset.test)
+    write_scores(scores, folder)
+    return scores
+
+
+def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> RunSummary:
+    """All that a report says of a run. Raises DataError where its data set has gone."""
+    scores = test_scores(run, fabric)
+    pictures = [*_test_pictures(run, fabric, scores), *_training_pictures(run, fabric)]
+    return RunSummary(name or run.details["name"], run.recipe, run.details, run.metrics, scores, pictures)
+
+
+def _training_pictures(run: Run, fabric: Fabric) -> Iterator[Picture]:
+    """The middle slice of a few training cases: scribbles, seeds, and what each recursion was taught and learned."""
+    dataset, slices = dataset_of(run), open_slices(run.slices)
+    segmenters = [load_segmenter(run, fabric, index) for index in range(run.recursions)]
+    for name in _spread(dataset.train.names):
+        case = dataset.train.named(name)
+        z = _fullest(case.scribbles)
+        reference = dataset.read_reference(name)
+        on_grid = [slices.labels(f"labels_{index}")[slices.rows[name]] for index in range(run.recursions)]
+        taught = [segmenters[0].preprocess.native_labels(labels, case)[z] for labels in on_grid]
+        for index, segmenter in enumerate(segmenters):
+            yield Picture(
+                name, z, index, case.image[0, z], case.scribbles[z], taught[0], taught[index],
+                segmenter.segment(case)[z], None if reference is None else reference[z], "training case",
+            )  # fmt: skip
+
+
+def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Picture]:
+    """The best, the median and the worst test case."""
+    if not scores:
+        return
+    dataset = dataset_of(run)
+    segmenter = load_segmenter(run, fabric)
+    names = list(dict.fromkeys(s.case for s in scores))
+    by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name]))
+    for title, name in zip(("worst", "median", "best"), _spread(by_dice), strict=False):
+        case, reference = dataset.test.named(name), dataset.reference(name)
+        z = _fullest(np.where(reference == 0, UNLABELLED, reference).astype(np.uint8))
+        labels = segmenter.segment(case)[z]
+        yield Picture(
+            name, z, None, case.image[0, z], prediction=labels, reference=reference[z], title=f"{title} test case"
+        )
+
+
+def _spread(names: list[str] | tuple[str, ...]) -> list[str]:
+    """First, middle and last, without repetition."""
+    places = np.linspace(0, len(names) - 1, min(PICTURED_CASES, len(names))).round().astype(int)
+    return [names[place] for place in places]
+
+
+def _fullest(labels: Labels) -> int:
+    """The slice with most labelled voxels, of those with most classes."""
+    return max(range(len(labels)), key=lambda z: (len(np.unique(labels[z])), np.count_nonzero(labels[z] != UNLABELLED)))

@@ -1,0 +1,183 @@
+"""The command line as a new user meets it: the whole way through, and what bad input says."""
+
+import errno
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from scribbleseg.cli import app
+from scribbleseg.data.phantoms import write_phantoms
+
+TINY = [
+    "network.base=4", "training.iterations=4", "training.iterations_again=2", "training.batch=2",
+    "preprocess.spacing_mm=6.0", "preprocess.size=32", "recursions=1",
+]  # fmt: skip
+SETTINGS = [word for setting in TINY for word in ("--set", setting)]
+
+
+def call(*words, code=0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory) -> Path:
+    return write_phantoms(tmp_path_factory.mktemp("cli") / "hearts", train=2, test=2, shape=(3, 48, 48))
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    assert "Trained" in call("train", phantoms, "--out", out, "--workers", 1, "--accelerator", "cpu", *SETTINGS)
+    return out
+
+
+@pytest.fixture
+def copy(phantoms, tmp_path) -> Path:
+    return Path(shutil.copytree(phantoms, tmp_path / "hearts"))
+
+
+def test_every_verb_has_help_with_an_example():
+    for verb in ("demo", "check", "seeds", "train", "predict", "evaluate", "report", "recipes"):
+        assert f"Example: scribbleseg {verb}" in call(verb, "--help")
+
+
+def test_recipes_are_listed_one_a_line_and_shown():
+    names = CliRunner().invoke(app, ["recipes"]).output.split()
+    assert {"can2018.acdc_base", "can2018.acdc_no_recursion", "can2018.acdc_full", "can2018.prostate_base"} <= set(
+        names
+    )
+    assert json.loads(call("recipes", "can2018.acdc_base"))["seeds"]["tau"] == 0.99
+    assert "can2018.acdc_base" in call("recipes", "can2018.acdc_bas", code=2)
+
+
+def test_check_passes_sound_data(phantoms):
+    assert "0 faults" in call("check", phantoms)
+
+
+def test_seeds_then_train_goes_on_from_them(phantoms, tmp_path):
+    out = tmp_path / "run"
+    assert "seed areas" in call("seeds", phantoms, "--out", out, "--workers", 1, *SETTINGS)
+    assert len(list((out / "labels" / "0").glob("*.nii.gz"))) == 2
+    call("train", phantoms, "--out", out, "--resume", "--workers", 1, "--accelerator", "cpu", *SETTINGS)
+
+
+def test_predict_evaluate_report(phantoms, trained, tmp_path):
+    predictions = tmp_path / "predictions"
+    assert "2 label maps" in call("predict", trained, phantoms, "--out", predictions, "--probabilities")
+    image = nib.load(phantoms / "images" / "test000.nii.gz")
+    labels = nib.load(predictions / "test000.nii.gz")
+    assert labels.shape == image.shape
+    assert np.array_equal(labels.affine, image.affine)
+    probabilities = np.asarray(nib.load(predictions / "test000_probabilities.nii.gz").dataobj)
+    assert probabilities.shape == (*image.shape, 4)
+    assert np.allclose(probabilities.sum(axis=-1), 1, atol=1e-4)
+    assert (probabilities.argmax(axis=-1) == np.asarray(labels.dataobj)).all()
+    call("evaluate", predictions, phantoms)
+    assert {row["structure"] for row in json.loads((predictions / "scores.json").read_text())} == {"RV", "Myo", "LV"}
+    call("report", trained, "--out", tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "test000" in page
+    assert "train000" in page
+
+
+def test_predict_takes_one_file(phantoms, trained, tmp_path):
+    call("predict", trained, phantoms / "images" / "test001.nii.gz", "--out", tmp_path)
+    assert (tmp_path / "test001.nii.gz").exists()
+
+
+def test_a_run_is_not_overwritten(phantoms, trained):
+    assert "--resume" in call("train", phantoms, "--out", trained, *SETTINGS, code=2)
+    assert "found training.batch = 2 there and 3 now" in call(
+        "train", phantoms, "--out", trained, "--resume", *SETTINGS, "--set", "training.batch=3", code=2
+    )
+
+
+def damage_truncate(folder: Path) -> str:
+    path = folder / "images" / "train001.nii.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+    return "train001.nii.gz"
+
+
+def damage_missing(folder: Path) -> str:
+    (folder / "images" / "train001.nii.gz").unlink()
+    return "train001"
+
+
+def rewrite(path: Path, change) -> None:
+    volume = nib.load(path)
+    array, affine = change(np.asarray(volume.dataobj).copy(), volume.affine.copy())
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def damage_shape(folder: Path) -> str:
+    rewrite(folder / "scribbles" / "train001.nii.gz", lambda array, affine: (array[:-1], affine))
+    return "expected"
+
+
+def damage_affine(folder: Path) -> str:
+    rewrite(folder / "scribbles" / "train001.nii.gz", lambda array, affine: (array, affine + 3.0 * np.eye(4, k=3)))
+    return "train001"
+
+
+def damage_value(folder: Path) -> str:
+    def change(array, affine):
+        array[0, 0, 0] = 9
+        return array, affine
+
+    rewrite(folder / "scribbles" / "train001.nii.gz", change)
+    return "9"
+
+
+def damage_nan(folder: Path) -> str:
+    def change(array, affine):
+        array = array.astype(np.float32)
+        array[0, 0, 0] = np.nan
+        return array, affine
+
+    rewrite(folder / "images" / "train001.nii.gz", change)
+    return "train001"
+
+
+def damage_unlabelled(folder: Path) -> str:
+    for path in (folder / "scribbles").iterdir():
+        rewrite(path, lambda array, affine: (np.full_like(array, 4), affine))
+    return "scribbles"
+
+
+DAMAGES = [v for name, v in list(globals().items()) if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda d: d.__name__.removeprefix("damage_"))
+def test_bad_input_is_found_by_check_and_refused_by_train(damage, copy, tmp_path):
+    expected = damage(copy)
+    assert expected in call("check", copy, code=2)
+    message = call("train", copy, "--out", tmp_path / "run", "--workers", 1, *SETTINGS, code=2)
+    assert "error: " in message
+    assert expected in message
+    assert "Traceback" not in message
+    assert not list(tmp_path.rglob("network.pt"))
+
+
+def test_a_full_disk_is_one_clear_error(phantoms, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "weights")
+
+    monkeypatch.setattr(importlib.import_module("scribbleseg.em"), "save_weights", full)
+    message = call("train", phantoms, "--out", tmp_path / "run", "--workers", 1, *SETTINGS, code=2)
+    assert "expected room on the disk" in message
+    monkeypatch.undo()
+    call("train", phantoms, "--out", tmp_path / "run", "--resume", "--workers", 1, *SETTINGS)
+
+
+def test_an_unknown_format_option_or_folder_is_refused(phantoms, tmp_path):
+    assert "acdc, nnunet, folder" in call("check", phantoms, "--format", "dicom", code=2)
+    assert "takes no options" in call("check", phantoms, "--fold", 1, code=2)
+    assert "expected the folder of a data set" in call("check", tmp_path / "nowhere", code=2)
