@@ -139,7 +139,7 @@ def test_itk_vectors_are_channels_and_itk_pictures_have_depth_one(tmp_path):
     labels, geometry = read_labels(tmp_path / "picture.mha")
     np.testing.assert_array_equal(labels, vectors[:1, ..., 0])
     np.testing.assert_allclose(geometry.spacing_mm, (1, 0.7, 0.5))
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(vectors), tmp_path / "4d.nrrd")
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(vectors, isVector=False), tmp_path / "4d.nrrd")
     with pytest.raises(FileError, match=r"4d\.nrrd: expected one 3-D volume, found 4 dimensions"):
         read_image(tmp_path / "4d.nrrd")
 
