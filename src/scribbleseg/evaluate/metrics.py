@@ -15,7 +15,6 @@ A mean distance leaves the NaNs out, so a summary always states next to it how m
 import csv
 import io
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -28,6 +27,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import find_objects
 from scipy.stats import bootstrap
 
+from scribbleseg.data.volumes import atomically
 from scribbleseg.types import UNLABELLED, DataError
 
 MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_ml")
@@ -194,8 +194,10 @@ def write_scores(scores: Sequence[Score], folder: Path) -> None:
         writer = csv.DictWriter(text, header, lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-        write_atomically(folder / f"{name}.csv", text.getvalue())
-        write_atomically(folder / f"{name}.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+        with atomically(folder / f"{name}.csv") as path:
+            path.write_text(text.getvalue(), encoding="utf-8")
+        with atomically(folder / f"{name}.json") as path:
+            path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_scores(path: Path) -> list[Score]:
@@ -217,22 +219,6 @@ def read_scores(path: Path) -> list[Score]:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a UTF-8 file that is either complete or not there: a temporary file beside it takes its name at the end.
-
-    Raises:
-        DataError: the disk is full, or the folder cannot be written to.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error.strerror}); free some space or choose a folder") from error
 
 
 def _check(labels: np.ndarray, reference: np.ndarray, label_names: Sequence[str], where: str = "") -> None:

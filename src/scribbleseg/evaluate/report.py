@@ -25,7 +25,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from PIL import Image as PillowImage
 from skimage.measure import find_contours
 
-from scribbleseg.evaluate.metrics import Score, dice, paired_interval, summarise, write_atomically
+from scribbleseg.data.volumes import atomically
+from scribbleseg.evaluate.metrics import Score, dice, paired_interval, summarise
 from scribbleseg.types import UNLABELLED, DataError
 
 MAX_PICTURES = 12
@@ -154,7 +155,8 @@ def write_report(
         details=_side_by_side([run.details for run in runs]),
         max_pictures=MAX_PICTURES,
     )
-    write_atomically(path, html)
+    with atomically(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
 
 
 def _run_view(
