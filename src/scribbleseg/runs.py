@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from scribbleseg.data.volumes import atomically
 from scribbleseg.types import DataError
 
 PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai", "nibabel", "simpleitk")
@@ -143,13 +144,9 @@ def provenance() -> dict[str, Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file as a whole or not at all. Raises DataError where it cannot be written."""
+    with atomically(path) as temporary:
+        temporary.write_text(text)
 
 
 def finish_folder(partial: Path, folder: Path) -> None:

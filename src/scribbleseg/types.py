@@ -32,7 +32,7 @@ class DataError(Exception):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Geometry:
     """Where a voxel grid lies in the patient, and how to write another array on the same grid.
 

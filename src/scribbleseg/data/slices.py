@@ -50,7 +50,8 @@ class Slices:
         """An unfinished label map, entirely UNLABELLED at first; `finish_labels` gives it its name."""
         path = self.folder / f"{name}.partial"
         if not path.exists():
-            np.full(self.scribbles.shape, UNLABELLED, np.uint8).tofile(path)
+            # Written in full: a map over a hole in a file dies of a full disk without a word.
+            path.write_bytes(np.full(self.scribbles.shape, UNLABELLED, np.uint8).tobytes())
         return np.memmap(path, np.uint8, "r+", shape=self.scribbles.shape)
 
     def finish_labels(self, name: str) -> None:
@@ -84,8 +85,8 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> None:
                     f"case {case.name}: expected {shape[0]} channels as in the cases before, got {image.shape[1]}; "
                     "give every case the same channels"
                 )
-            image.tofile(images)
-            strokes.tofile(scribbles)
+            images.write(image.tobytes())
+            scribbles.write(strokes.tobytes())
             labelled += int(np.count_nonzero(strokes != UNLABELLED))
             spacing_mm = (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm)
             index[case.name] = {"slices": len(image), "spacing_mm": spacing_mm}
