@@ -52,7 +52,6 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         from scribbleseg.types import DataError
 
         logging.basicConfig(format="%(message)s", level=logging.WARNING)
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         try:
             function(*args, **kwargs)
         except DataError as error:
@@ -189,12 +188,13 @@ def train(
     from scribbleseg.recipes import find
     from scribbleseg.train.loop import make_fabric
 
-    dataset = _open(data, format, split, fold)
     fabric = make_fabric(accelerator, devices, nodes)
     fabric.launch()
+    dataset = _open(data, format, split, fold, notes=fabric.is_global_zero)
     chosen = override(find(recipe), set or [])
     run = _train(dataset, chosen, out, seed, fabric, resume, workers)
-    console.print(f"Trained: {run.path}. Next: scribbleseg predict {run.path} IMAGES --out PREDICTIONS")
+    if fabric.is_global_zero:
+        console.print(f"Trained: {run.path}. Next: scribbleseg predict {run.path} IMAGES --out PREDICTIONS")
 
 
 @verb
