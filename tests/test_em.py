@@ -25,7 +25,7 @@ from scribbleseg.types import UNLABELLED, DataError, Dataset
 em_module = importlib.import_module("scribbleseg.em")  # scribbleseg.em itself is the function
 
 TINY = Recipe(
-    preprocess=Preprocess(spacing_mm=6.0, size=32),
+    preprocess=Preprocess(spacing_mm=3.0, size=32),
     seeds=RandomWalker(tau=0.9, beta=100.0),
     network=UNet(base=4, padded=True, dropout=0.5),
     training=Training(batch=4, iterations=7, iterations_again=5),
@@ -67,12 +67,14 @@ def test_recursions_train_relabel_and_never_touch_seeds_or_references(dataset, f
     recursions = list(em(TINY, dataset, run, fabric))
     assert [r.index for r in recursions] == [0, 1, 2]
     assert recursions[0].labelled < 1
-    assert recursions[1].labelled == recursions[2].labelled == 1
+    inside = np.concatenate([np.repeat(TINY.preprocess.inside(c)[None], len(c.scribbles), 0) for c in dataset.train])
+    for recursion in recursions[1:]:
+        assert ((recursion.labels == UNLABELLED) == ~inside).all(), "all that is not padding is relabelled"
     assert recursions[0].changed is None
     seeds = recursions[0].labels
     for recursion in recursions[1:]:
         assert (recursion.labels[seeds != UNLABELLED] == seeds[seeds != UNLABELLED]).all()
-        assert recursion.changed > 0
+        assert recursion.changed is not None
     strokes = open_slices(run.slices).scribbles
     assert (seeds[strokes != UNLABELLED] == strokes[strokes != UNLABELLED]).all()
 
@@ -86,13 +88,14 @@ def test_the_e_step_is_the_argmax_of_the_network_off_the_seeds(dataset, fabric, 
     images = torch.from_numpy(np.array(open_slices(run.slices).images))
     with torch.inference_mode():
         expected = network(images).argmax(dim=1).numpy()
-    free = recursions[0].labels == UNLABELLED
+    free = (recursions[0].labels == UNLABELLED) & (recursions[1].labels != UNLABELLED)
     assert (recursions[1].labels[free] == expected[free]).mean() > 0.999  # batches differ in the last bit
 
 
 def test_label_maps_are_left_in_original_geometry(dataset, fabric, tmp_path):
-    run = new_run(tmp_path / "run")
-    list(em(TINY, dataset, run, fabric))
+    recipe = replace(TINY, preprocess=Preprocess(spacing_mm=2.0, size=32))  # smaller than the image
+    run = new_run(tmp_path / "run", recipe)
+    list(em(recipe, dataset, run, fabric))
     for index in range(3):
         for case in dataset.train:
             labels, geometry = read_labels(run.labels(index) / f"{case.name}.nii.gz")

@@ -3,6 +3,7 @@
 import errno
 import functools
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -94,7 +95,7 @@ def demo(
     for name, recipe in rows.items():
         console.rule(name)
         dataset = _open(out / "phantoms")
-        run = _train(dataset, find(f"can2018.{recipe}"), out / recipe, seed, fabric, resume=True)
+        run = _train(dataset, find(f"can2018.{recipe}"), out / recipe, seed, fabric, resume=True, workers=1)
         runs.append(summarise_run(run, fabric, name))
     console.print(_score_table({run.name: run.scores for run in runs}))
     write_report(out / "report.html", runs, dataset.label_names, "scribbleseg demo")
@@ -155,7 +156,7 @@ def seeds(
 
     chosen, dataset = _fit(override(find(recipe), set or []), _open(data, format, split, fold))
     run = start_run(out, chosen, dataset, seed, resume=True)
-    slices = grow_seeds(chosen, dataset, run, make_fabric("cpu"), workers)
+    slices = grow_seeds(chosen, dataset, run, make_fabric("cpu"), workers or _cores())
     table = Table("class", "scribbles", "seed areas", box=None)
     grown = slices.labels("labels_0")
     for value, name in enumerate(dataset.label_names):
@@ -311,6 +312,10 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one's fie
         console.print_json(data=recipe_to(find(name)))
 
 
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _open(
     folder: Path, format: str | None = None, split: str | None = None, fold: int | None = None, notes: bool = True
 ) -> "Dataset":
@@ -344,7 +349,7 @@ def _train(
         start_run(out, recipe, dataset, seed, resume)
     fabric.barrier()
     run = open_run(out)
-    for recursion in em(recipe, dataset, run, fabric, seed, workers):
+    for recursion in em(recipe, dataset, run, fabric, seed, workers or _cores()):
         changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
         if fabric.is_global_zero:
             console.print(f"Recursion {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")

@@ -192,8 +192,9 @@ def _write_labels(
     fabric.barrier()
     target = slices.writable_labels(_name(index))
     for name, planes in labels:
-        target[slices.rows[name]] = planes
         case = dataset.train.named(name)
+        planes = np.where(preprocess.inside(case), planes, np.uint8(UNLABELLED))
+        target[slices.rows[name]] = planes
         native = preprocess.native_labels(planes, case)
         native[native == UNLABELLED] = dataset.n_labels  # on disk "ignore" is the highest value, as nnU-Net has it
         write_labels(unfinished / f"{name}.nii.gz", native, case.geometry)

@@ -47,6 +47,8 @@ def test_padding_is_unlabelled_and_air():
     assert (labels[:, :12] == UNLABELLED).all()
     assert (labels[:, :, :12] == UNLABELLED).all()
     assert np.allclose(image[:, :, :12], image.min())
+    assert preprocess.inside(case).sum() == 40 * 40
+    assert preprocess.inside(case)[12:-12, 12:-12].all()
 
 
 def test_a_stroke_that_is_one_pixel_wide_survives_any_coarser_grid():

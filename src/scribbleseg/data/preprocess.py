@@ -5,7 +5,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from torch.nn import functional
 
 from scribbleseg.types import UNLABELLED, Case, Cases, Image, Labels, Probabilities
@@ -64,6 +64,11 @@ class Preprocess:
         assert self.size is not None, "resolve() first"
         resampled = np.stack([resample_labels(plane, self.resampled(case)) for plane in labels])
         return _fit(resampled, self.size, UNLABELLED)
+
+    def inside(self, case: Case) -> Bool[np.ndarray, "size size"]:
+        """Which pixels of the grid show the image; the others are padding, and are never labelled."""
+        assert self.size is not None, "resolve() first"
+        return _fit(np.ones(self.resampled(case), bool), self.size, False)
 
     def native_probabilities(
         self, probabilities: Float32[np.ndarray, "depth label size size"], case: Case
