@@ -137,12 +137,12 @@ def middle(block: Block, side: int) -> Block:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="5 slices and 1 small volume instead of 16 and 2")
+    parser.add_argument("--quick", action="store_true", help="4 slices and 1 small volume instead of 16 and 2")
     quick = parser.parse_args().quick
     whole = list(volumes(1 if quick else len(PATIENTS)))
     slices = [v.part(slice(z, z + 1)) for v in whole for z in range(len(v.scribbles))]
     slices = [s for s in slices if s.several_classes]
-    slices = slices[:: max(len(slices) // (5 if quick else 16), 1)][: 5 if quick else 16]
+    slices = slices[:: max(len(slices) // (4 if quick else 16), 1)][: 4 if quick else 16]
     whole = [middle(whole[0], 128)] if quick else whole[:2]
 
     with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
