@@ -52,7 +52,7 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> 
 
     Computes in bfloat16 where the hardware has it, with float32 weights; else in float32.
     """
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = "ddp" if devices * nodes > 1 else "auto"
     precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
     return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)  # type: ignore[arg-type]
