@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests are small: one thread is faster than two that wait for each other, and pytest -n does not oversubscribe.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture
 def real_data() -> Path:
