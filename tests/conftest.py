@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# Tests are small: one thread is faster than two that wait for each other, and pytest -n does not oversubscribe.
+# Tests are small: one thread is faster than two that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
