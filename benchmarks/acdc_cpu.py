@@ -91,37 +91,32 @@ def folder_of(out: Path, row: str, seed: int) -> Path:
 
 def report(out: Path, rows: list[str], seeds: list[int]) -> None:
     """The table, and one line of JSON."""
-    dices = {}
+    dices, hd95 = {}, {}
     for row in rows:
         scores = [read_scores(folder_of(out, row, seed) / "scores.json") for seed in seeds]
         structures = list(dict.fromkeys(s.structure for s in scores[0]))
         # seed, case, structure
         dices[row] = np.array([[s.dice for s in run] for run in scores]).reshape(len(seeds), -1, len(structures))
-        hd95 = np.nanmean([[s.hd95_mm for s in run] for run in scores])
-        dices[row, "hd95"] = hd95
-    table = Table("row", *structures, "mean", "over seeds", "HD95 mm", "gap to full [95 % interval]", box=None)
+        hd95[row] = float(np.nanmean([[s.hd95_mm for s in run] for run in scores]))
+    peers = [peer for peer in ("fully supervised", "seeds, no recursion") if peer in rows]
+    table = Table("row", *structures, "mean", "over seeds", "HD95 mm", *(f"minus {peer}" for peer in peers), box=None)
     figures = {}
     for row in rows:
-        by_case = dices[row].mean(axis=(0, 2))
-        means = dices[row].mean(axis=(0, 1))
-        over_seeds = dices[row].mean(axis=(1, 2))
-        gap = (
-            paired_interval(by_case, dices["fully supervised"].mean(axis=(0, 2))) if "fully supervised" in rows else ()
-        )
-        spread = f"{over_seeds.min():.3f}-{over_seeds.max():.3f}"
-        table.add_row(
-            row, *(f"{m:.3f}" for m in means), f"{means.mean():.3f}", spread, f"{dices[row, 'hd95']:.1f}",
-            f"{gap[0]:+.3f} [{gap[1]:+.3f}, {gap[2]:+.3f}]" if gap else "",
-        )  # fmt: skip
+        means, by_seed = dices[row].mean(axis=(0, 1)), dices[row].mean(axis=(1, 2))
+        # Seeds are averaged first: the interval is over cases.
+        gaps = {p: paired_interval(dices[row].mean(axis=(0, 2)), dices[p].mean(axis=(0, 2))) for p in peers if p != row}
+        cells = [f"{gaps[p][0]:+.3f} [{gaps[p][1]:+.3f}, {gaps[p][2]:+.3f}]" if p in gaps else "" for p in peers]
+        spread = f"{by_seed.min():.3f}-{by_seed.max():.3f}"
+        table.add_row(row, *(f"{m:.3f}" for m in means), f"{means.mean():.3f}", spread, f"{hd95[row]:.1f}", *cells)
         figures[row] = {
             "dice": dict(zip(structures, means.round(4).tolist(), strict=True)),
             "mean": round(float(means.mean()), 4),
-            "by_seed": over_seeds.round(4).tolist(),
-            "hd95_mm": round(float(dices[row, "hd95"]), 2),
-            "gap": [round(float(g), 4) for g in gap],
+            "by_seed": by_seed.round(4).tolist(),
+            "hd95_mm": round(hd95[row], 2),
+            **{f"minus {p}": [round(g, 4) for g in gap] for p, gap in gaps.items()},
         }
-    Console(width=140).print(table)
-    print(json.dumps({"benchmark": "acdc_cpu", "seeds": seeds, "cases": len(by_case), "rows": figures}))
+    Console(width=160).print(table)
+    print(json.dumps({"benchmark": "acdc_cpu", "seeds": seeds, "cases": dices[rows[0]].shape[1], "rows": figures}))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
                 raise
             raise _refusal(
                 f"{error.filename or 'output'}: expected room on the disk, found it full; free some and give the same "
-                "command again (train: with --resume); nothing half-written was kept"
+                "command again (train: with --resume); what was complete is kept"
             ) from None
 
     return app.command()(guarded)

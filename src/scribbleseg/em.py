@@ -1,6 +1,5 @@
 """Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
 
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -16,14 +15,14 @@ from rich.progress import track
 from scribbleseg.data import fingerprint
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
-from scribbleseg.data.volumes import atomically, write_labels
+from scribbleseg.data.volumes import write_labels
 from scribbleseg.relabel.decide import Argmax, clamp
 from scribbleseg.relabel.predict import Segmenter, predict
 from scribbleseg.relabel.refine import Identity
 from scribbleseg.runs import Run, create_run, finish_folder
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes, grow
 from scribbleseg.train.augment import Augment
-from scribbleseg.train.loop import Training, m_step
+from scribbleseg.train.loop import Training, m_step, save_state
 from scribbleseg.train.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
@@ -237,11 +236,8 @@ def _share(mask: np.ndarray) -> float:
 
 
 def save_weights(network: torch.nn.Module, path: Path) -> None:
-    """Write a state dict as a whole or not at all. Raises DataError where it cannot be written."""
-    buffer = io.BytesIO()  # torch.save hides the cause of a failed write
-    torch.save({"channels": network.channels, "state": network.state_dict()}, buffer)
-    with atomically(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    """Write what `load_weights` and `load_segmenter` read. Raises DataError where it cannot be written."""
+    save_state(path, {"channels": network.channels, "state": network.state_dict()})
 
 
 def load_weights(network: torch.nn.Module, path: Path) -> torch.nn.Module:

@@ -12,6 +12,7 @@ from jaxtyping import Float32, UInt8
 from rich.progress import track
 
 from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.data.volumes import atomically
 from scribbleseg.types import UNLABELLED, Cases, DataError
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ class Slices:
         path = self.folder / f"{name}.partial"
         if not path.exists():
             # Written in full: a map over a hole in a file dies of a full disk without a word.
-            path.write_bytes(np.full(self.scribbles.shape, UNLABELLED, np.uint8).tobytes())
+            with atomically(path) as temporary:
+                temporary.write_bytes(np.full(self.scribbles.shape, UNLABELLED, np.uint8).tobytes())
         return np.memmap(path, np.uint8, "r+", shape=self.scribbles.shape)
 
     def finish_labels(self, name: str) -> None:
@@ -72,11 +74,25 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> None:
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+        index = _write_arrays(cases, preprocess, partial)
+        (partial / "index.json").write_text(json.dumps({"key": key, **index}, indent=1))
+        os.replace(partial, folder)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: could not be written ({error.strerror or error}); free some space or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_arrays(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
+    """`images.raw` and `scribbles.raw`; returns the shape of a slice and, by case, how many there are."""
     index: dict[str, dict] = {}
     shape: tuple[int, ...] | None = None
     labelled = 0
-    with (partial / "images.raw").open("wb") as images, (partial / "scribbles.raw").open("wb") as scribbles:
+    with (folder / "images.raw").open("wb") as images, (folder / "scribbles.raw").open("wb") as scribbles:
         for case in track(cases, "Preprocessing", total=len(cases)):
             image, strokes = preprocess.image(case), preprocess.labels(case.scribbles, case)
             shape = shape or image.shape[1:]
@@ -96,8 +112,7 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> None:
             f"expected scribbles in at least one of {len(cases)} cases, found every voxel unlabelled; draw some, or "
             "declare which value means unlabelled (dataset.json, 'ignore')"
         )
-    (partial / "index.json").write_text(json.dumps({"key": key, "shape": shape, "cases": index}, indent=1))
-    os.replace(partial, folder)
+    return {"shape": shape, "cases": index}
 
 
 def open_slices(folder: Path) -> Slices:

@@ -1,7 +1,7 @@
 """The M step's loop: one network, one map of labels, a number of iterations; continues where it was killed."""
 
+import io
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
+from scribbleseg.data.volumes import atomically
 from scribbleseg.train.augment import Augment
 from scribbleseg.train.losses import partial_cross_entropy
 from scribbleseg.types import UNLABELLED
@@ -107,16 +108,20 @@ def m_step(
     optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.StepLR(optimiser, training.decay_every, training.decay)
     model, optimiser = fabric.setup(network, optimiser)
-    state = {"network": model, "optimiser": optimiser, "schedule": schedule, "iteration": 0}
+    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    first = 0
     if checkpoint.exists():
-        fabric.load(checkpoint, state)
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        first = state["iteration"]
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
     model.train()
     batches = _Batches(usable, training.batch, fabric.world_size, fabric.global_rank, stream)
     losses: list[torch.Tensor] = []
     started = time.perf_counter()
     with _progress(disable=not fabric.is_global_zero) as progress:
-        bar = progress.add_task(f"Training {stream[1]}", total=iterations, completed=state["iteration"], loss="")
-        for iteration in range(state["iteration"], iterations):
+        bar = progress.add_task(f"Training {stream[1]}", total=iterations, completed=first, loss="")
+        for iteration in range(first, iterations):
             torch.manual_seed(_mix(*stream, iteration, fabric.global_rank))
             chosen = batches(iteration)
             x, y = augment(*(fabric.to_device(torch.from_numpy(a[chosen])) for a in (images, labels)))
@@ -140,8 +145,8 @@ def m_step(
                 progress.update(bar, loss=f"loss {record['loss']:.4f}")
                 if fabric.is_global_zero:
                     log(record)
-            if done % CHECKPOINT_EVERY == 0 or done == iterations:
-                _save(fabric, checkpoint, state | {"iteration": done})
+            if fabric.is_global_zero and (done % CHECKPOINT_EVERY == 0 or done == iterations):
+                save_state(checkpoint, {"iteration": done, **{name: part.state_dict() for name, part in parts.items()}})
             progress.update(bar, completed=done)
 
 
@@ -164,12 +169,12 @@ def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _save(fabric: Fabric, checkpoint: Path, state: dict) -> None:
-    partial = checkpoint.with_suffix(".partial")
-    fabric.save(partial, state)
-    if fabric.is_global_zero:
-        os.replace(partial, checkpoint)
-    fabric.barrier()
+def save_state(path: Path, state: dict) -> None:
+    """Write tensors and plain values as a whole or not at all. Raises DataError where they cannot be written."""
+    buffer = io.BytesIO()  # torch.save itself hides why a file could not be written
+    torch.save(state, buffer)
+    with atomically(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _progress(disable: bool) -> Progress:
