@@ -56,12 +56,14 @@ def test_a_slice_equals_the_dense_solve(beta, channels):
     np.testing.assert_allclose(found, dense_probabilities(image, scribbles, (8.0, 1.5, 1.0), beta), atol=2e-6)
 
 
+@pytest.mark.parametrize("tolerance", [random_walker.TOLERANCE, 1e-4])
 @pytest.mark.parametrize("coarsest", [20_000, 20])
-def test_a_volume_equals_the_dense_solve(coarsest, monkeypatch):
+def test_a_volume_equals_the_dense_solve(coarsest, tolerance, monkeypatch):
     monkeypatch.setattr(laplacian, "COARSEST", coarsest)
+    monkeypatch.setattr(random_walker, "TOLERANCE", tolerance)
     image, scribbles = picture(2, shape=(4, 8, 9), channels=2)
     found = RandomWalker(beta=130.0, dimensions=3).probabilities(image, scribbles, (3.0, 1.5, 1.5))
-    np.testing.assert_allclose(found, dense_probabilities(image, scribbles, (3.0, 1.5, 1.5), 130.0), atol=5e-4)
+    np.testing.assert_allclose(found, dense_probabilities(image, scribbles, (3.0, 1.5, 1.5), 130.0), atol=5 * tolerance)
 
 
 def test_slices_do_not_know_each_other_but_share_the_scale():
