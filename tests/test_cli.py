@@ -100,6 +100,56 @@ def test_a_run_is_not_overwritten(phantoms, trained):
     )
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "recursions=-1", "training.iterations=0", "training.batch=0", "training.learning_rate=nan", "network.base=0",
+        "network.dropout=1.5", "augment.knots=0", "preprocess.size=50", "preprocess.size=-1",
+        "preprocess.spacing_mm=0", "seeds.tau=2",
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused_before_anything_is_written(setting, phantoms, tmp_path):
+    out = tmp_path / "run"
+    message = call("train", phantoms, "--out", out, *SETTINGS, "--set", setting, code=2)
+    assert f"recipe field {setting.split('.')[0].split('=')[0]}" in message
+    assert not out.exists()
+
+
+def test_predict_replaces_nothing_unasked(phantoms, trained, copy):
+    before = (copy / "masks" / "test000.nii.gz").read_bytes()
+    assert "--overwrite" in call("predict", trained, copy / "images", "--out", copy / "masks", code=2)
+    assert (copy / "masks" / "test000.nii.gz").read_bytes() == before
+    call("predict", trained, copy / "images", "--out", copy / "masks", "--overwrite")
+    assert (copy / "masks" / "test000.nii.gz").read_bytes() != before
+
+
+def test_a_failed_start_does_not_block_its_folder(copy, tmp_path):
+    path = copy / "images" / "train001.nii.gz"
+    whole = path.read_bytes()
+    for scribbles in (copy / "scribbles").iterdir():
+        shutil.copy(scribbles, tmp_path)
+        rewrite(scribbles, lambda array, affine: (np.full_like(array, 4), affine))
+    call("train", copy, "--out", tmp_path / "run", "--workers", 1, *SETTINGS, code=2)
+    for scribbles in (copy / "scribbles").iterdir():
+        shutil.copy(tmp_path / scribbles.name, scribbles)
+    assert path.read_bytes() == whole
+    call("train", copy, "--out", tmp_path / "run", "--workers", 1, *SETTINGS)
+
+
+def test_bad_places_accelerators_and_weights_are_refused(phantoms, trained, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert "found a file" in call("train", phantoms, "--out", file, *SETTINGS, code=2)
+    assert "accelerator" in call("train", phantoms, "--out", tmp_path / "x", "--accelerator", "tpuu", code=2)
+    assert "recursions 0 to 1 are there" in call(
+        "predict", trained, phantoms, "--out", tmp_path / "y", "--recursion", 7, code=2
+    )
+    broken = Path(shutil.copytree(trained, tmp_path / "broken"))
+    weights = broken / "recursion_1" / "network.pt"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert "damaged" in call("predict", broken, phantoms, "--out", tmp_path / "y", code=2)
+
+
 def damage_truncate(folder: Path) -> str:
     path = folder / "images" / "train001.nii.gz"
     path.write_bytes(path.read_bytes()[:2000])
@@ -172,7 +222,7 @@ def test_a_full_disk_is_one_clear_error(phantoms, tmp_path, monkeypatch):
 
     monkeypatch.setattr(importlib.import_module("scribbleseg.em"), "save_weights", full)
     message = call("train", phantoms, "--out", tmp_path / "run", "--workers", 1, *SETTINGS, code=2)
-    assert "expected room on the disk" in message
+    assert "weights: No space left on device" in message
     monkeypatch.undo()
     call("train", phantoms, "--out", tmp_path / "run", "--resume", "--workers", 1, *SETTINGS)
 

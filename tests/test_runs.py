@@ -13,6 +13,9 @@ DETAILS = {"seed": 0, "fingerprint": "abc"}
 
 def test_a_run_is_continued_only_with_resume_and_the_same_recipe_seed_and_data(tmp_path):
     create_run(tmp_path / "run", RECIPE, DETAILS, resume=False)
+    create_run(tmp_path / "run", RECIPE, DETAILS, resume=False)  # nothing was in it yet
+    (tmp_path / "run" / "slices").mkdir()
+    (tmp_path / "run" / "slices" / "index.json").write_text("{}")
     assert create_run(tmp_path / "run", RECIPE, DETAILS, resume=True).recipe == RECIPE
     with pytest.raises(DataError, match="add --resume"):
         create_run(tmp_path / "run", RECIPE, DETAILS, resume=False)

@@ -1,6 +1,5 @@
 """The verbs of the command line; each imports what it needs, so that --help is instant."""
 
-import errno
 import functools
 import logging
 import os
@@ -42,7 +41,8 @@ Split = Annotated[str | None, typer.Option(help="acdc: paper, published or publi
 Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4.")]
 Name = Annotated[str, typer.Option("--recipe", help="A name that `scribbleseg recipes` lists.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change one field of the recipe.")
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field that `recipes NAME` lists; repeatable."),
 ]
 Seed = Annotated[int, typer.Option(help="Of weights, order, augmentation and dropout.")]
 Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
@@ -62,12 +62,14 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         except DataError as error:
             raise _refusal(str(error)) from None
         except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
             raise _refusal(
-                f"{error.filename or 'output'}: expected room on the disk, found it full; free some and give the same "
-                "command again (train: with --resume); what was complete is kept"
+                f"{error.filename or 'output'}: {error.strerror or error}; check the path, its permissions "
+                "and the room on the disk, and give the same command again (train: with --resume); "
+                "what was complete is kept"
             ) from None
+        except KeyboardInterrupt:
+            errors.print("Stopped. What was complete is kept; train goes on from there with --resume.")
+            raise typer.Exit(130) from None
 
     return app.command()(guarded)
 
@@ -164,7 +166,7 @@ def seeds(
     table = Table("class", "scribbles", "seed areas", box=None)
     grown = slices.labels("labels_0")
     for value, name in enumerate(dataset.label_names):
-        table.add_row(name, *(f"{(labels == value).mean():.2%}" for labels in (slices.scribbles, grown)))
+        table.add_row(name, *(f"{slices.share(labels == value):.2%}" for labels in (slices.scribbles, grown)))
     console.print(table)
     console.print(f"Label maps: {run.labels(0)}")
 
@@ -211,9 +213,10 @@ def predict(
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz.")
     ] = False,
     recursion: Annotated[int | None, typer.Option(help="Which network; default: the last.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in OUT already.")] = False,
     accelerator: Accelerator = "auto",
 ) -> None:
-    """Segment new images with a trained network, each on its own grid.
+    """Segment new images with a trained network, each on its own grid. Of a data set, its test cases, if it has any.
 
     Example: `scribbleseg predict runs/first ACDC/patient006/patient006_frame01.nii.gz --out predictions`
     """
@@ -224,9 +227,13 @@ def predict(
     from scribbleseg.em import load_segmenter
     from scribbleseg.runs import open_run
     from scribbleseg.train.loop import make_fabric
+    from scribbleseg.types import DataError
 
     segmenter = load_segmenter(open_run(run), make_fabric(accelerator), recursion)
     cases = _cases_in(images) or open_images(images, segmenter.channels)
+    there = [f"{name}{end}" for name in cases.names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
+    if there and not overwrite:
+        raise DataError(f"{out}: expected no file of these names, found {there[0]}; give another --out, or --overwrite")
     for case in track(cases, "Segmenting", total=len(cases)):
         likely = segmenter.probabilities(case)
         suffix = PNG if case.geometry.suffix == PNG else ".nii.gz"
@@ -274,6 +281,9 @@ def evaluate(
         check_same_grid(files[name], geometry, case.files[0], case.geometry)
         scores += score(name, labels.astype("uint8"), reference, case.spacing_mm, dataset.label_names)
     write_scores(scores, out or predictions)
+    scored = [name for name in files if name in known]
+    trained = sum(name in dataset.train.names for name in scored)
+    console.print(f"{len(scored)} cases scored ({trained} of them training cases) of the {len(known)} in {data}")
     console.print(_score_table({predictions.name: scores}))
     console.print(f"Scores: {out or predictions}/scores.csv")
 

@@ -1,15 +1,16 @@
 """Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
 
 import json
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from rich.progress import track
 
 from scribbleseg.data import fingerprint
@@ -46,14 +47,14 @@ class Recipe:
 
     annotation: Literal["scribbles", "masks"] = "scribbles"
     preprocess: Preprocess = Preprocess()
-    seeds: RandomWalker | Strokes = RandomWalker()
+    seeds: Annotated[RandomWalker | Strokes, Field(discriminator="kind")] = RandomWalker()
     network: UNet = UNet()
     augment: Augment = Augment()
     training: Training = Training()
     refine: Identity = Identity()
     decide: Argmax = Argmax()
-    recursions: int = 3
-    stop_below: float = 0.001
+    recursions: NonNegativeInt = 3
+    stop_below: NonNegativeFloat = 0.001
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,11 @@ def em(
         run.forget_after(*_continue_from(run))
     for index in range(recipe.recursions + 1):
         _log_labels(slices, run, fabric, index, dataset.label_names)
-        changed = _share(slices.labels(_name(index)) != slices.labels(_name(index - 1))) if index else None
+        changed = slices.share(slices.labels(_name(index)) != slices.labels(_name(index - 1))) if index else None
         network = _m_step(recipe, dataset.n_labels, slices, run, fabric, seed, index)
         labels = slices.labels(_name(index))
         segmenter = Segmenter(network, recipe.preprocess, dataset.label_names, fabric)
-        yield Recursion(index, segmenter, labels, _share(labels != UNLABELLED), changed)
+        yield Recursion(index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
         if index == recipe.recursions or (changed is not None and changed < recipe.stop_below):
             return
         _e_step(recipe, dataset, slices, network, run, fabric, index + 1)
@@ -210,11 +211,10 @@ def _log_labels(slices: Slices, run: Run, fabric: Fabric, index: int, label_name
     if not fabric.is_global_zero or any(r["event"] == "relabel" and r["recursion"] == index for r in run.metrics):
         return
     labels = slices.labels(_name(index))
-    counts = np.bincount(labels.ravel(), minlength=UNLABELLED + 1) / labels.size
-    record = {"event": "relabel", "recursion": index, "labelled": _share(labels != UNLABELLED)}
-    record["per_label"] = {name: round(float(counts[value]), 6) for value, name in enumerate(label_names)}
+    record = {"event": "relabel", "recursion": index, "labelled": slices.share(labels != UNLABELLED)}
+    record["per_label"] = {name: slices.share(labels == value) for value, name in enumerate(label_names)}
     if index:
-        record["changed"] = _share(labels != slices.labels(_name(index - 1)))
+        record["changed"] = slices.share(labels != slices.labels(_name(index - 1)))
     run.log(record)
 
 
@@ -231,10 +231,6 @@ def _name(index: int) -> str:
     return f"labels_{index}"
 
 
-def _share(mask: np.ndarray) -> float:
-    return float(np.count_nonzero(mask) / mask.size)
-
-
 def save_weights(network: torch.nn.Module, path: Path) -> None:
     """Write what `load_weights` and `load_segmenter` read. Raises DataError where it cannot be written."""
     save_state(path, {"channels": network.channels, "state": network.state_dict()})
@@ -242,8 +238,17 @@ def save_weights(network: torch.nn.Module, path: Path) -> None:
 
 def load_weights(network: torch.nn.Module, path: Path) -> torch.nn.Module:
     """Load into `network` in place what `save_weights` wrote, and return it."""
-    network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state"])
+    network.load_state_dict(_read_weights(path)["state"])
     return network
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"{path}: expected weights, found a damaged file ({error}); copy it again or retrain"
+        ) from error
 
 
 def load_segmenter(run: Run, fabric: Fabric, recursion: int | None = None) -> Segmenter:
@@ -255,10 +260,11 @@ def load_segmenter(run: Run, fabric: Fabric, recursion: int | None = None) -> Se
     index = run.recursions - 1 if recursion is None else recursion
     path = run.network(max(index, 0))
     if not path.exists():
-        raise DataError(f"{path}: expected the weights of a finished M step, found none; finish `train` (--resume)")
+        done = f"recursions 0 to {run.recursions - 1} are" if run.recursions else "none is"
+        raise DataError(f"{path}: expected the weights of a finished M step, {done} there; finish `train` (--resume)")
     recipe = recipe_from(run.recipe)
     label_names = tuple(run.details["label_names"])
-    channels = torch.load(path, map_location="cpu", weights_only=True)["channels"]
+    channels = _read_weights(path)["channels"]
     network = load_weights(recipe.network.build(channels, len(label_names)), path)
     return Segmenter(network, recipe.preprocess, label_names, fabric)
 
@@ -280,8 +286,18 @@ def start_run(path: str | Path, recipe: Recipe, dataset: Dataset, seed: int = 0,
 
 
 def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe with everything set that it leaves to the data."""
-    return replace(recipe, preprocess=recipe.preprocess.resolve(dataset.train))
+    """The recipe with everything set that it leaves to the data.
+
+    Raises:
+        DataError: for a value out of its range, or a slice size that the network cannot take.
+    """
+    recipe = recipe_from(recipe_to(recipe))
+    resolved = replace(recipe, preprocess=recipe.preprocess.resolve(dataset.train))
+    try:
+        resolved.network.check_sides(int(resolved.preprocess.size or 0))
+    except ValueError as error:
+        raise DataError(f"recipe field preprocess.size: {error}") from None
+    return resolved
 
 
 _ADAPTER = TypeAdapter(Recipe)
@@ -302,6 +318,8 @@ def recipe_from(data: dict[str, Any]) -> Recipe:
 
 def _explain(problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "value_error":  # our own: it says what it got
+        return f"recipe field {where}: {problem['ctx']['error']}"
     return f"recipe field {where}: {problem['msg'].lower()}, got {problem['input']!r}"
 
 

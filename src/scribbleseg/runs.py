@@ -107,8 +107,11 @@ def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resu
     Raises:
         DataError: if the folder exists and `resume` is off, or holds a run of something else.
     """
-    if not (path / "run.json").exists():
-        if path.exists() and any(path.iterdir()):
+    if path.exists() and not path.is_dir():
+        raise DataError(f"{path}: expected a folder for the run, found a file; give another --out")
+    begun = (path / "slices" / "index.json").exists()  # else nothing is there yet that anybody could want back
+    if not ((path / "run.json").exists() and begun):
+        if not (path / "run.json").exists() and path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: expected a new or empty folder for the run, found files; give another --out")
         path.mkdir(parents=True, exist_ok=True)
         write_text(path / "recipe.json", json.dumps(recipe, indent=1) + "\n")

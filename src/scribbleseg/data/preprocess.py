@@ -6,6 +6,7 @@ from statistics import median
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
+from pydantic import PositiveFloat, PositiveInt
 from torch.nn import functional
 
 from scribbleseg.types import UNLABELLED, Case, Cases, Image, Labels, Probabilities
@@ -28,8 +29,8 @@ class Preprocess:
         size: side of the square slice in pixels; None is the smallest multiple of 16 that covers every slice.
     """
 
-    spacing_mm: float | None = None
-    size: int | None = None
+    spacing_mm: PositiveFloat | None = None
+    size: PositiveInt | None = None
 
     def resolve(self, cases: Cases) -> "Preprocess":
         """The same with both numbers set, from the cases' geometries where they were None (reads every case once)."""

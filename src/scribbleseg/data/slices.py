@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8
 from rich.progress import track
 
 from scribbleseg.data.preprocess import Preprocess
@@ -28,6 +28,7 @@ class Slices:
         spacing_mm: case name to voxel size along depth, height, width on the grid.
         images: `slice channel height width`.
         scribbles: `slice height width`.
+        n_pixels: of all slices together, padding left out.
     """
 
     folder: Path
@@ -35,6 +36,11 @@ class Slices:
     spacing_mm: dict[str, tuple[float, float, float]]
     images: Float32[np.ndarray, "slice channel size size"]
     scribbles: UInt8[np.ndarray, "slice size size"]
+    n_pixels: int
+
+    def share(self, mask: Bool[np.ndarray, "slice size size"]) -> float:
+        """The share of the pixels that show an image, padding left out, where `mask` is true (false in padding)."""
+        return float(np.count_nonzero(mask) / self.n_pixels)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -105,7 +111,8 @@ def _write_arrays(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
             scribbles.write(strokes.tobytes())
             labelled += int(np.count_nonzero(strokes != UNLABELLED))
             spacing_mm = (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm)
-            index[case.name] = {"slices": len(image), "spacing_mm": spacing_mm}
+            n_pixels = len(image) * int(preprocess.inside(case).sum())
+            index[case.name] = {"slices": len(image), "pixels": n_pixels, "spacing_mm": spacing_mm}
             _warn_of_lost_classes(case.name, case.scribbles, strokes)
     if not labelled:
         raise DataError(
@@ -129,6 +136,7 @@ def open_slices(folder: Path) -> Slices:
         {name: tuple(case["spacing_mm"]) for name, case in index["cases"].items()},
         np.memmap(folder / "images.raw", np.float32, "r", shape=(start, channels, height, width)),
         np.memmap(folder / "scribbles.raw", np.uint8, "r", shape=(start, height, width)),
+        sum(case["pixels"] for case in index["cases"].values()),
     )
 
 

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,14 +32,14 @@ class Augment:
         noise: largest standard deviation of added Gaussian noise, in the same units.
     """
 
-    rotation_degrees: float = 30.0
-    scale: float = 0.25
-    elastic: float = 0.02
-    knots: int = 6
+    rotation_degrees: NonNegativeFloat = 30.0
+    scale: NonNegativeFloat = 0.25
+    elastic: NonNegativeFloat = 0.02
+    knots: Annotated[int, Field(ge=2)] = 6
     flips: bool = False
-    contrast: float = 0.3
-    brightness: float = 0.2
-    noise: float = 0.1
+    contrast: NonNegativeFloat = 0.3
+    brightness: NonNegativeFloat = 0.2
+    noise: NonNegativeFloat = 0.1
 
     def __call__(
         self,

@@ -12,13 +12,15 @@ import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pydantic import PositiveFloat, PositiveInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from scribbleseg.data.volumes import atomically
 from scribbleseg.train.augment import Augment
 from scribbleseg.train.losses import partial_cross_entropy
-from scribbleseg.types import UNLABELLED
+from scribbleseg.types import UNLABELLED, DataError
 
 LOG_EVERY = 50
 """Iterations between two records of the loss."""
@@ -40,12 +42,12 @@ class Training:
         iterations_again: of each later one, which starts from the last network's weights.
     """
 
-    batch: int = 10
-    learning_rate: float = 0.001
-    decay: float = 0.9
-    decay_every: int = 3000
-    iterations: int = 12000
-    iterations_again: int = 6000
+    batch: PositiveInt = 10
+    learning_rate: PositiveFloat = 0.001
+    decay: PositiveFloat = 0.9
+    decay_every: PositiveInt = 3000
+    iterations: PositiveInt = 12000
+    iterations_again: PositiveInt = 6000
 
 
 def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
@@ -56,7 +58,19 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = "ddp" if devices * nodes > 1 else "auto"
     precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
-    return Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy, precision=precision)  # type: ignore[arg-type]
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise DataError(
+            f"expected an accelerator of this machine (cpu, cuda, mps or auto) and as many devices as it has, got "
+            f"{accelerator!r} and {devices} on {nodes} node(s): {error}"
+        ) from error
 
 
 def _has_bf16(accelerator: str) -> bool:

@@ -1,10 +1,11 @@
 """The paper's modified U-Net, at full size or compact, with dropout in its innermost blocks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 DEPTH = 4
@@ -33,9 +34,15 @@ class UNet:
     """
 
     kind: Literal["unet"] = "unet"
-    base: int = 64
+    base: PositiveInt = 64
     padded: bool = False
-    dropout: float = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def check_sides(self, *sides: int) -> None:
+        """Raises ValueError for a side of the slice, in pixels, that does not fit the poolings."""
+        if any(side % STRIDE != (0 if self.padded else 4) for side in sides):
+            expected = "multiples of 16" if self.padded else "16 k + 4, such as 212"
+            raise ValueError(f"expected sides of {expected}, got {sides}; change preprocess.size")
 
     def build(self, channels: int, labels: int) -> "UNetModule":
         """A network with new weights, drawn from torch's global generator."""
@@ -73,10 +80,7 @@ class UNetModule(nn.Module):
 
     def forward(self, image: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch label height width"]:
         """Logits. Raises ValueError for a side that does not fit the poolings."""
-        valid_side = image.shape[-1] % STRIDE, image.shape[-2] % STRIDE
-        if valid_side != ((0, 0) if self.spec.padded else (4, 4)):
-            expected = "multiples of 16" if self.spec.padded else "16 k + 4, such as 212"
-            raise ValueError(f"expected sides of {expected}, got {tuple(image.shape[-2:])}; change preprocess.size")
+        self.spec.check_sides(*image.shape[-2:])
         x = image if self.spec.padded else nn.functional.pad(image, [VALID_PADDING] * 4)
         skips = []
         for level, block in enumerate(self.down):
