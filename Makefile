@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/.installed  ## train on synthetic hearts and prostates (minutes on a CPU), print the scores, write the report
+demo: .venv/.installed  ## train on synthetic hearts (minutes on a CPU), print the scores, write the report
 	$(BIN)/scribbleseg demo
 
 test: lint  ## run every check, then the tests; with SCRIBBLESEG_DATA set, also those that read real images
