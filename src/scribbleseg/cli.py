@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from scribbleseg.runs import Run
     from scribbleseg.types import Dataset
 
-# Threads that wait by spinning starve each other where somebody else uses the cores, too: training then slows down
-# tenfold. Waiting quietly costs 3 % on an idle machine (docs/LOG.md).
+# Threads that wait by spinning starve each other where somebody else uses the cores, too (figures in docs/LOG.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 app = typer.Typer(

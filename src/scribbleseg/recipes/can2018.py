@@ -17,7 +17,7 @@ ACDC_BASE = Recipe(
     preprocess=Preprocess(spacing_mm=1.36719, size=212),
     seeds=RandomWalker(tau=0.99, beta=1000.0),
     network=UNet(base=64, padded=False),
-    training=Training(iterations=12000, iterations_again=6000),  # ours: the paper trains "until convergence"
+    training=Training(iterations=12000, iterations_again=6000),  # ours
     recursions=3,
 )
 ACDC_NO_RECURSION = replace(
@@ -28,7 +28,7 @@ ACDC_NO_RECURSION = replace(
 ACDC_STROKES = replace(ACDC_NO_RECURSION, seeds=Strokes())  # not in the paper: what seed areas are worth
 ACDC_FULL = replace(ACDC_STROKES, annotation="masks")
 
-# Section 2.1: tau 0.90 on the prostate. The grid is ours: 0.625 mm is NCI-ISBI's finer spacing, near enough halved.
+# Section 2.1: tau 0.90 on the prostate. The grid is ours.
 PROSTATE_BASE = replace(
     ACDC_BASE,
     preprocess=Preprocess(spacing_mm=0.625, size=212),
