@@ -1,15 +1,18 @@
-"""Prediction equals the plain forward pass, leaves the network as it was, and returns to the native grid."""
+"""Prediction and samples equal plain forward passes, leave the network as it was, and return to the native grid."""
+
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from scipy.special import entr, softmax
 from torch import nn
 
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.relabel.predict import BATCH, Segmenter, predict
+from scribbleseg.relabel.predict import BATCH, Segmenter, predict, sample
 from scribbleseg.train.unet import UNet
-from scribbleseg.types import UNLABELLED, Case, Geometry
+from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
 
 
 @pytest.fixture
@@ -30,6 +33,113 @@ def test_equals_softmax_of_a_plain_pass_over_more_than_one_batch(fabric):
         plain = network.eval()(torch.from_numpy(images)).softmax(dim=1).numpy()
     assert np.allclose(out, plain, atol=1e-5)
     assert np.allclose(out.sum(axis=1), 1, atol=1e-5)
+
+
+def dropout_network(dropout=0.5, labels=3):
+    """Its running statistics fit the images, so that its logits are of the order of 1."""
+    torch.manual_seed(0)
+    network = UNet(base=4, padded=True, dropout=dropout).build(2, labels)
+    with torch.no_grad():
+        for _ in range(30):
+            network(torch.randn(4, 2, 32, 32))
+    return network
+
+
+def random_images(slices=3):
+    return np.random.default_rng(0).normal(size=(slices, 2, 16, 32)).astype(np.float32)
+
+
+def plain_logits(network, images, passes, seed):
+    """`sample slice label height width` of plain passes with the masks that `sample` draws."""
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    torch.manual_seed(seed)
+    batches = torch.from_numpy(images).contiguous(memory_format=torch.channels_last).split(BATCH)
+    with torch.inference_mode():
+        return torch.cat([torch.stack([network(batch) for _ in range(passes)]) for batch in batches], dim=1).numpy()
+
+
+def test_samples_are_the_moments_of_plain_passes_over_more_than_one_batch(fabric):
+    network, images = dropout_network(), random_images(BATCH + 3)
+    samples = sample(fabric, network, images, passes=6, seed=5)
+    logits = plain_logits(network, images, 6, 5)
+    likely = softmax(logits.astype(np.float64), axis=2)
+    assert samples.passes == 6
+    assert np.allclose(samples.mean, logits.mean(axis=0), atol=1e-5)
+    assert np.allclose(samples.variance, logits.var(axis=0, ddof=1), rtol=1e-3, atol=1e-6)
+    assert np.allclose(samples.probabilities, likely.mean(axis=0), atol=1e-5)
+    entropy = entr(likely.mean(axis=0)).sum(axis=1)
+    assert np.allclose(samples.entropy, entropy, atol=1e-5)
+    assert np.allclose(samples.mutual_information, entropy - entr(likely).sum(axis=2).mean(axis=0), atol=1e-5)
+    assert samples.mutual_information.min() >= 0
+    assert samples.mutual_information.max() > 1e-3
+    assert {array.dtype for array in vars(samples).values() if isinstance(array, np.ndarray)} == {np.dtype("float32")}
+
+
+def test_a_large_offset_of_the_logits_does_not_drown_their_variance(fabric):
+    network, images = dropout_network(), random_images()
+    small = sample(fabric, network, images, 5, 0)
+    with torch.no_grad():
+        network.head[-1].bias += 1000
+    large = sample(fabric, network, images, 5, 0)
+    step = np.spacing(np.float32(1000))  # what float32 keeps of a logit there
+    assert np.allclose(np.sqrt(large.variance), np.sqrt(small.variance), atol=step)
+
+
+def test_sampling_leaves_the_network_and_the_generator_as_they_were(fabric):
+    network, images = dropout_network(), random_images()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    generator = torch.get_rng_state()
+    network.train()
+    first = sample(fabric, network, images, 3, seed=1)
+    assert network.training
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert np.array_equal(first.mean, sample(fabric, network, images, 3, seed=1).mean)
+    assert not np.array_equal(first.mean, sample(fabric, network, images, 3, seed=2).mean)
+    predict(fabric, network, images)
+    assert np.array_equal(predict(fabric, network, images), predict(fabric, network, images)), "dropout is off again"
+
+
+def test_memory_does_not_grow_with_the_passes(fabric, monkeypatch):
+    network, logits, alive = dropout_network(), [], []
+    after_dropout = network.after_dropout
+
+    def observed(fixed):
+        alive.append(sum(reference() is not None for reference in logits))
+        out = after_dropout(fixed)
+        logits.append(weakref.ref(out))
+        return out
+
+    monkeypatch.setattr(network, "after_dropout", observed)
+    sample(fabric, network, random_images(), 20, 0)
+    assert len(alive) == 20
+    assert max(alive) <= 1
+
+
+@pytest.mark.parametrize("passes", [0, 1])
+def test_one_pass_has_no_variance(fabric, passes):
+    with pytest.raises(ValueError, match=f"at least 2 passes.*got {passes}"):
+        sample(fabric, dropout_network(), random_images(), passes, 0)
+
+
+def test_no_slices_are_refused(fabric):
+    with pytest.raises(ValueError, match="at least one slice"):
+        sample(fabric, dropout_network(), random_images(0), 2, 0)
+
+
+def test_a_network_without_dropout_is_refused(fabric):
+    with pytest.raises(DataError, match=r"network\.dropout"):
+        sample(fabric, dropout_network(dropout=0.0), random_images(), 2, 0)
+
+
+def test_logits_that_are_not_finite_are_refused(fabric):
+    images = random_images()
+    images[1, 0, 3, 3] = np.nan
+    with pytest.raises(DataError, match="finite"):
+        sample(fabric, dropout_network(), images, 2, 0)
 
 
 class Threshold(nn.Module):

@@ -34,3 +34,32 @@ def test_dropout_is_in_the_five_innermost_blocks_only():
     places = {name.rsplit(".", 1)[0] for name, m in network.named_modules() if isinstance(m, nn.Dropout)}
     assert places == {"down.2", "down.3", "down.4", "merge.3", "merge.2"}
     assert not any(isinstance(m, nn.Dropout) for m in UNet(base=4).build(1, 2).modules())
+
+
+@pytest.mark.parametrize(("padded", "side"), [(True, 48), (False, 52)])
+def test_a_pass_from_what_is_fixed_is_the_plain_pass_with_the_same_masks(padded, side):
+    torch.manual_seed(0)
+    network = UNet(base=4, padded=padded, dropout=0.5).build(2, 3)
+    image = torch.randn(2, 2, side, side)
+    with torch.inference_mode():
+        for _ in range(30):  # running statistics that fit the image
+            network.train()(image)
+        network.eval()
+        assert torch.allclose(network.after_dropout(network.before_dropout(image)), network(image), atol=1e-5)
+        for module in network.modules():
+            if isinstance(module, nn.Dropout):
+                module.train()
+        fixed = network.before_dropout(image)
+        passes = []
+        for seed in range(2):
+            torch.manual_seed(seed)
+            plain = network(image)
+            torch.manual_seed(seed)
+            passes.append(network.after_dropout(fixed))
+            assert torch.allclose(passes[-1], plain, atol=1e-5)
+    assert not torch.allclose(*passes, atol=1e-3)
+
+
+def test_sides_are_checked_before_dropout_too():
+    with pytest.raises(ValueError, match="preprocess.size"):
+        UNet(base=4, padded=True, dropout=0.5).build(1, 2).before_dropout(torch.zeros(1, 1, 90, 96))

@@ -1,13 +1,15 @@
-"""One pass of a network over slices, and the segmenter that turns images into label maps of their own grid."""
+"""One pass of a network over slices or many with dropout, and the segmenter that returns to the image's own grid."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from jaxtyping import Float32
 from lightning_fabric import Fabric
-from torch import nn
+from scipy.special import entr
+from torch import Tensor, nn
 
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.types import Case, DataError, Labels, Probabilities
@@ -16,25 +18,124 @@ BATCH = 16
 """Slices in one forward pass."""
 
 
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The running moments of T stochastic passes, which stand for their logits (Can et al. 2018, section 2.4).
+
+    Args:
+        passes: T, at least 2.
+        mean: of the logits over the passes.
+        variance: of the logits, unbiased (divided by T - 1).
+        probabilities: mean over the passes of the softmax.
+        mean_entropy: mean over the passes of the softmax's entropy, in nats.
+    """
+
+    passes: int
+    mean: Float32[np.ndarray, "slice label height width"]
+    variance: Float32[np.ndarray, "slice label height width"]
+    probabilities: Float32[np.ndarray, "slice label height width"]
+    mean_entropy: Float32[np.ndarray, "slice height width"]
+
+    @property
+    def entropy(self) -> Float32[np.ndarray, "slice height width"]:
+        """Of the mean softmax, in nats: all of the uncertainty, the image's own ambiguity included."""
+        return entr(self.probabilities).sum(axis=1)
+
+    @property
+    def mutual_information(self) -> Float32[np.ndarray, "slice height width"]:
+        """Between label and weights, in nats: how far the passes disagree (Houlsby et al. 2011, arXiv:1112.5745)."""
+        return np.maximum(self.entropy - self.mean_entropy, 0)  # below 0 by rounding only
+
+
 @torch.inference_mode()
 def predict(
     fabric: Fabric, network: nn.Module, images: Float32[np.ndarray, "slice channel height width"]
 ) -> Float32[np.ndarray, "slice label height width"]:
     """Softmax probabilities of every slice; dropout is off and batch statistics are the running ones."""
+    with _evaluating(network, fabric), fabric.autocast():
+        return np.concatenate(
+            [network(batch).float().softmax(dim=1).cpu().numpy() for batch in _batches(images, fabric)]
+        )
+
+
+@torch.inference_mode()
+def sample(
+    fabric: Fabric,
+    network: nn.Module,
+    images: Float32[np.ndarray, "slice channel height width"],
+    passes: int,
+    seed: int,
+) -> Samples:
+    """Many passes with dropout on and running batch statistics: Monte Carlo dropout (Can et al. 2018, section 2.4).
+
+    What comes before the first dropout is computed once, and only running moments are kept: memory does not grow with
+    the number of passes. The same call gives the same samples on the same machine; a slice's masks depend on the
+    slices beside it in its batch, for each batch draws its masks together.
+
+    Args:
+        fabric: where it runs.
+        network: a `train.unet.UNetModule` with dropout.
+        images: slices of the grid.
+        passes: T; 50 in the paper.
+        seed: of the dropout masks; torch's global generators are left as they were.
+
+    Raises:
+        DataError: the network has no dropout, or its logits are not finite.
+        ValueError: fewer than two passes, which have no variance, or no slices.
+    """
+    if passes < 2:
+        raise ValueError(f"expected at least 2 passes, a variance needs them, got {passes}")
+    if not len(images):
+        raise ValueError("expected at least one slice, got none")
+    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+    if not dropouts:
+        raise DataError(
+            "expected a network with dropout, got one without: all its passes are equal and say nothing about its "
+            "uncertainty; set network.dropout (0.5 in the paper) and train again"
+        )
+    devices = [fabric.device] if fabric.device.type == "cuda" else []
+    with _evaluating(network, fabric), torch.random.fork_rng(devices), fabric.autocast():
+        for dropout in dropouts:
+            dropout.train()
+        torch.manual_seed(seed)
+        batches = [_moments(network, batch, passes) for batch in _batches(images, fabric)]
+    moments = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
+    samples = Samples(passes, *moments)
+    if not all(np.isfinite(getattr(samples, field.name)).all() for field in fields(samples)):
+        raise DataError("expected finite logits, got others: the network's training has diverged; train it again")
+    return samples
+
+
+def _moments(network: nn.Module, batch: Tensor, passes: int) -> tuple[Tensor, ...]:
+    """Mean and variance of the logits (Welford 1962), mean softmax, mean entropy."""
+    fixed = network.before_dropout(batch)  # type: ignore[operator]
+    mean = squares = probabilities = entropy = torch.zeros(())
+    for n in range(1, passes + 1):
+        logits = network.after_dropout(fixed).float()  # type: ignore[operator]
+        softmax = logits.softmax(dim=1)
+        change = logits - mean
+        mean = mean + change / n
+        squares = squares + change * (logits - mean)
+        probabilities = probabilities + softmax
+        entropy = entropy + torch.special.entr(softmax).sum(dim=1)
+    return mean, squares / (passes - 1), probabilities / passes, entropy / passes
+
+
+@contextmanager
+def _evaluating(network: nn.Module, fabric: Fabric) -> Iterator[None]:
+    """The network on its device, with dropout off and running batch statistics; given back in the mode it was in."""
     training = network.training
     network.to(fabric.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     try:
-        return np.concatenate(list(_batches(fabric, network, images)))
+        yield
     finally:
         network.train(training)
 
 
-def _batches(fabric: Fabric, network: nn.Module, images: np.ndarray) -> Iterator[np.ndarray]:
+def _batches(images: np.ndarray, fabric: Fabric) -> Iterator[Tensor]:
     for start in range(0, len(images), BATCH):
         batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(fabric.device)
-        with fabric.autocast():
-            logits = network(batch.contiguous(memory_format=torch.channels_last))
-        yield logits.float().softmax(dim=1).cpu().numpy()
+        yield batch.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The paper's modified U-Net, at full size or compact, with dropout in its innermost blocks."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,9 @@ VALID_PADDING = 92
 """Pixels that unpadded convolutions eat on each side of the output (Can et al. 2018, section 2.2)."""
 
 STRIDE = 2**DEPTH
+
+FIRST_DROPOUT = DEPTH - 2
+"""The outermost level with dropout, where there is any."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,18 @@ class UNet:
         return UNetModule(self, channels, labels)
 
 
+class Fixed(NamedTuple):
+    """What does not change between stochastic passes over the same slices.
+
+    Args:
+        features: `batch filter height width`, what enters the first dropout.
+        halves: by level, the skip connection's share of the first convolution where it meets the path upward.
+    """
+
+    features: Tensor
+    halves: tuple[Tensor, ...]
+
+
 class UNetModule(nn.Module):
     """Maps `batch channel height width` to logits `batch label height width`; both sides multiples of 16.
 
@@ -60,7 +75,7 @@ class UNetModule(nn.Module):
         self.spec = spec
         self.channels = channels
         filters = [spec.base * 2**level for level in range(DEPTH + 1)]
-        drop = [spec.dropout if level >= DEPTH - 2 else 0.0 for level in range(DEPTH + 1)]
+        drop = [spec.dropout if level >= FIRST_DROPOUT else 0.0 for level in range(DEPTH + 1)]
         inputs = [channels, *filters]
         self.down = nn.ModuleList(
             _block(inputs[level], filters[level], spec.padded, drop[level]) for level in range(DEPTH + 1)
@@ -80,8 +95,7 @@ class UNetModule(nn.Module):
 
     def forward(self, image: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch label height width"]:
         """Logits. Raises ValueError for a side that does not fit the poolings."""
-        self.spec.check_sides(*image.shape[-2:])
-        x = image if self.spec.padded else nn.functional.pad(image, [VALID_PADDING] * 4)
+        x = self._enter(image)
         skips = []
         for level, block in enumerate(self.down):
             x = block(nn.functional.max_pool2d(x, 2) if level else x)
@@ -90,6 +104,42 @@ class UNetModule(nn.Module):
             x = self.up[level](x)
             x = self.merge[level](torch.cat([x, _centre(skips[level], x.shape[-2:])], dim=1))
         return self.head(x)
+
+    def before_dropout(self, image: Float[Tensor, "batch channel height width"]) -> Fixed:
+        """All of `forward` that comes before the first dropout, for `after_dropout`; the network has dropout.
+
+        A convolution is linear in its input channels, so that the skip connections without dropout are convolved here:
+        `conv(cat[up, skip]) = conv_up(up) + conv_skip(skip)`. Raises ValueError as `forward` does.
+        """
+        x = self._enter(image)
+        halves = []
+        for level in range(FIRST_DROPOUT):
+            x = self.down[level](nn.functional.max_pool2d(x, 2) if level else x)
+            conv, *_ = self.merge[level].children()
+            halves.append(_convolve(x, conv, slice(-x.shape[1], None)))
+        *layers, _ = self.down[FIRST_DROPOUT].children()
+        return Fixed(nn.Sequential(*layers)(nn.functional.max_pool2d(x, 2)), tuple(halves))
+
+    def after_dropout(self, fixed: Fixed) -> Float[Tensor, "batch label height width"]:
+        """The rest of `forward`, one stochastic pass where dropout is on: the same logits for the same masks."""
+        *_, dropout = self.down[FIRST_DROPOUT].children()
+        x = dropout(fixed.features)
+        skips = {FIRST_DROPOUT: x}
+        for level in range(FIRST_DROPOUT + 1, DEPTH + 1):
+            x = skips[level] = self.down[level](nn.functional.max_pool2d(x, 2))
+        for level in reversed(range(DEPTH)):
+            x = self.up[level](x)
+            if level in skips:
+                x = self.merge[level](torch.cat([x, _centre(skips[level], x.shape[-2:])], dim=1))
+            else:
+                conv, *rest = self.merge[level].children()
+                half = _convolve(x, conv, slice(x.shape[1]))
+                x = nn.Sequential(*rest)(half + _centre(fixed.halves[level], half.shape[-2:]))
+        return self.head(x)
+
+    def _enter(self, image: Tensor) -> Tensor:
+        self.spec.check_sides(*image.shape[-2:])
+        return image if self.spec.padded else nn.functional.pad(image, [VALID_PADDING] * 4)
 
 
 def _block(inputs: int, outputs: int, padded: bool, dropout: float) -> nn.Sequential:
@@ -102,6 +152,12 @@ def _block(inputs: int, outputs: int, padded: bool, dropout: float) -> nn.Sequen
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
+
+
+def _convolve(x: Tensor, conv: nn.Module, inputs: slice) -> Tensor:
+    """The share of some of its input channels in a convolution's output."""
+    assert isinstance(conv, nn.Conv2d)
+    return nn.functional.conv2d(x, conv.weight[:, inputs], padding=conv.padding)
 
 
 def _centre(x: Tensor, size: torch.Size) -> Tensor:
