@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 import PIL.Image
 import SimpleITK
-from jaxtyping import Integer, Shaped
+from jaxtyping import Float32, Integer, Shaped
 
 from scribbleseg.types import DataError, Geometry, Image, Labels, Probabilities
 
@@ -225,6 +225,26 @@ def write_probabilities(path: Path, probabilities: Probabilities, geometry: Geom
         raise ValueError(f"probabilities are written as .nii.gz or .nii, not as {path.name}")
     with atomically(path) as temporary:
         nib.save(_as_nifti(probabilities.transpose(3, 2, 1, 0), geometry), temporary)
+
+
+def write_map(path: Path, values: Float32[np.ndarray, "depth height width"], geometry: Geometry) -> None:
+    """Writes one number a voxel, such as an uncertainty, as float32 NIfTI, atomically.
+
+    Args:
+        path: ends in ".nii.gz" or ".nii".
+        values: `depth height width`.
+        geometry: of the image.
+
+    Raises:
+        FileError: the file cannot be written; nothing is left behind.
+        ValueError: the shape is not the geometry's, or there is no writer for the ending.
+    """
+    if values.shape != geometry.shape:
+        raise ValueError(f"expected a map of shape {geometry.shape}, got {values.shape}")
+    if ending(path) not in NIFTI:
+        raise ValueError(f"maps are written as .nii.gz or .nii, not as {path.name}")
+    with atomically(path) as temporary:
+        nib.save(_as_nifti(values.T, geometry), temporary)
 
 
 @contextmanager

@@ -159,14 +159,18 @@ class Segmenter:
         """Of the images it was trained on."""
         return int(self.network.channels)  # type: ignore[arg-type]
 
-    def probabilities(self, case: Case) -> Probabilities:
-        """On the case's native grid. Raises DataError where its channels are not those of training."""
+    def slices(self, case: Case) -> Float32[np.ndarray, "depth channel size size"]:
+        """The case on the network's grid. Raises DataError where its channels are not those of training."""
         if len(case.image) != self.channels:
             raise DataError(
                 f"case {case.name} ({', '.join(map(str, case.files))}): expected {self.channels} channels as in "
                 f"training, got {len(case.image)}; give the same modalities in the same order"
             )
-        on_grid = predict(self.fabric, self.network, self.preprocess.image(case))
+        return self.preprocess.image(case)
+
+    def probabilities(self, case: Case) -> Probabilities:
+        """On the case's native grid. Raises DataError where its channels are not those of training."""
+        on_grid = predict(self.fabric, self.network, self.slices(case))
         return self.preprocess.native_probabilities(on_grid, case)
 
     def segment(self, case: Case) -> Labels:

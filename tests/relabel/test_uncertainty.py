@@ -1,0 +1,143 @@
+"""Uncertainty returns to the native grid, and ranks cases by its stated rule."""
+
+import csv
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.data.volumes import write_map
+from scribbleseg.relabel.decide import WelchTest, welch_p
+from scribbleseg.relabel.predict import Segmenter, sample
+from scribbleseg.relabel.uncertainty import Rank, Uncertainty, rank, uncertainty, write_ranking, write_uncertainty
+from scribbleseg.train.unet import UNet
+from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
+
+TEST = WelchTest(passes=5)
+
+
+def case_of(image, name="a", spacing_mm=1.0):
+    geometry = Geometry(image.shape[1:], np.diag([spacing_mm, spacing_mm, 8.0, 1.0]))
+    return Case(name, image, np.full(image.shape[1:], UNLABELLED, np.uint8), geometry)
+
+
+def random_case(side=32, **kwargs):
+    return case_of(np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32), **kwargs)
+
+
+@pytest.fixture
+def segmenter():
+    """On a grid of 32 x 32 pixels of 1 mm."""
+    torch.manual_seed(0)
+    network = UNet(base=4, padded=True, dropout=0.5).build(1, 3)
+    with torch.no_grad():
+        for _ in range(30):
+            network(torch.randn(4, 1, 32, 32))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return Segmenter(network, Preprocess(spacing_mm=1.0, size=32), ("background", "a", "b"), fabric)
+
+
+def test_where_the_grids_are_the_same_maps_are_those_of_the_samples(segmenter):
+    case = random_case()
+    found = uncertainty(segmenter, case, TEST, seed=3)
+    samples = sample(segmenter.fabric, segmenter.network, segmenter.slices(case), 5, 3)
+    assert np.allclose(found.probabilities, samples.probabilities.swapaxes(0, 1), atol=1e-6)
+    assert np.allclose(found.p, welch_p(samples), atol=1e-6)
+    assert np.allclose(found.entropy, samples.entropy, atol=1e-6)
+    assert np.allclose(found.mutual_information, samples.mutual_information, atol=1e-6)
+
+
+def test_outside_the_field_of_view_background_is_certain(segmenter):
+    found = uncertainty(segmenter, random_case(side=48), TEST)
+    outside = np.ones((3, 48, 48), bool)
+    outside[:, 8:40, 8:40] = False
+    assert (found.probabilities[0][outside] == 1).all()
+    for values in (found.p, found.entropy, found.mutual_information):
+        assert values.shape == (3, 48, 48)
+        assert values.dtype == np.float32
+        assert (values[outside] == 0).all()
+        assert (values[~outside] > 0).any()
+
+
+def test_maps_are_interpolated_to_the_native_grid(segmenter):
+    found = uncertainty(segmenter, random_case(side=20, spacing_mm=1.6), TEST)
+    assert found.p.shape == found.entropy.shape == found.mutual_information.shape == (3, 20, 20)
+    assert np.allclose(found.probabilities.sum(axis=0), 1, atol=1e-5)
+    assert found.entropy.max() <= np.log(3) + 1e-5
+
+
+def test_a_network_around_a_u_net_is_sampled_inside(segmenter):
+    class Around(nn.Module):
+        channels = 1
+
+        def __init__(self, unet):
+            super().__init__()
+            self.unet = unet
+
+    around = Segmenter(Around(segmenter.network), segmenter.preprocess, segmenter.label_names, segmenter.fabric)
+    case = random_case()
+    assert np.array_equal(uncertainty(around, case, TEST).p, uncertainty(segmenter, case, TEST).p)
+
+
+def test_other_channels_than_in_training_are_refused(segmenter):
+    with pytest.raises(DataError, match="case a .*expected 1 channels"):
+        uncertainty(segmenter, case_of(np.zeros((2, 3, 32, 32), np.float32)), TEST)
+
+
+def maps(p, labels, mutual_information):
+    """A row of voxels."""
+    p, mutual_information = (np.array(values, np.float32).reshape(1, 1, -1) for values in (p, mutual_information))
+    likely = np.eye(2, dtype=np.float32)[labels].T.reshape(2, 1, 1, -1)
+    return Uncertainty(likely, p, mutual_information, mutual_information)
+
+
+def test_a_case_is_scored_over_structures_and_uncertain_voxels():
+    found = maps(p=[0, 0.05, 0.2, 0.04], labels=[1, 0, 1, 0], mutual_information=[0.1, 0.2, 0.6, 0.7])
+    row = rank("a", found, TEST)
+    assert row.voxels == 3
+    assert (row.score, row.uncertain) == pytest.approx((0.3, 2 / 3))
+    wider = maps(
+        p=[0, 0.05, 0.2, 0.04] + [0] * 9,
+        labels=[1, 0, 1, 0] + [0] * 9,
+        mutual_information=[0.1, 0.2, 0.6, 0.7] + [0] * 9,
+    )
+    assert rank("a", wider, TEST) == row, "background that is certain does not dilute it"
+    assert rank("a", found, WelchTest(significance=0.1)).voxels == 2
+
+
+def test_nothing_found_and_nothing_uncertain_scores_0():
+    assert rank("empty", maps(p=[0, 0], labels=[0, 0], mutual_information=[0, 0]), TEST) == Rank("empty", 0.0, 0.0, 0)
+
+
+def test_maps_are_written_on_the_image_s_grid(tmp_path, segmenter):
+    case = random_case(side=20, spacing_mm=1.6, name="patient")
+    found = uncertainty(segmenter, case, TEST)
+    write_uncertainty(tmp_path / "new", case, found)
+    expected = {"uncertainty_p": found.p, "entropy": found.entropy, "mutual_information": found.mutual_information}
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {f"patient_{name}.nii.gz" for name in expected}
+    for name, values in expected.items():
+        written = nib.load(tmp_path / "new" / f"patient_{name}.nii.gz")
+        assert written.get_data_dtype() == np.float32
+        assert np.array_equal(np.asarray(written.dataobj), values.T)
+        assert np.allclose(written.affine, case.geometry.affine)
+
+
+def test_a_map_of_another_shape_or_ending_is_refused(tmp_path):
+    geometry = Geometry((2, 3, 4), np.eye(4))
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 4\), got \(2, 3, 5\)"):
+        write_map(tmp_path / "a.nii.gz", np.zeros((2, 3, 5), np.float32), geometry)
+    with pytest.raises(ValueError, match="not as a.png"):
+        write_map(tmp_path / "a.png", np.zeros((2, 3, 4), np.float32), geometry)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_ranking_starts_with_the_most_uncertain_case(tmp_path):
+    ranks = [Rank("c", 0.1, 0.5, 7), Rank("b", 0.3, 0.2, 9), Rank("a", 0.1, 0.1, 3)]
+    write_ranking(tmp_path, iter(ranks))
+    rows = list(csv.DictReader((tmp_path / "uncertainty.csv").read_text().splitlines()))
+    assert [row["case"] for row in rows] == ["b", "a", "c"]
+    assert rows[0] == {"case": "b", "score": "0.3", "uncertain": "0.2", "voxels": "9"}
