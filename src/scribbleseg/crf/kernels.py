@@ -1,0 +1,62 @@
+"""The two kernels of the paper's dense CRF (Eq. 6), as numbers of a recipe and as filters for a batch of slices."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from scribbleseg.crf.gaussian import GaussianFilter, gaussian_filter
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """w1 exp(-p^2 / 2 sigma_alpha^2 - I^2 / 2 sigma_beta^2) + w2 exp(-p^2 / 2 sigma_gamma^2): Can et al. 2018, Eq. 6.
+
+    p is the distance of two pixels, I the difference of their intensities; each slice is scaled to [0, 1] first (our
+    reading: the paper does not say to which range its sigma_beta belongs).
+
+    Args:
+        w1: weight of the bilateral kernel.
+        w2: weight of the spatial kernel.
+        sigma_alpha: how far the bilateral kernel reaches, in `unit`.
+        sigma_beta: how far apart in intensity pixels still belong together, of the slice's range [0, 1].
+        sigma_gamma: how far the spatial kernel reaches, in `unit`.
+        unit: "px" of the recipe's grid, or "mm"; `in_pixels` turns the latter into the former.
+    """
+
+    w1: NonNegativeFloat
+    w2: NonNegativeFloat
+    sigma_alpha: PositiveFloat
+    sigma_beta: PositiveFloat
+    sigma_gamma: PositiveFloat
+    unit: Literal["px", "mm"] = "px"
+
+    def in_pixels(self, spacing_mm: float) -> Self:
+        """The same with both distances in pixels of this size."""
+        if self.unit == "px":
+            return self
+        alpha, gamma = self.sigma_alpha / spacing_mm, self.sigma_gamma / spacing_mm
+        return replace(self, sigma_alpha=alpha, sigma_gamma=gamma, unit="px")
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the two filters."""
+        return self.w1, self.w2
+
+    def filters(self, images: Float[Tensor, "batch channel *space"]) -> tuple[GaussianFilter, GaussianFilter]:
+        """The bilateral and the spatial filter of these slices. Raises ValueError unless `in_pixels`."""
+        if self.unit != "px":
+            raise ValueError(f"expected distances in pixels, got {self.unit}; call in_pixels() first")
+        shape = tuple(images.shape[2:])
+        bilateral = gaussian_filter(shape, self.sigma_alpha, unit_range(images), self.sigma_beta)
+        return bilateral, gaussian_filter(shape, self.sigma_gamma)
+
+
+def unit_range(images: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
+    """Each channel of each slice shifted and scaled to [0, 1]; a constant one becomes 0."""
+    flat = images.flatten(2)
+    low, high = flat.amin(-1, keepdim=True), flat.amax(-1, keepdim=True)
+    return ((flat - low) / (high - low).clamp(min=torch.finfo(images.dtype).tiny)).reshape(images.shape)
