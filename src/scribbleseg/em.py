@@ -13,18 +13,20 @@ from lightning_fabric import Fabric
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
 from rich.progress import track
 
+from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.data import fingerprint
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.data.volumes import write_labels
-from scribbleseg.relabel.decide import Argmax, clamp
-from scribbleseg.relabel.predict import Segmenter, predict
-from scribbleseg.relabel.refine import Identity
+from scribbleseg.relabel.decide import Argmax, WelchTest, clamp
+from scribbleseg.relabel.predict import Segmenter, predict, sample
+from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.runs import Run, create_run, finish_folder
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes, grow
 from scribbleseg.train.augment import Augment
+from scribbleseg.train.crf_rnn import CRFRNN, CRFRNNModule
 from scribbleseg.train.loop import Training, m_step, save_state
-from scribbleseg.train.unet import UNet
+from scribbleseg.train.unet import UNet, UNetModule
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 
@@ -48,11 +50,11 @@ class Recipe:
     annotation: Literal["scribbles", "masks"] = "scribbles"
     preprocess: Preprocess = Preprocess()
     seeds: Annotated[RandomWalker | Strokes, Field(discriminator="kind")] = RandomWalker()
-    network: UNet = UNet()
+    network: Annotated[UNet | CRFRNN, Field(discriminator="kind")] = UNet()
     augment: Augment = Augment()
     training: Training = Training()
-    refine: Identity = Identity()
-    decide: Argmax = Argmax()
+    refine: Annotated[Identity | DenseCRF, Field(discriminator="kind")] = Identity()
+    decide: Annotated[Argmax | WelchTest, Field(discriminator="kind")] = Argmax()
     recursions: NonNegativeInt = 3
     stop_below: NonNegativeFloat = 0.001
 
@@ -104,7 +106,7 @@ def em(
         yield Recursion(index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
         if index == recipe.recursions or (changed is not None and changed < recipe.stop_below):
             return
-        _e_step(recipe, dataset, slices, network, run, fabric, index + 1)
+        _e_step(recipe, dataset, slices, network, run, fabric, seed, index + 1)
 
 
 def grow_seeds(recipe: Recipe, dataset: Dataset, run: Run, fabric: Fabric, workers: int = 1) -> Slices:
@@ -163,19 +165,24 @@ def _m_step(
 
 
 def _e_step(
-    recipe: Recipe, dataset: Dataset, slices: Slices, network: torch.nn.Module, run: Run, fabric: Fabric, index: int
-) -> None:
+    recipe: Recipe, dataset: Dataset, slices: Slices, network: torch.nn.Module, run: Run, fabric: Fabric,
+    seed: int, index: int,
+) -> None:  # fmt: skip
     """Relabel every training slice from the network, seeds clamped: the labels of recursion `index`."""
     if slices.has_labels(_name(index)):
         return
     seeds = slices.labels(_name(0))
     cases = list(slices.rows)[fabric.global_rank :: fabric.world_size]
+    passes, draw = recipe.decide.passes, seed * (recipe.recursions + 1) + index
 
     def relabelled() -> Iterator[tuple[str, np.ndarray]]:
         for name in track(cases, f"Relabelling {index}", disable=not fabric.is_global_zero):
             rows = slices.rows[name]
-            refined = recipe.refine(predict(fabric, network, slices.images[rows]), slices.images[rows])
-            yield name, clamp(recipe.decide(refined), seeds[rows])
+            images = slices.images[rows]
+            refined = recipe.refine(predict(fabric, network, images), images, seeds[rows], fabric.device)
+            # Uncertainty is the U-Net's, before a CRF-RNN: the paper does not say which (our reading).
+            samples = sample(fabric, unet_of(network), images, passes, draw) if passes else None
+            yield name, clamp(recipe.decide(refined, samples), seeds[rows])
 
     _write_labels(dataset, slices, run, fabric, index, relabelled(), recipe.preprocess)
 
@@ -229,6 +236,11 @@ def _continue_from(run: Run) -> tuple[int, int]:
 
 def _name(index: int) -> str:
     return f"labels_{index}"
+
+
+def unet_of(network: torch.nn.Module) -> UNetModule:
+    """The U-Net itself, or the one inside a CRF-RNN."""
+    return network.unet if isinstance(network, CRFRNNModule) else network  # type: ignore[return-value]
 
 
 def save_weights(network: torch.nn.Module, path: Path) -> None:
@@ -289,10 +301,23 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
     """The recipe with everything set that it leaves to the data.
 
     Raises:
-        DataError: for a value out of its range, or a slice size that the network cannot take.
+        DataError: for a value out of its range, a slice size that the network cannot take, or a test of uncertainty
+            on a network without dropout.
     """
     recipe = recipe_from(recipe_to(recipe))
-    resolved = replace(recipe, preprocess=recipe.preprocess.resolve(dataset.train))
+    preprocess = recipe.preprocess.resolve(dataset.train)
+    spacing_mm = float(preprocess.spacing_mm or 0)
+    resolved = replace(
+        recipe,
+        preprocess=preprocess,
+        network=in_pixels(recipe.network, spacing_mm),
+        refine=in_pixels(recipe.refine, spacing_mm),
+    )
+    if recipe.decide.passes and not recipe.network.dropout:
+        raise DataError(
+            f"recipe field decide: {recipe.decide.kind} expects a network with dropout, got dropout 0; "
+            "set network.dropout (network.unet.dropout of a CRF-RNN) to 0.5, or decide.kind to argmax"
+        )
     try:
         resolved.network.check_sides(int(resolved.preprocess.size or 0))
     except ValueError as error:

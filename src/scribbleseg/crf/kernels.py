@@ -1,7 +1,7 @@
 """The two kernels of the paper's dense CRF (Eq. 6), as numbers of a recipe and as filters for a batch of slices."""
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from scribbleseg.crf.gaussian import GaussianFilter, gaussian_filter
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,6 @@ class Kernels:
     sigma_gamma: PositiveFloat
     unit: Literal["px", "mm"] = "px"
 
-    def in_pixels(self, spacing_mm: float) -> Self:
-        """The same with both distances in pixels of this size."""
-        if self.unit == "px":
-            return self
-        alpha, gamma = self.sigma_alpha / spacing_mm, self.sigma_gamma / spacing_mm
-        return replace(self, sigma_alpha=alpha, sigma_gamma=gamma, unit="px")
-
     @property
     def weights(self) -> tuple[float, float]:
         """Of the two filters."""
@@ -53,6 +48,14 @@ class Kernels:
         shape = tuple(images.shape[2:])
         bilateral = gaussian_filter(shape, self.sigma_alpha, unit_range(images), self.sigma_beta)
         return bilateral, gaussian_filter(shape, self.sigma_gamma)
+
+
+def in_pixels(part: Part, spacing_mm: float) -> Part:
+    """The same kernels with both distances in pixels of this size; what has no kernels is given back as it is."""
+    if not isinstance(part, Kernels) or part.unit == "px":
+        return part
+    alpha, gamma = part.sigma_alpha / spacing_mm, part.sigma_gamma / spacing_mm
+    return replace(part, sigma_alpha=alpha, sigma_gamma=gamma, unit="px")
 
 
 def unit_range(images: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:

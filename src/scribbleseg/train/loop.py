@@ -119,10 +119,12 @@ def m_step(
     if not len(usable):
         raise ValueError(f"expected labelled pixels to train on, found none in {len(labels)} slices")
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
-    schedule = torch.optim.lr_scheduler.StepLR(optimiser, training.decay_every, training.decay)
-    model, optimiser = fabric.setup(network, optimiser)
-    parts = {"network": network, "optimiser": optimiser, "schedule": schedule}
+    turns = getattr(network, "turns", ((network, None, 1),))  # several where parts are trained by turns
+    rates = [training.learning_rate if rate is None else rate for _, rate, _ in turns]
+    turn_of = [turn for turn, (_, _, updates) in enumerate(turns) for _ in range(updates)]
+    optimisers = [torch.optim.Adam(part.parameters(), lr) for (part, _, _), lr in zip(turns, rates, strict=True)]
+    model, *optimisers = fabric.setup(network, *optimisers)
+    parts = {"network": network, **{f"optimiser_{turn}": each for turn, each in enumerate(optimisers)}}
     first = 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -140,17 +142,19 @@ def m_step(
             chosen = batches(iteration)
             x, y = augment(*(fabric.to_device(torch.from_numpy(a[chosen])) for a in (images, labels)))
             loss = partial_cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), y)
-            optimiser.zero_grad()
+            model.zero_grad()
             fabric.backward(loss)
-            optimiser.step()
-            schedule.step()
+            turn, decay = turn_of[iteration % len(turn_of)], training.decay ** (iteration // training.decay_every)
+            for group in optimisers[turn].param_groups:
+                group["lr"] = rates[turn] * decay
+            optimisers[turn].step()
             losses.append(loss.detach())
             done = iteration + 1
             if done % LOG_EVERY == 0 or done == iterations:
                 record = {
                     "iteration": done,
                     "loss": round(float(torch.stack(losses).mean()), 5),
-                    "learning_rate": schedule.get_last_lr()[0],
+                    "learning_rate": training.learning_rate * decay,
                     "images_per_second": round(
                         len(losses) * training.batch * fabric.world_size / (time.perf_counter() - started), 1
                     ),
