@@ -198,5 +198,5 @@ def test_layouts_that_are_not_recognised_are_shown_the_known_ones(tmp_path):
         open_dataset(tmp_path)
     with pytest.raises(DataError, match=r"expected images in .*images \(\.nii\.gz, .*found none"):
         open_dataset(tmp_path, "folder")
-    with pytest.raises(DataError, match="format nnunet takes no options; got fold"):
+    with pytest.raises(DataError, match="format nnunet takes scribbles; got fold"):
         open_dataset(tmp_path, "nnunet", fold=1)

@@ -5,7 +5,7 @@ To add a layout: one function `folder -> Dataset` and one entry in `LAYOUTS`.
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,24 @@ from typing import Any
 import numpy as np
 
 from scribbleseg.data.acdc import acdc
-from scribbleseg.data.folder import folder, images
+from scribbleseg.data.case_files import CaseError, Encoding
+from scribbleseg.data.folder import declared_encoding, folder, images, read_declaration
 from scribbleseg.data.nnunet import nnunet
-from scribbleseg.types import Case, Cases, DataError, Dataset
+from scribbleseg.data.volumes import FileError, check_same_grid, read_labels, volumes_in
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset
 
-__all__ = ["LAYOUTS", "Layout", "acdc", "fingerprint", "folder", "fully_annotated", "images", "nnunet", "open_dataset"]
+__all__ = [
+    "LAYOUTS",
+    "Layout",
+    "acdc",
+    "fingerprint",
+    "folder",
+    "fully_annotated",
+    "images",
+    "nnunet",
+    "open_dataset",
+    "with_scribbles",
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,9 @@ def open_dataset(folder: str | Path, format: str | None = None, **options: Any) 
     Args:
         folder: of the data set.
         format: a name in `LAYOUTS`, or None to recognise the layout by the folder's contents.
-        options: of that layout's function, such as `split` and `fold` of `acdc`.
+        options: of that layout's function, such as `split` and `fold` of `acdc`. Every layout takes `scribbles`, the
+            folder of a simulation (see `with_scribbles`); where it is none, it goes to the layout if that has such an
+            option.
 
     Raises:
         DataError: no such folder, no such format or option, a layout that is not recognised, or the layout's own.
@@ -65,10 +80,15 @@ def open_dataset(folder: str | Path, format: str | None = None, **options: Any) 
     if name not in LAYOUTS:
         raise DataError(f"expected a format among {', '.join(LAYOUTS)}, got {name!r}")
     open_layout = LAYOUTS[name].open
-    known = list(inspect.signature(open_layout).parameters)[1:]
+    own = list(inspect.signature(open_layout).parameters)[1:]
+    known = own if "scribbles" in own else [*own, "scribbles"]
     if unknown := sorted(set(options) - set(known)):
-        raise DataError(f"format {name} takes {', '.join(known) or 'no options'}; got {', '.join(unknown)}")
-    return open_layout(root, **options)
+        raise DataError(f"format {name} takes {', '.join(known)}; got {', '.join(unknown)}")
+    scribbles = options.get("scribbles")
+    if scribbles is None or ("scribbles" in own and not _is_simulation(Path(scribbles))):
+        return open_layout(root, **{option: value for option, value in options.items() if option in own})
+    del options["scribbles"]
+    return with_scribbles(open_layout(root, **options), scribbles)
 
 
 def fully_annotated(dataset: Dataset) -> Dataset:
@@ -79,6 +99,44 @@ def fully_annotated(dataset: Dataset) -> Dataset:
     """
     train = Cases(dataset.train.names, partial(_read_annotated, dataset))
     return replace(dataset, train=train, notes=(*dataset.notes, "trains on full reference masks (upper bound)"))
+
+
+def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
+    """The same data set with the scribbles of a folder in the place of its own, as `annotate.simulate` writes them.
+
+        dataset.json     {"labels": {"background": 0, ..., "ignore": N}}, the names those of the data set
+        CASE.nii.gz      on the grid of the case's image; a training case without one is entirely UNLABELLED
+
+    Args:
+        dataset: of any layout. `options["scribbles"]` of the result is the folder: `open_dataset` can open it again.
+        folder: files in it that belong to no training case are passed over (other cases train in another fold).
+
+    Raises:
+        DataError: no dataset.json, other labels than the data set's, or no file for any training case. Reading a case
+            raises it where values are not declared or grids differ.
+    """
+    root = Path(folder)
+    file = root / "dataset.json"
+    encoding = declared_encoding(file, read_declaration(file)["labels"])
+    if encoding.label_names != dataset.label_names:
+        raise DataError(
+            f"{file}: expected the labels {', '.join(dataset.label_names)} of {dataset.root}, found "
+            f"{', '.join(encoding.label_names)}; give the scribbles that belong to this data set"
+        )
+    on_disk = volumes_in(root)
+    files = {name: on_disk[name] for name in dataset.train.names if name in on_disk}
+    if not files:
+        raise DataError(
+            f"{root}: expected scribbles named like the training cases ({', '.join(dataset.train.names[:3])}, ...), "
+            f"found {', '.join(list(on_disk)[:3]) or 'none'}; give the folder that was made for them"
+        )
+    note = f"{len(files)} of {len(dataset.train)} training cases have their scribbles from {root}"
+    return replace(
+        dataset,
+        train=Cases(dataset.train.names, partial(_read_scribbled, dataset.train, files, encoding)),
+        notes=(*dataset.notes, note),
+        options={**dataset.options, "scribbles": str(root.resolve())},
+    )
 
 
 def fingerprint(cases: Cases) -> str:
@@ -110,3 +168,21 @@ def _recognise(root: Path) -> str:
 
 def _read_annotated(dataset: Dataset, name: str) -> Case:
     return replace(dataset.train.named(name), scribbles=dataset.reference(name))
+
+
+def _is_simulation(folder: Path) -> bool:
+    """Also one that is not complete: a data set without scribbles must not be what comes of it."""
+    return any((folder / name).is_file() for name in ("dataset.json", "simulation.json"))
+
+
+def _read_scribbled(cases: Cases, files: Mapping[str, Path], encoding: Encoding, name: str) -> Case:
+    case = cases.named(name)
+    if name not in files:
+        return replace(case, scribbles=np.full_like(case.scribbles, UNLABELLED))
+    try:
+        values, geometry = read_labels(files[name])
+        check_same_grid(files[name], geometry, case.files[0], case.geometry)
+        scribbles = encoding.decode(files[name], values)
+    except FileError as error:
+        raise CaseError(name, [error]) from error
+    return replace(case, scribbles=scribbles, files=(*case.files, files[name]))
