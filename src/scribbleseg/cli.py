@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from scribbleseg.em import Recipe
     from scribbleseg.evaluate.metrics import Score
+    from scribbleseg.reproduce import Row
     from scribbleseg.runs import Run
     from scribbleseg.types import Dataset
 
@@ -34,10 +35,17 @@ errors = Console(stderr=True)
 
 DEFAULT_RECIPE = "can2018.compact_base"
 
+SHOWN_TRIALS = 10
+"""The best trials of `tune-crf` that are printed."""
+
 Data = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)]
 Format = Annotated[str | None, typer.Option(help="Its layout: acdc, nnunet or folder. Default: recognised.")]
 Split = Annotated[str | None, typer.Option(help="acdc: paper, published or published_validation.")]
 Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4.")]
+Scribbles = Annotated[
+    Path | None, typer.Option(help="Train on these instead of the data set's own: a folder that `simulate` wrote.")
+]
+Paper = Literal["can2018"]
 Name = Annotated[str, typer.Option("--recipe", help="A name that `scribbleseg recipes` lists.")]
 Settings = Annotated[
     list[str] | None,
@@ -108,7 +116,9 @@ def demo(
 
 
 @verb
-def check(data: Data, format: Format = None, split: Split = None, fold: Fold = None) -> None:
+def check(
+    data: Data, format: Format = None, split: Split = None, fold: Fold = None, scribbles: Scribbles = None
+) -> None:
     """Audit a data set before training: every fault with its case, its file and what to do. Exits 2 if there are any.
 
     Example: `scribbleseg check ACDC/`
@@ -117,7 +127,7 @@ def check(data: Data, format: Format = None, split: Split = None, fold: Fold = N
 
     from scribbleseg.annotate.check import check as audit_of
 
-    dataset = _open(data, format, split, fold, notes=False)
+    dataset = _open(data, format, split, fold, scribbles, notes=False)
     audit = audit_of(dataset, lambda cases: track(cases, "Checking"))
     coverage = Table(
         "class", "cases", "voxels", "share", title=f"Scribbles in {audit.coverage.n_cases} training cases", box=None
@@ -148,6 +158,7 @@ def seeds(
     format: Format = None,
     split: Split = None,
     fold: Fold = None,
+    scribbles: Scribbles = None,
     seed: Seed = 0,
     workers: Workers = 0,
 ) -> None:
@@ -159,7 +170,7 @@ def seeds(
     from scribbleseg.recipes import find
     from scribbleseg.train.loop import make_fabric
 
-    chosen, dataset = _fit(override(find(recipe), set or []), _open(data, format, split, fold))
+    chosen, dataset = _fit(override(find(recipe), set or []), _open(data, format, split, fold, scribbles))
     run = start_run(out, chosen, dataset, seed, resume=True)
     slices = grow_seeds(chosen, dataset, run, make_fabric("cpu"), workers or _cores())
     table = Table("class", "scribbles", "seed areas", box=None)
@@ -180,6 +191,7 @@ def train(
     format: Format = None,
     split: Split = None,
     fold: Fold = None,
+    scribbles: Scribbles = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Annotated[int, typer.Option(help="On each node.")] = 1,
@@ -196,11 +208,100 @@ def train(
 
     fabric = make_fabric(accelerator, devices, nodes)
     fabric.launch()
-    dataset = _open(data, format, split, fold, notes=fabric.is_global_zero)
+    dataset = _open(data, format, split, fold, scribbles, notes=fabric.is_global_zero)
     chosen = override(find(recipe), set or [])
     run = _train(dataset, chosen, out, seed, fabric, resume, workers)
     if fabric.is_global_zero:
         console.print(f"Trained: {run.path}. Next: scribbleseg predict {run.path} IMAGES --out PREDICTIONS")
+
+
+@verb
+def reproduce(
+    paper: Annotated[Paper, typer.Argument(help="Whose table.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="A run folder for each row and seed, and report.html.", show_default=False)],
+    family: Annotated[
+        str, typer.Option(help="acdc and prostate: the paper's scale. compact and compact_prostate: a CPU's.")
+    ] = "compact",
+    rows: Annotated[list[str] | None, typer.Option(help="Titles of the table; repeatable. Default: all.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many, from 0 on.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Rows at a time.")] = 1,
+    set: Settings = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    scribbles: Scribbles = None,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Train the rows of a paper's table that are missing in OUT, and print the table, with pictures in OUT/report.html.
+
+    Example: `scribbleseg reproduce can2018 --data ACDC/ --out runs/table_1 --seeds 3`
+    """
+    from scribbleseg.em import override
+    from scribbleseg.evaluate.report import write_report
+    from scribbleseg.recipes import can2018
+    from scribbleseg.reproduce import run_folder, summarise, train_rows
+    from scribbleseg.review import summarise_run
+    from scribbleseg.runs import open_run
+    from scribbleseg.train.loop import make_fabric
+    from scribbleseg.types import DataError
+
+    recipes = {title: override(row, set or []) for title, row in can2018.table_1(family).items()}
+    if unknown := [title for title in rows or [] if title not in recipes]:
+        raise DataError(f"--rows: expected titles among {', '.join(recipes)}; got {', '.join(unknown)}")
+    recipes = {title: recipe for title, recipe in recipes.items() if not rows or title in rows}
+    dataset = _open(data, format, split, fold, scribbles)
+    train_rows(recipes, dataset, out, range(seeds), jobs, accelerator)
+    fabric = make_fabric(accelerator)
+    summary = summarise(recipes, out, range(seeds), fabric)
+    console.print(_paper_table(summary, can2018.FULLY_SUPERVISED))
+    console.print(f"Paper: its best row loses {can2018.FAMILIES[family]:.3f} to full supervision, at its own scale.")
+    runs = {title: open_run(run_folder(out, title, 0)) for title in recipes}
+    write_report(
+        out / "report.html", [summarise_run(run, fabric, title) for title, run in runs.items()], dataset.label_names
+    )
+    console.print(f"Report: {(out / 'report.html').resolve()}")
+
+
+@verb
+def tune_crf(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Run folder of the network that the CRF is tried on.")],
+    recipe: Name = DEFAULT_RECIPE,
+    set: Settings = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    scribbles: Scribbles = None,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Search the dense CRF's weights and sigmas on scribbles held out from training; masks are not looked at.
+
+    Example: `scribbleseg tune-crf ACDC/ --out runs/tuning`
+    """
+    from scribbleseg.em import override, start_run
+    from scribbleseg.recipes import find
+    from scribbleseg.train.loop import make_fabric
+    from scribbleseg.tune import hold_out
+    from scribbleseg.tune import tune_crf as search
+
+    chosen, dataset = _fit(
+        override(find(recipe), [*(set or []), "recursions=0"]), _open(data, format, split, fold, scribbles)
+    )
+    rest, held_out = hold_out(dataset)
+    console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
+    trials = search(
+        chosen, rest, held_out, start_run(out, chosen, rest, seed, resume=True), make_fabric(accelerator), seed
+    )
+    table = Table("Dice on held-out scribbles", "w1", "w2", "sigma_alpha", "sigma_beta", "sigma_gamma", box=None)
+    for trial in trials[:SHOWN_TRIALS]:
+        crf = trial.crf
+        numbers = (crf.w1, crf.w2, crf.sigma_alpha, crf.sigma_beta, crf.sigma_gamma) if crf else ("no CRF",)
+        table.add_row(f"{trial.dice:.4f}", *map(str, numbers))
+    console.print(table)
+    without = next(trial.dice for trial in trials if trial.crf is None)
+    console.print(f"Without a CRF: {without:.4f}. All trials: {out / 'trials.jsonl'}")
 
 
 @verb
@@ -330,11 +431,13 @@ def _cores() -> int:
 
 
 def _open(
-    folder: Path, format: str | None = None, split: str | None = None, fold: int | None = None, notes: bool = True
-) -> "Dataset":
+    folder: Path, format: str | None = None, split: str | None = None, fold: int | None = None,
+    scribbles: Path | None = None, notes: bool = True,
+) -> "Dataset":  # fmt: skip
     from scribbleseg.data import open_dataset
 
-    options = {key: value for key, value in {"split": split, "fold": fold}.items() if value is not None}
+    given = {"split": split, "fold": fold, "scribbles": scribbles and str(scribbles.resolve())}
+    options = {key: value for key, value in given.items() if value is not None}
     dataset = open_dataset(folder, format, **options)
     for note in dataset.notes if notes else ():
         console.print(f"[yellow]{escape(note)}[/]")
@@ -379,6 +482,20 @@ def _cases_in(folder: Path):  # type: ignore[no-untyped-def]
     except DataError:
         return None
     return dataset.test if len(dataset.test) else dataset.train
+
+
+def _paper_table(rows: Sequence["Row"], upper_bound: str) -> Table:
+    """The rows beside the fully supervised one, if it is among them."""
+    full = next((row for row in rows if row.title == upper_bound), None)
+    table = Table("row", *rows[0].structures, "mean Dice", "over seeds", "HD95 mm", "minus fully supervised", box=None)
+    for row in rows:
+        gap, low, high = row.minus(full) if full and row is not full else (0.0, 0.0, 0.0)
+        table.add_row(
+            row.title, *(f"{dice:.3f}" for dice in row.by_structure), f"{row.dice.mean():.3f}",
+            f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}", f"{row.hd95_mm:.1f}",
+            f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]" if full and row is not full else "",
+        )  # fmt: skip
+    return table
 
 
 def _score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:

@@ -43,12 +43,8 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """All records, oldest first; a line that a kill cut short is left out."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        """All records, oldest first."""
+        return read_records(self.path / "metrics.jsonl")
 
     @property
     def slices(self) -> Path:
@@ -93,6 +89,22 @@ class Run:
             return (record["recursion"], record.get("iteration", 0)) <= (recursion, iteration)
 
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.metrics if kept(r)))
+
+    def inherit(self, donor: "Run") -> None:
+        """Begin as another run did: its cache, seed areas, records and weights of recursion 0.
+
+        The weights come last: after a kill, what had not come over yet is made anew.
+        """
+        for name in ("slices", "labels/0"):
+            partial = self.path / f"{name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            ignored = shutil.ignore_patterns("labels_[!0]*") if name == "slices" else None
+            shutil.copytree(donor.path / name, partial, ignore=ignored)
+            finish_folder(partial, self.path / name)
+        records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] == 0)
+        write_text(self.path / "metrics.jsonl", "".join(records))
+        with atomically(self.recursion(0) / "network.pt") as temporary:
+            shutil.copyfile(donor.network(0), temporary)
 
     @cached_property
     def _tensorboard(self):
@@ -150,6 +162,15 @@ def write_text(path: Path, text: str) -> None:
     """Write a file as a whole or not at all. Raises DataError where it cannot be written."""
     with atomically(path) as temporary:
         temporary.write_text(text)
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file with one JSON object a line; a line that a kill cut short is left out, no file is empty."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def finish_folder(partial: Path, folder: Path) -> None:

@@ -1,0 +1,148 @@
+"""Can et al.'s Table 1 at CPU scale: every row at the same total of iterations, and what the E steps' labels are worth.
+
+    SCRIBBLESEG_DATA=... python benchmarks/can2018_cpu.py --data acdc --out runs/can2018_acdc
+    SCRIBBLESEG_DATA=... python benchmarks/can2018_cpu.py --data acdc --scribbles spots --out runs/can2018_spots
+
+acdc: 20 patients to train on and 20 to test on (below), 2.5 mm grid, 96 x 96. promise12 and prostate158: the adapters'
+splits, scribbles simulated. Compact U-Net of base 16, 4000 iterations in all (2000 + 1000 + 1000 with recursion), last
+checkpoint, scored in 3-D on the native grid.
+
+Continues where it was stopped. Without SCRIBBLESEG_DATA, or with --quick, it runs on phantoms at a toy size.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from scribbleseg.annotate.simulate import RULES, write_simulation
+from scribbleseg.data import open_dataset
+from scribbleseg.data.phantoms import write_phantoms
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.data.slices import open_slices
+from scribbleseg.em import Recipe, recipe_from
+from scribbleseg.recipes import can2018
+from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
+from scribbleseg.review import dataset_of
+from scribbleseg.runs import open_run
+from scribbleseg.train.loop import make_fabric
+from scribbleseg.types import UNLABELLED, Dataset
+
+ACDC_TRAIN = [1, 2, 3, 4, 21, 22, 23, 25, 42, 43, 45, 46, 61, 62, 63, 65, 81, 83, 84, 85]
+ACDC_TEST = [6, 7, 8, 9, 26, 27, 28, 29, 47, 48, 49, 50, 66, 67, 68, 70, 86, 87, 88, 89]
+GRIDS = {
+    "acdc": Preprocess(spacing_mm=2.5, size=96),
+    "promise12": Preprocess(spacing_mm=2.0, size=96),  # its spacing is not known: 1 stands for a voxel
+    "prostate158": Preprocess(spacing_mm=1.0, size=96),
+    "phantoms": Preprocess(spacing_mm=2.5, size=64),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=["acdc", "promise12", "prostate158"], default="acdc")
+    parser.add_argument("--scribbles", choices=["expert", *RULES], help="default: expert on acdc, full elsewhere")
+    parser.add_argument("--out", type=Path, default=Path("runs/can2018_acdc"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=["scribbles only", *can2018.ROWS], default=list(can2018.ROWS))
+    parser.add_argument("--iterations", type=int, default=4000, help="in all, in every row")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--quick", action="store_true", help="phantoms, 40 iterations, one seed")
+    arguments = parser.parse_args()
+    data = os.environ.get("SCRIBBLESEG_DATA")
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.quick or not data:
+            write_phantoms(Path(scratch) / "phantoms", train=2, test=2)
+            arguments.data, arguments.seeds, arguments.iterations, arguments.out = "phantoms", [0], 40, Path(scratch)
+            dataset = open_dataset(Path(scratch) / "phantoms")
+        else:
+            dataset = open_data(Path(data) / arguments.data, arguments.scribbles, arguments.out)
+        rows = {title: at_scale(title, arguments.data, arguments.iterations) for title in arguments.rows}
+        train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
+        report(rows, arguments.out, arguments.seeds)
+
+
+def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:
+    """The data set with its experts' scribbles, or with simulated ones or a part of the experts'."""
+    acdc = root.name == "acdc"
+    options = {"train_patients": ACDC_TRAIN, "test_patients": ACDC_TEST} if acdc else {}
+    dataset = open_dataset(root, root.name, **options)
+    rule = scribbles or ("expert" if acdc else "full")
+    if rule == "expert":
+        return dataset
+    folder = write_simulation(dataset, RULES[rule], out / f"scribbles_{rule}", "scribbles" if acdc else "masks")
+    return open_dataset(root, root.name, **options, scribbles=str(folder.resolve()))
+
+
+def at_scale(title: str, data: str, iterations: int) -> Recipe:
+    """The row on this grid, at this total of iterations."""
+    family = "compact_prostate" if data.startswith("pro") else "compact"
+    recipe = can2018.COMPACT_STROKES if title == "scribbles only" else can2018.table_1(family)[title]
+    first, again = (iterations // 2, iterations // 4) if recipe.recursions else (iterations, 1)
+    training = replace(recipe.training, iterations=first, iterations_again=again)
+    return replace(recipe, preprocess=GRIDS[data], training=training)
+
+
+def report(rows: dict[str, Recipe], out: Path, seeds: list[int]) -> None:
+    """Both tables, and one line of JSON."""
+    summary = {row.title: row for row in summarise(rows, out, seeds, make_fabric("cpu"))}
+    peers = [peer for peer in (can2018.FULLY_SUPERVISED, "base, no recursion") if peer in summary]
+    structures = next(iter(summary.values())).structures
+    heads = ["row", *structures, "mean", "over seeds", "HD95 mm", *(f"minus {peer}" for peer in peers)]
+    table, figures = Table(*heads, box=None), {}
+    for title, row in summary.items():
+        gaps = {peer: row.minus(summary[peer]) for peer in peers if peer != title}
+        cells = [f"{gaps[p][0]:+.3f} [{gaps[p][1]:+.3f}, {gaps[p][2]:+.3f}]" if p in gaps else "" for p in peers]
+        spread = f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}"
+        dice = [f"{mean:.3f}" for mean in (*row.by_structure, row.dice.mean())]
+        table.add_row(title, *dice, spread, f"{row.hd95_mm:.1f}", *cells)
+        figures[title] = figures_of(row) | {f"minus {p}": np.round(gap, 4).tolist() for p, gap in gaps.items()}
+    console = Console(width=180)
+    console.print(table)
+    labels = Table("labels of the last M step", "labelled", "right", *(f"Dice {s}" for s in structures), box=None)
+    for title in (title for title, recipe in rows.items() if recipe.annotation == "scribbles"):
+        quality = np.mean([label_quality(run_folder(out, title, seed)) for seed in seeds], axis=0)
+        labels.add_row(title, *(f"{share:.1%}" for share in quality[:2]), *(f"{dice:.3f}" for dice in quality[2:]))
+        figures[title]["labels"] = quality.round(4).tolist()
+    console.print(labels)
+    n_cases = next(iter(summary.values())).dice.shape[1]
+    print(json.dumps({"benchmark": "can2018_cpu", "seeds": seeds, "cases": n_cases, "rows": figures}))
+
+
+def figures_of(row: Row) -> dict:
+    """What the JSON line says of a row."""
+    return {
+        "dice": dict(zip(row.structures, row.by_structure.round(4).tolist(), strict=True)),
+        "mean": round(float(row.dice.mean()), 4),
+        "by_seed": row.by_seed.round(4).tolist(),
+        "hd95_mm": round(row.hd95_mm, 2),
+    }
+
+
+def label_quality(folder: Path) -> np.ndarray:
+    """Share of the training pixels that the last recursion's labels cover, share of those right, Dice by structure.
+
+    Against the reference on the recipe's grid, UNLABELLED counted as background in the Dice.
+    """
+    run = open_run(folder)
+    dataset, slices, preprocess = dataset_of(run), open_slices(run.slices), recipe_from(run.recipe).preprocess
+    labels = np.asarray(slices.labels(f"labels_{run.recursions - 1}"))
+    truth = np.full_like(labels, UNLABELLED)
+    for name, rows in slices.rows.items():
+        truth[rows] = preprocess.labels(dataset.reference(name), dataset.train.named(name))
+    inside, labelled = truth != UNLABELLED, labels != UNLABELLED
+    dice = [
+        2 * np.sum((labels == value) & (truth == value)) / (np.sum((labels == value) & inside) + np.sum(truth == value))
+        for value in range(1, dataset.n_labels)
+    ]
+    return np.array([np.mean(labelled[inside]), np.mean((labels == truth)[inside & labelled]), *dice])
+
+
+if __name__ == "__main__":
+    main()
