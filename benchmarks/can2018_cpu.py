@@ -83,10 +83,9 @@ def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:
 def at_scale(title: str, data: str, iterations: int) -> Recipe:
     """The row on this grid, at this total of iterations."""
     family = "compact_prostate" if data.startswith("pro") else "compact"
-    recipe = can2018.COMPACT_STROKES if title == "scribbles only" else can2018.table_1(family)[title]
-    first, again = (iterations // 2, iterations // 4) if recipe.recursions else (iterations, 1)
-    training = replace(recipe.training, iterations=first, iterations_again=again)
-    return replace(recipe, preprocess=GRIDS[data], training=training)
+    strokes = can2018.at_length(can2018.COMPACT_STROKES, iterations)
+    recipe = strokes if title == "scribbles only" else can2018.table_1(family, iterations)[title]
+    return replace(recipe, preprocess=GRIDS[data])
 
 
 def report(rows: dict[str, Recipe], out: Path, seeds: list[int]) -> None:

@@ -45,7 +45,10 @@ def copy(phantoms, tmp_path) -> Path:
 
 
 def test_every_verb_has_help_with_an_example():
-    for verb in ("demo", "check", "seeds", "train", "predict", "evaluate", "report", "recipes"):
+    for verb in (
+        "demo", "check", "simulate", "seeds", "train", "reproduce", "tune-crf",
+        "predict", "evaluate", "report", "recipes",
+    ):  # fmt: skip
         assert f"Example: scribbleseg {verb}" in call(verb, "--help")
 
 
@@ -67,6 +70,62 @@ def test_seeds_then_train_goes_on_from_them(phantoms, tmp_path):
     assert "seed areas" in call("seeds", phantoms, "--out", out, "--workers", 1, *SETTINGS)
     assert len(list((out / "labels" / "0").glob("*.nii.gz"))) == 2
     call("train", phantoms, "--out", out, "--resume", "--workers", 1, "--accelerator", "cpu", *SETTINGS)
+
+
+def test_simulated_scribbles_train(phantoms, tmp_path):
+    scribbles, out = tmp_path / "scribbles", tmp_path / "run"
+    assert "--scribbles" in call("simulate", phantoms, "--out", scribbles, "--rule", "quarter", "--seed", 3)
+    assert json.loads((scribbles / "simulation.json").read_text())["rule"]["seed"] == 3
+    settings = [*SETTINGS, "--workers", 1, "--accelerator", "cpu"]
+    call("train", phantoms, "--scribbles", scribbles, "--out", out, *settings)
+    assert json.loads((out / "run.json").read_text())["data"]["options"] == {"scribbles": str(scribbles)}
+    call("report", out, "--out", tmp_path / "report.html", "--accelerator", "cpu")  # opens the data set again
+    assert "name another folder" in call("simulate", phantoms, "--out", scribbles, code=2)
+
+
+def test_reproduce_prints_the_table_and_goes_on(phantoms, tmp_path):
+    out = tmp_path / "table"
+    words = ["reproduce", "can2018", "--data", phantoms, "--out", out, "--accelerator", "cpu", *SETTINGS]
+    rows = ["--rows", "separate CRF", "--rows", "fully supervised"]
+    printed = call(*words, *rows)
+    assert "separate CRF" in printed
+    assert "its best row loses 0.029" in printed
+    assert (out / "report.html").stat().st_size > 1000
+    table = printed[printed.index("row RV Myo") : printed.index("Paper:")]
+    assert table in call(*words, *rows)
+    assert "expected titles among" in call(*words, "--rows", "nonsense", code=2)
+    assert "expected a family among" in call(*words, "--family", "liver", code=2)
+
+
+def test_tune_crf(phantoms, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.import_module("scribbleseg.tune"), "GRID", {})
+    out = tmp_path / "tuning"
+    printed = call("tune-crf", phantoms, "--out", out, "--accelerator", "cpu", *SETTINGS)
+    assert "1 cases held out: train001" in printed
+    assert "Without a CRF:" in printed
+
+
+def test_uncertainty(phantoms, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "predictions"
+    settings = [*SETTINGS, "--workers", 1, "--accelerator", "cpu"]
+    call("train", phantoms, "--recipe", "can2018.compact_uncertainty", "--out", run, *settings)
+    assert "most uncertain first" in call("predict", run, phantoms, "--out", out, "--uncertainty")
+    image = nib.load(phantoms / "images" / "test000.nii.gz")
+    for ending in ("uncertainty_p", "entropy", "mutual_information"):
+        found = nib.load(out / f"test000_{ending}.nii.gz")
+        assert np.array_equal(found.affine, image.affine)
+        assert found.get_data_dtype() == np.float32
+        assert np.isfinite(found.dataobj).all()
+    assert len((out / "uncertainty.csv").read_text().splitlines()) == 3
+    assert "left out" not in call("evaluate", out, phantoms)
+
+
+def test_uncertainty_without_dropout_says_what_to_do(phantoms, trained, tmp_path):
+    assert "dropout" in call("predict", trained, phantoms, "--out", tmp_path / "p", "--uncertainty", code=2)
+    refused = call("train", phantoms, "--out", tmp_path / "r", *SETTINGS, "--set", "decide.kind=welch_test", code=2)
+    assert "set network.dropout" in refused
+    passes = ["--recipe", "can2018.compact_uncertainty", "--set", "decide.passes=1"]
+    assert "decide.welch_test.passes" in call("train", phantoms, "--out", tmp_path / "r", *passes, code=2)
 
 
 def test_predict_evaluate_report(phantoms, trained, tmp_path):
@@ -229,5 +288,5 @@ def test_a_full_disk_is_one_clear_error(phantoms, tmp_path, monkeypatch):
 
 def test_an_unknown_format_option_or_folder_is_refused(phantoms, tmp_path):
     assert "acdc, nnunet, folder" in call("check", phantoms, "--format", "dicom", code=2)
-    assert "takes no options" in call("check", phantoms, "--fold", 1, code=2)
+    assert "takes scribbles; got fold" in call("check", phantoms, "--fold", 1, code=2)
     assert "expected the folder of a data set" in call("check", tmp_path / "nowhere", code=2)

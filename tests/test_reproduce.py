@@ -58,6 +58,8 @@ def test_every_row_of_the_paper_is_there_by_name():
         assert rows["CRF-RNN + uncertainty"].network.dropout == 0.5
         assert rows["separate CRF + uncertainty"].decide.passes == 50
         assert rows["separate CRF"].refine == rows["separate CRF + uncertainty"].refine
+        shorter = can2018.table_1(family, 100).values()
+        assert {r.training.iterations + r.recursions * r.training.iterations_again for r in shorter} == {100}
     with pytest.raises(DataError, match="expected a family among acdc, prostate"):
         can2018.table_1("liver")
 

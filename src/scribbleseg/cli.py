@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,8 +36,11 @@ errors = Console(stderr=True)
 
 DEFAULT_RECIPE = "can2018.compact_base"
 
-SHOWN_TRIALS = 10
-"""The best trials of `tune-crf` that are printed."""
+SHOWN = 10
+"""Rows of a ranking that are printed; the file has all."""
+
+MAPS = ("_probabilities", "_uncertainty_p", "_entropy", "_mutual_information")
+"""How the names of files end that `predict` writes beside label maps."""
 
 Data = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)]
 Format = Annotated[str | None, typer.Option(help="Its layout: acdc, nnunet or folder. Default: recognised.")]
@@ -46,6 +50,8 @@ Scribbles = Annotated[
     Path | None, typer.Option(help="Train on these instead of the data set's own: a folder that `simulate` wrote.")
 ]
 Paper = Literal["can2018"]
+Rule = Literal["full", "half", "quarter", "spots"]
+Source = Literal["masks", "scribbles"]
 Name = Annotated[str, typer.Option("--recipe", help="A name that `scribbleseg recipes` lists.")]
 Settings = Annotated[
     list[str] | None,
@@ -216,6 +222,29 @@ def train(
 
 
 @verb
+def simulate(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the scribbles; `train --scribbles` takes it.")],
+    rule: Annotated[Rule, typer.Option(help="How much of each curve: all, half, a quarter, or a spot.")] = "full",
+    source: Annotated[
+        Source, typer.Option(help="Draw on the masks, or keep a part of the scribbles that are there.")
+    ] = "masks",
+    seed: Annotated[int, typer.Option(help="Of the places; another draws other scribbles.")] = 0,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+) -> None:
+    """Draw scribbles by rule for the training cases, to measure what they are worth before anybody draws.
+
+    Example: `scribbleseg simulate promise12/ --out scribbles --rule quarter`
+    """
+    from scribbleseg.annotate.simulate import RULES, write_simulation
+
+    folder = write_simulation(_open(data, format, split, fold), replace(RULES[rule], seed=seed), out, source)
+    console.print(f"Scribbles: {folder}. Next: scribbleseg train {data} --scribbles {folder} --out RUN")
+
+
+@verb
 def reproduce(
     paper: Annotated[Paper, typer.Argument(help="Whose table.", show_default=False)],
     data: Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)],
@@ -224,8 +253,11 @@ def reproduce(
         str, typer.Option(help="acdc and prostate: the paper's scale. compact and compact_prostate: a CPU's.")
     ] = "compact",
     rows: Annotated[list[str] | None, typer.Option(help="Titles of the table; repeatable. Default: all.")] = None,
-    seeds: Annotated[int, typer.Option(help="How many, from 0 on.")] = 1,
-    jobs: Annotated[int, typer.Option(help="Rows at a time.")] = 1,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="Of all M steps of a row together. Default: the recipes'.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Rows at a time.")] = 1,
     set: Settings = None,
     format: Format = None,
     split: Split = None,
@@ -246,15 +278,16 @@ def reproduce(
     from scribbleseg.train.loop import make_fabric
     from scribbleseg.types import DataError
 
-    recipes = {title: override(row, set or []) for title, row in can2018.table_1(family).items()}
-    if unknown := [title for title in rows or [] if title not in recipes]:
-        raise DataError(f"--rows: expected titles among {', '.join(recipes)}; got {', '.join(unknown)}")
-    recipes = {title: recipe for title, recipe in recipes.items() if not rows or title in rows}
+    known = can2018.table_1(family, iterations)
+    if unknown := [title for title in rows or [] if title not in known]:
+        raise DataError(f"--rows: expected titles among {', '.join(known)}; got {', '.join(unknown)}")
+    recipes = {title: override(row, set or []) for title, row in known.items() if not rows or title in rows}
     dataset = _open(data, format, split, fold, scribbles)
     train_rows(recipes, dataset, out, range(seeds), jobs, accelerator)
     fabric = make_fabric(accelerator)
     summary = summarise(recipes, out, range(seeds), fabric)
-    console.print(_paper_table(summary, can2018.FULLY_SUPERVISED))
+    # Wider than many terminals: a row that a pipe or a scroll bar keeps whole beats one that is wrapped in its cells.
+    Console(width=max(console.width, 120)).print(_paper_table(summary, can2018.FULLY_SUPERVISED))
     console.print(f"Paper: its best row loses {can2018.FAMILIES[family]:.3f} to full supervision, at its own scale.")
     runs = {title: open_run(run_folder(out, title, 0)) for title in recipes}
     write_report(
@@ -295,7 +328,7 @@ def tune_crf(
         chosen, rest, held_out, start_run(out, chosen, rest, seed, resume=True), make_fabric(accelerator), seed
     )
     table = Table("Dice on held-out scribbles", "w1", "w2", "sigma_alpha", "sigma_beta", "sigma_gamma", box=None)
-    for trial in trials[:SHOWN_TRIALS]:
+    for trial in trials[:SHOWN]:
         crf = trial.crf
         numbers = (crf.w1, crf.w2, crf.sigma_alpha, crf.sigma_beta, crf.sigma_gamma) if crf else ("no CRF",)
         table.add_row(f"{trial.dice:.4f}", *map(str, numbers))
@@ -312,6 +345,9 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz.")
     ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write maps of it, and rank the cases in uncertainty.csv.")
+    ] = False,
     recursion: Annotated[int | None, typer.Option(help="Which network; default: the last.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in OUT already.")] = False,
     accelerator: Accelerator = "auto",
@@ -325,6 +361,8 @@ def predict(
     from scribbleseg.data import images as open_images
     from scribbleseg.data.volumes import PNG, write_labels, write_probabilities
     from scribbleseg.em import load_segmenter
+    from scribbleseg.relabel import uncertainty as passes
+    from scribbleseg.relabel.decide import WelchTest
     from scribbleseg.runs import open_run
     from scribbleseg.train.loop import make_fabric
     from scribbleseg.types import DataError
@@ -334,13 +372,25 @@ def predict(
     there = [f"{name}{end}" for name in cases.names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
     if there and not overwrite:
         raise DataError(f"{out}: expected no file of these names, found {there[0]}; give another --out, or --overwrite")
+    test, ranks = WelchTest(), []
     for case in track(cases, "Segmenting", total=len(cases)):
         likely = segmenter.probabilities(case)
         suffix = PNG if case.geometry.suffix == PNG else ".nii.gz"
         write_labels(out / f"{case.name}{suffix}", likely.argmax(axis=0).astype("uint8"), case.geometry)
         if probabilities:
             write_probabilities(out / f"{case.name}_probabilities.nii.gz", likely, case.geometry)
+        if uncertainty:
+            found = passes.uncertainty(segmenter, case, test)
+            passes.write_uncertainty(out, case, found)
+            ranks.append(passes.rank(case.name, found, test))
     console.print(f"{len(cases)} label maps in {out}")
+    if ranks:
+        passes.write_ranking(out, ranks)
+        table = Table("most uncertain first", "mutual information, nats", "uncertain", box=None)
+        for rank in sorted(ranks, key=lambda rank: -rank.score)[:SHOWN]:
+            table.add_row(rank.case, f"{rank.score:.4f}", f"{rank.uncertain:.1%}")
+        console.print(table)
+        console.print(f"All cases: {out / 'uncertainty.csv'}")
 
 
 @verb
@@ -365,7 +415,7 @@ def evaluate(
     from scribbleseg.types import DataError
 
     dataset = _open(data, format, split, fold)
-    files = {name: path for name, path in volumes_in(predictions).items() if not name.endswith("_probabilities")}
+    files = {name: path for name, path in volumes_in(predictions).items() if not name.endswith(MAPS)}
     known = {name: cases for cases in (dataset.train, dataset.test) for name in cases.names}
     if not known.keys() & files.keys():
         raise DataError(

@@ -35,11 +35,30 @@ FAMILIES = {"acdc": 0.029, "prostate": 0.045, "compact": 0.029, "compact_prostat
 (abstract). Its other figures are not repeated here."""
 
 
-def table_1(family: str) -> dict[str, Recipe]:
-    """The rows of Table 1 by title. Raises DataError for a family that there is not."""
+def table_1(family: str, iterations: int | None = None) -> dict[str, Recipe]:
+    """The rows of Table 1 by title.
+
+    Args:
+        family: how the recipes' names begin.
+        iterations: of all M steps of a row together, divided among them as in the recipe; None is the recipe's number.
+
+    Raises:
+        DataError: for a family that there is not.
+    """
     if family not in FAMILIES:
         raise DataError(f"expected a family among {', '.join(FAMILIES)}; got {family!r}")
-    return {title: globals()[f"{family}_{name}".upper()] for title, name in ROWS.items()}
+    rows = {title: globals()[f"{family}_{name}".upper()] for title, name in ROWS.items()}
+    return {title: at_length(row, iterations) if iterations else row for title, row in rows.items()}
+
+
+def at_length(row: Recipe, iterations: int) -> Recipe:
+    """The row with so many iterations in all its M steps together, divided among them as before."""
+    first, again = row.training.iterations, row.training.iterations_again
+    share = iterations / (first + row.recursions * again)
+    training = replace(
+        row.training, iterations=max(1, round(first * share)), iterations_again=max(1, round(again * share))
+    )
+    return replace(row, training=training)
 
 
 def _uncertainty(row: Recipe) -> Recipe:
