@@ -11,7 +11,7 @@ from torch import nn
 
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.predict import BATCH, Segmenter, predict, sample
-from scribbleseg.train.unet import UNet
+from scribbleseg.train.unet import UNet, UNetModule
 from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
 
 
@@ -104,17 +104,17 @@ def test_sampling_leaves_the_network_and_the_generator_as_they_were(fabric):
 
 
 def test_memory_does_not_grow_with_the_passes(fabric, monkeypatch):
-    network, logits, alive = dropout_network(), [], []
-    after_dropout = network.after_dropout
+    logits, alive = [], []
+    after_dropout = UNetModule.after_dropout
 
-    def observed(fixed):
+    def observed(network, fixed):
         alive.append(sum(reference() is not None for reference in logits))
-        out = after_dropout(fixed)
+        out = after_dropout(network, fixed)
         logits.append(weakref.ref(out))
         return out
 
-    monkeypatch.setattr(network, "after_dropout", observed)
-    sample(fabric, network, random_images(), 20, 0)
+    monkeypatch.setattr(UNetModule, "after_dropout", observed)
+    sample(fabric, dropout_network(), random_images(), 20, 0)
     assert len(alive) == 20
     assert max(alive) <= 1
 

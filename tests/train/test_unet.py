@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from scribbleseg.train.unet import UNet
+from scribbleseg.train.unet import Dropout, UNet
 
 
 def test_the_paper_s_network_keeps_212_pixels_and_has_its_filters():
@@ -44,20 +44,65 @@ def test_a_pass_from_what_is_fixed_is_the_plain_pass_with_the_same_masks(padded,
     with torch.inference_mode():
         for _ in range(30):  # running statistics that fit the image
             network.train()(image)
-        network.eval()
-        assert torch.allclose(network.after_dropout(network.before_dropout(image)), network(image), atol=1e-5)
-        for module in network.modules():
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        folded = network.for_passes()
+        assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+        for module in network.eval().modules():
             if isinstance(module, nn.Dropout):
                 module.train()
-        fixed = network.before_dropout(image)
         passes = []
         for seed in range(2):
-            torch.manual_seed(seed)
-            plain = network(image)
-            torch.manual_seed(seed)
-            passes.append(network.after_dropout(fixed))
-            assert torch.allclose(passes[-1], plain, atol=1e-5)
-    assert not torch.allclose(*passes, atol=1e-3)
+            logits = []
+            for one_pass in (
+                lambda: network(image),
+                lambda: network.after_dropout(network.before_dropout(image)),
+                lambda: folded(image),
+                lambda: folded.after_dropout(folded.before_dropout(image)),
+            ):
+                torch.manual_seed(seed)
+                logits.append(one_pass())
+            assert all(torch.allclose(other, logits[0], atol=1e-5) for other in logits[1:])
+            passes.append(logits[0])
+    assert not torch.allclose(*passes, atol=1e-2)
+
+
+def test_what_is_fixed_survives_the_passes():
+    network = UNet(base=4, padded=True, dropout=0.5).build(1, 2).for_passes()
+    with torch.inference_mode():
+        fixed = network.before_dropout(torch.randn(2, 1, 32, 32))
+        before = [tensor.clone() for tensor in (fixed.features, *fixed.halves)]
+        network.after_dropout(fixed)
+    assert all(torch.equal(a, b) for a, b in zip(before, (fixed.features, *fixed.halves), strict=True))
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.7])
+def test_dropout_zeroes_its_share_of_every_part_of_a_random_word_and_keeps_the_expectation(probability):
+    torch.manual_seed(0)
+    n = 400_000
+    out = Dropout(probability)(torch.ones(n))
+    assert out.unique().tolist() == [0, pytest.approx(1 / (1 - probability), rel=1e-4)]
+    dropped = (out == 0).float()
+    for part in dropped.view(-1, 4).T:
+        assert part.mean().item() == pytest.approx(probability, abs=5 * (0.25 / (n / 4)) ** 0.5)
+    pairs = torch.corrcoef(dropped.view(-1, 4).T) - torch.eye(4)
+    assert pairs.abs().max() < 5 / (n / 4) ** 0.5
+    assert out.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_dropout_takes_any_memory_layout_passes_gradients_and_is_off_in_evaluation():
+    dropout = Dropout(0.5)
+    x = torch.randn(3, 5, 7, 2).contiguous(memory_format=torch.channels_last)
+    for values in (x, x[..., :1], x[:1].expand(3, -1, -1, -1), torch.randn(0, 3)):
+        values = values.clone().requires_grad_() if values is x else values.requires_grad_()
+        torch.manual_seed(0)
+        out = dropout(values)
+        assert ((out == 0) | (out == 2 * values)).all()
+        out.sum().backward()
+        assert torch.equal(values.grad, (out != 0) * 2.0)
+    shared = dropout(torch.ones(1).expand(1000))
+    assert 300 < (shared == 0).sum() < 700, "values that share memory do not share their mask"
+    assert dropout.eval()(x) is x
 
 
 def test_sides_are_checked_before_dropout_too():

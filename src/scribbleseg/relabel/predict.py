@@ -87,18 +87,16 @@ def sample(
         raise ValueError(f"expected at least 2 passes, a variance needs them, got {passes}")
     if not len(images):
         raise ValueError("expected at least one slice, got none")
-    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout) and module.p > 0]
-    if not dropouts:
+    if not any(isinstance(module, nn.Dropout) for module in network.modules()):
         raise DataError(
             "expected a network with dropout, got one without: all its passes are equal and say nothing about its "
             "uncertainty; set network.dropout (0.5 in the paper) and train again"
         )
+    stochastic = network.for_passes().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[operator]
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with _evaluating(network, fabric), torch.random.fork_rng(devices), fabric.autocast():
-        for dropout in dropouts:
-            dropout.train()
+    with torch.random.fork_rng(devices), fabric.autocast():
         torch.manual_seed(seed)
-        batches = [_moments(network, batch, passes) for batch in _batches(images, fabric)]
+        batches = [_moments(stochastic, batch, passes) for batch in _batches(images, fabric)]
     moments = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
     samples = Samples(passes, *moments)
     if not all(np.isfinite(getattr(samples, field.name)).all() for field in fields(samples)):
@@ -107,17 +105,18 @@ def sample(
 
 
 def _moments(network: nn.Module, batch: Tensor, passes: int) -> tuple[Tensor, ...]:
-    """Mean and variance of the logits (Welford 1962), mean softmax, mean entropy."""
+    """Mean and variance of the logits (Welford 1962, doi:10.1080/00401706.1962.10490022), mean softmax and entropy."""
     fixed = network.before_dropout(batch)  # type: ignore[operator]
     mean = squares = probabilities = entropy = torch.zeros(())
     for n in range(1, passes + 1):
         logits = network.after_dropout(fixed).float()  # type: ignore[operator]
-        softmax = logits.softmax(dim=1)
         change = logits - mean
         mean = mean + change / n
         squares = squares + change * (logits - mean)
+        log_softmax = logits.log_softmax(dim=1)
+        softmax = log_softmax.exp()
         probabilities = probabilities + softmax
-        entropy = entropy + torch.special.entr(softmax).sum(dim=1)
+        entropy = entropy - (softmax * log_softmax).sum(dim=1)
     return mean, squares / (passes - 1), probabilities / passes, entropy / passes
 
 

@@ -1,5 +1,6 @@
 """The paper's modified U-Net, at full size or compact, with dropout in its innermost blocks."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
@@ -7,6 +8,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 DEPTH = 4
 """Poolings in the contracting path."""
@@ -50,6 +52,23 @@ class UNet:
     def build(self, channels: int, labels: int) -> "UNetModule":
         """A network with new weights, drawn from torch's global generator."""
         return UNetModule(self, channels, labels)
+
+
+class Dropout(nn.Dropout):
+    """torch's, five to ten times as fast on a CPU, where drawing its numbers took a quarter of a stochastic pass.
+
+    Four masks come from one 64-bit word of torch's generator, so that the probability is rounded to 2^-16; what is kept
+    is scaled by the rounded one's inverse, and the expectation is exact.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero or scaled where training, as it is elsewhere."""
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        kept = round((1 - self.p) * 2**16)
+        mask = words.as_strided(x.shape, torch.empty_like(x).stride())  # in the order of x's memory
+        return (x * mask.lt_(kept - 2**15)).mul_(2**16 / kept)
 
 
 class Fixed(NamedTuple):
@@ -105,6 +124,16 @@ class UNetModule(nn.Module):
             x = self.merge[level](torch.cat([x, _centre(skips[level], x.shape[-2:])], dim=1))
         return self.head(x)
 
+    def for_passes(self) -> "UNetModule":
+        """A copy for stochastic passes: dropout is on, running batch statistics are folded into the convolutions."""
+        network = deepcopy(self).eval()
+        for module in list(network.modules()):
+            if isinstance(module, nn.Dropout):
+                module.train()
+            if isinstance(module, nn.Sequential):
+                _fold_batch_norm(module)
+        return network
+
     def before_dropout(self, image: Float[Tensor, "batch channel height width"]) -> Fixed:
         """All of `forward` that comes before the first dropout, for `after_dropout`; the network has dropout.
 
@@ -116,7 +145,9 @@ class UNetModule(nn.Module):
         for level in range(FIRST_DROPOUT):
             x = self.down[level](nn.functional.max_pool2d(x, 2) if level else x)
             conv, *_ = self.merge[level].children()
-            halves.append(_convolve(x, conv, slice(-x.shape[1], None)))
+            assert isinstance(conv, nn.Conv2d)
+            weight = conv.weight[:, -x.shape[1] :]
+            halves.append(nn.functional.conv2d(x, weight, conv.bias, padding=conv.padding))
         *layers, _ = self.down[FIRST_DROPOUT].children()
         return Fixed(nn.Sequential(*layers)(nn.functional.max_pool2d(x, 2)), tuple(halves))
 
@@ -133,8 +164,9 @@ class UNetModule(nn.Module):
                 x = self.merge[level](torch.cat([x, _centre(skips[level], x.shape[-2:])], dim=1))
             else:
                 conv, *rest = self.merge[level].children()
-                half = _convolve(x, conv, slice(x.shape[1]))
-                x = nn.Sequential(*rest)(half + _centre(fixed.halves[level], half.shape[-2:]))
+                assert isinstance(conv, nn.Conv2d)
+                half = nn.functional.conv2d(x, conv.weight[:, : x.shape[1]], padding=conv.padding)
+                x = nn.Sequential(*rest)(half.add_(_centre(fixed.halves[level], half.shape[-2:])))
         return self.head(x)
 
     def _enter(self, image: Tensor) -> Tensor:
@@ -151,13 +183,16 @@ def _block(inputs: int, outputs: int, padded: bool, dropout: float) -> nn.Sequen
             nn.BatchNorm2d(outputs),
             nn.ReLU(inplace=True),
         ]
-    return nn.Sequential(*layers, *([nn.Dropout(dropout)] if dropout else []))
+    return nn.Sequential(*layers, *([Dropout(dropout)] if dropout else []))
 
 
-def _convolve(x: Tensor, conv: nn.Module, inputs: slice) -> Tensor:
-    """The share of some of its input channels in a convolution's output."""
-    assert isinstance(conv, nn.Conv2d)
-    return nn.functional.conv2d(x, conv.weight[:, inputs], padding=conv.padding)
+def _fold_batch_norm(block: nn.Sequential) -> None:
+    for i, layer in enumerate(block):
+        if isinstance(layer, nn.BatchNorm2d):
+            conv = block[i - 1]
+            assert isinstance(conv, nn.Conv2d | nn.ConvTranspose2d)
+            block[i - 1] = fuse_conv_bn_eval(conv, layer, transpose=isinstance(conv, nn.ConvTranspose2d))
+            block[i] = nn.Identity()
 
 
 def _centre(x: Tensor, size: torch.Size) -> Tensor:
