@@ -1,4 +1,4 @@
-"""Reads and writes images and label maps: NIfTI, NRRD, MetaImage and PNG, with their geometry.
+"""Reads and writes images and label maps: NIfTI, NRRD, MetaImage, PNG and DICOM series, with their geometry.
 
 Arrays are `depth height width`, the reverse of NIfTI's (x, y, z). A volume read from NIfTI and written back keeps its
 affine, qform, sform, their codes and its units to the bit. Files are written next to their place and then moved there,
@@ -36,6 +36,9 @@ NIFTI_GEOMETRY = (
     "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
 )  # fmt: skip
 """What is copied from an image's header to its label map. Nothing else is: the rest may name the patient."""
+
+UNEVEN = "ITK_non_uniform_sampling_deviation"
+"""ITK leaves this key on a series whose slices are not evenly spaced."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -88,7 +91,8 @@ def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
     """Reads one image, from one file or from one file a channel.
 
     Args:
-        paths: one file (a PNG or NRRD may hold several channels), or several on the same grid.
+        paths: one file (a PNG or NRRD may hold several channels) or the folder of one DICOM series, or several of
+            these on the same grid.
 
     Returns:
         Raw intensities, float32, `channel depth height width` (depth 1 for a picture), and their geometry.
@@ -154,6 +158,8 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], 
 
 def read_geometry(path: Path) -> Geometry:
     """Reads the grid of an image without its voxels where the format allows it. Raises FileError."""
+    if path.is_dir():
+        return _dicom(path)[1]
     if ending(path) in NIFTI:
         return _nifti(path)[1]
     return _itk(path)[1] if ending(path) in ITK else _read(path)[1]
@@ -275,6 +281,9 @@ def atomically(path: Path) -> Iterator[Path]:
 
 def _read(path: Path, palette: bool = False) -> tuple[Shaped[np.ndarray, "channel depth height width"], Geometry]:
     """Reads any format; `palette` keeps the indices of a palette PNG instead of their colours."""
+    if path.is_dir():
+        series, geometry = _dicom(path)
+        return SimpleITK.GetArrayFromImage(series)[None], geometry
     kind = ending(path)
     if kind is None:
         raise FileError(path, f"expected a file ending in {', '.join(ENDINGS)}", "convert it")
@@ -336,12 +345,7 @@ def _itk(path: Path) -> tuple[Any, Geometry]:
     n = reader.GetDimension()
     if n not in (2, 3):
         raise FileError(path, f"expected one 3-D volume, found {n} dimensions", "save one file a channel or time point")
-    lps = np.eye(4)
-    lps[:n, :n] = np.reshape(reader.GetDirection(), (n, n)) * reader.GetSpacing()
-    lps[:n, 3] = reader.GetOrigin()
-    affine = LPS_TO_RAS @ lps
-    _check_affine(path, affine)
-    return reader, Geometry((1, *reversed(reader.GetSize()))[-3:], affine, str(ending(path)))
+    return reader, _itk_geometry(path, reader, str(ending(path)))
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -350,6 +354,39 @@ def _read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
         voxels = SimpleITK.GetArrayFromImage(reader.Execute())
     components = voxels.reshape(*geometry.shape, reader.GetNumberOfComponents())
     return np.moveaxis(components, -1, 0), geometry
+
+
+def _dicom(folder: Path) -> tuple[Any, Geometry]:
+    """The one series in a folder, its slices sorted by their positions."""
+    problem, copy = "expected the slices of one DICOM series, ", "copy or download the series again"
+    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise FileError(folder, f"{problem}found {len(series) or 'no'} series", "name the folder of one")
+    slices = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+    there = sum(file.suffix.lower() == ".dcm" for file in folder.iterdir())
+    if len(slices) < there:  # GDCM passes over files that are cut off
+        raise FileError(folder, f"{problem}can read {len(slices)} of {there} files", copy)
+    try:
+        volume = SimpleITK.ReadImage(slices)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise FileError(folder, f"{problem}could not read them ({reason})", copy) from error
+    if volume.GetDimension() != 3 or volume.GetNumberOfComponentsPerPixel() != 1:
+        raise FileError(folder, f"{problem}found colours or other dimensions", "convert it to NIfTI")
+    if volume.HasMetaDataKey(UNEVEN):
+        raise FileError(folder, f"{problem}found slices that are missing or not evenly spaced", copy)
+    return volume, _itk_geometry(folder, volume, ".dcm")
+
+
+def _itk_geometry(path: Path, image: Any, suffix: str) -> Geometry:
+    """The grid of an ITK image, or of a reader that has read the header."""
+    n = image.GetDimension()
+    lps = np.eye(4)
+    lps[:n, :n] = np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing()
+    lps[:n, 3] = image.GetOrigin()
+    affine = LPS_TO_RAS @ lps
+    _check_affine(path, affine)
+    return Geometry((1, *reversed(image.GetSize()))[-3:], affine, suffix)
 
 
 def _read_png(path: Path, palette: bool) -> tuple[np.ndarray, Geometry]:
