@@ -17,6 +17,7 @@ from scribbleseg.data.acdc import acdc
 from scribbleseg.data.case_files import CaseError, Encoding
 from scribbleseg.data.folder import declared_encoding, folder, images, read_declaration
 from scribbleseg.data.nnunet import nnunet
+from scribbleseg.data.prostate import nci_isbi, promise12, prostate158
 from scribbleseg.data.volumes import FileError, check_same_grid, read_labels, volumes_in
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset
 
@@ -28,8 +29,11 @@ __all__ = [
     "folder",
     "fully_annotated",
     "images",
+    "nci_isbi",
     "nnunet",
     "open_dataset",
+    "promise12",
+    "prostate158",
     "with_scribbles",
 ]
 
@@ -54,6 +58,23 @@ LAYOUTS: dict[str, Layout] = {
         acdc,
         ("patient[0-9][0-9][0-9]", "training/patient[0-9][0-9][0-9]", "database/training/patient[0-9][0-9][0-9]"),
         "patientNNN/patientNNN_frameNN{,_gt,_scribble}.nii.gz",
+    ),
+    "nci_isbi": Layout(
+        nci_isbi,
+        tuple(
+            f"{place}{name}"
+            for place in ("", "manifest-*/")
+            for name in ("Prostate-3T", "PROSTATE-DIAGNOSIS", "Prostate3T-*", "ProstateDx-*")
+        ),
+        "PATIENT/.../*.dcm, PATIENT.nrrd (Prostate3T-01-0001, ProstateDx-01-0001, ...)",
+    ),
+    "promise12": Layout(
+        promise12, ("Case[0-9][0-9]_segmentation.*", "TrainingData_Part[1-3]"), "CaseNN{,_segmentation}.{mhd,nii.gz}"
+    ),
+    "prostate158": Layout(
+        prostate158,
+        ("[0-9][0-9][0-9]/t2.nii*", "train/[0-9][0-9][0-9]/t2.nii*", "test/[0-9][0-9][0-9]/t2.nii*"),
+        "NNN/t2.nii.gz, NNN/t2_anatomy_reader1.nii.gz",
     ),
     "nnunet": Layout(nnunet, ("imagesTr",), "imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz, dataset.json"),
     "folder": Layout(folder, ("images", "scribbles"), "images/CASE.nii.gz, scribbles/CASE.nii.gz, dataset.json"),
