@@ -116,7 +116,6 @@ class TestNciIsbi:
         assert (case.scribbles == UNLABELLED).all()
         np.testing.assert_array_equal(dataset.reference(case.name), VALUES)
         np.testing.assert_allclose(case.spacing_mm, SPACING[::-1], atol=1e-4)
-        assert "no scribbles come with" in dataset.notes[-1]
 
     def test_simulated_scribbles_make_it_trainable(self, tree, tmp_path):
         folder = write_simulation(open_dataset(tree, **OWN), RULES["full"], tmp_path / "drawn")

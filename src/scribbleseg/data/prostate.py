@@ -168,13 +168,10 @@ def _opened(
         raise DataError(
             f"{layout}: expected training cases {', '.join(parts[0][:5])}, ..., found none of them in {root}"
         )
-    notes = [
-        *notes,
-        "no scribbles come with this data set: draw or simulate some, and give their folder as `scribbles`",
-    ]
     if absent := sorted({*parts[0], *parts[1]} - files.keys()):
         some = ", ".join(absent[:8]) + (", ..." if absent[8:] else "")
-        notes.append(f"{len(absent)} of the split's {len(parts[0]) + len(parts[1])} cases are not there: {some}")
+        n_asked = len(parts[0]) + len(parts[1])
+        notes = [*notes, f"{len(absent)} of the split's {n_asked} cases are not there: {some}"]
     return replace(dataset(layout, root, encoding, train, test, notes), options=options)
 
 
