@@ -104,10 +104,13 @@ def report(rows: dict[str, Recipe], out: Path, seeds: list[int]) -> None:
         figures[title] = figures_of(row) | {f"minus {p}": np.round(gap, 4).tolist() for p, gap in gaps.items()}
     console = Console(width=180)
     console.print(table)
-    labels = Table("labels of the last M step", "labelled", "right", *(f"Dice {s}" for s in structures), box=None)
+    labels = Table("labels", "of recursion", "labelled", "right", *(f"Dice {s}" for s in structures), box=None)
     for title in (title for title, recipe in rows.items() if recipe.annotation == "scribbles"):
-        quality = np.mean([label_quality(run_folder(out, title, seed)) for seed in seeds], axis=0)
-        labels.add_row(title, *(f"{share:.1%}" for share in quality[:2]), *(f"{dice:.3f}" for dice in quality[2:]))
+        by_seed = [label_quality(run_folder(out, title, seed)) for seed in seeds]
+        shortest = min(map(len, by_seed))  # a run may have stopped early
+        quality = np.mean([each[:shortest] for each in by_seed], axis=0)
+        for index, (labelled, right, *dice) in enumerate(quality):
+            labels.add_row(title, str(index), f"{labelled:.1%}", f"{right:.1%}", *(f"{d:.3f}" for d in dice))
         figures[title]["labels"] = quality.round(4).tolist()
     console.print(labels)
     n_cases = next(iter(summary.values())).dice.shape[1]
@@ -125,22 +128,25 @@ def figures_of(row: Row) -> dict:
 
 
 def label_quality(folder: Path) -> np.ndarray:
-    """Share of the training pixels that the last recursion's labels cover, share of those right, Dice by structure.
+    """By recursion: share of the training pixels that its labels cover, share of those right, Dice by structure.
 
-    Against the reference on the recipe's grid, UNLABELLED counted as background in the Dice.
+    Against the reference on the recipe's grid, UNLABELLED counted as background in the Dice. Shape `recursion measure`.
     """
     run = open_run(folder)
     dataset, slices, preprocess = dataset_of(run), open_slices(run.slices), recipe_from(run.recipe).preprocess
-    labels = np.asarray(slices.labels(f"labels_{run.recursions - 1}"))
-    truth = np.full_like(labels, UNLABELLED)
+    truth = np.full_like(slices.scribbles, UNLABELLED)
     for name, rows in slices.rows.items():
         truth[rows] = preprocess.labels(dataset.reference(name), dataset.train.named(name))
-    inside, labelled = truth != UNLABELLED, labels != UNLABELLED
-    dice = [
-        2 * np.sum((labels == value) & (truth == value)) / (np.sum((labels == value) & inside) + np.sum(truth == value))
-        for value in range(1, dataset.n_labels)
-    ]
-    return np.array([np.mean(labelled[inside]), np.mean((labels == truth)[inside & labelled]), *dice])
+    inside = truth != UNLABELLED
+    quality = []
+    for index in range(run.recursions):
+        labels = np.where(inside, slices.labels(f"labels_{index}"), UNLABELLED)
+        labelled = labels != UNLABELLED
+        hits = [2 * np.sum((labels == k) & (truth == k)) for k in range(1, dataset.n_labels)]
+        sizes = [np.sum(labels == k) + np.sum(truth == k) for k in range(1, dataset.n_labels)]
+        shares = np.mean(labelled[inside]), np.mean((labels == truth)[labelled])
+        quality.append([*shares, *np.divide(hits, sizes)])
+    return np.array(quality)
 
 
 if __name__ == "__main__":
