@@ -71,7 +71,7 @@ def welch_p(samples: Samples) -> Float64[np.ndarray, "slice height width"]:
     )
     deviations, n = np.sqrt(variances), samples.passes
     test = ttest_ind_from_stats(means[:, 0], deviations[:, 0], n, means[:, 1], deviations[:, 1], n, equal_var=False)
-    return np.where((means[:, 0] == means[:, 1]), 1.0, test.pvalue)  # scipy's 0 / 0 is NaN
+    return np.where(means[:, 0] == means[:, 1], 1.0, test.pvalue)  # scipy's 0 / 0 is NaN
 
 
 def clamp(
