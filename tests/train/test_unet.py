@@ -90,6 +90,14 @@ def test_dropout_zeroes_its_share_of_every_part_of_a_random_word_and_keeps_the_e
     assert out.mean().item() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize(("probability", "dropped"), [(1e-9, 0.0), (1 - 1e-9, 1.0)])
+def test_dropout_with_a_probability_at_either_end_is_finite(probability, dropped):
+    torch.manual_seed(0)
+    out = Dropout(probability)(torch.ones(10_000))
+    assert out.isfinite().all()
+    assert (out == 0).float().mean().item() == pytest.approx(dropped, abs=1e-3)
+
+
 def test_dropout_takes_any_memory_layout_passes_gradients_and_is_off_in_evaluation():
     dropout = Dropout(0.5)
     x = torch.randn(3, 5, 7, 2).contiguous(memory_format=torch.channels_last)

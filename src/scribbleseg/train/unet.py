@@ -66,7 +66,7 @@ class Dropout(nn.Dropout):
         if not self.training or x.device.type != "cpu":
             return super().forward(x)
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-        kept = round((1 - self.p) * 2**16)
+        kept = min(max(round((1 - self.p) * 2**16), 1), 2**16 - 1)
         mask = words.as_strided(x.shape, torch.empty_like(x).stride())  # in the order of x's memory
         return (x * mask.lt_(kept - 2**15)).mul_(2**16 / kept)
 
