@@ -83,9 +83,22 @@ class TestSimulate:
             assert away.max() < 25
         assert 0.001 < (scribbles != UNLABELLED).mean() < 0.1
 
+    def test_a_piece_of_a_loop_may_lie_anywhere_on_it(self):
+        slice_ = np.zeros((1, 40, 40), np.uint8)
+        slice_[0][disk((20, 20), 9)] = 1
+        octants = np.zeros(8)
+        for seed in range(150):
+            rows, columns = np.nonzero(simulate(slice_, Skeleton(length=0.25, seed=seed), "case")[0] == 0)
+            octants[np.unique(np.floor(np.arctan2(rows - 20, columns - 20) / (np.pi / 4)).astype(int) % 8)] += 1
+        assert octants.min() > octants.max() / 2
+
     def test_a_slice_without_structures_is_crossed_where_others_have_them(self):
-        crossing = simulate(VOLUME, Skeleton(), "case")[0] == 0
-        assert (crossing & (VOLUME > 0).any(0)).sum() > 30
+        in_a_corner = np.zeros((2, 120, 120), np.uint8)
+        in_a_corner[1][disk((95, 92), 12)] = 1
+        rows, columns = np.nonzero(simulate(in_a_corner, Skeleton(), "case")[0] == 0)
+        assert len(rows) > 100
+        assert abs(rows.mean() - 95) < 8
+        assert abs(columns.mean() - 92) < 8
         nothing = simulate(np.zeros((2, 40, 50), np.uint8), Skeleton(), "case")
         assert set(np.unique(nothing)) == {0, UNLABELLED}
         assert ((nothing == 0).sum((1, 2)) > 10).all()

@@ -22,7 +22,7 @@ def save(path, voxels, affine=AFFINE):
 def tree(tmp_path):
     for frame in FRAMES:
         save(tmp_path / "acdc" / "patient001" / f"{frame}.nii.gz", np.ones((4, 3, 2), np.int16))
-        save(tmp_path / "acdc" / "patient001" / f"{frame}_scribble.nii.gz", np.full((4, 3, 2), 4, np.uint8))
+        save(tmp_path / "acdc" / "patient001" / f"{frame}_scribble.nii.gz", np.full((4, 3, 2), 1, np.uint8))
     return tmp_path / "acdc"
 
 
