@@ -38,7 +38,7 @@ ACDC_TRAIN = [1, 2, 3, 4, 21, 22, 23, 25, 42, 43, 45, 46, 61, 62, 63, 65, 81, 83
 ACDC_TEST = [6, 7, 8, 9, 26, 27, 28, 29, 47, 48, 49, 50, 66, 67, 68, 70, 86, 87, 88, 89]
 GRIDS = {
     "acdc": Preprocess(spacing_mm=2.5, size=96),
-    "promise12": Preprocess(spacing_mm=2.0, size=96),  # its spacing is not known: 1 stands for a voxel
+    "promise12": Preprocess(spacing_mm=1.5, size=96),  # its spacing is not known: 1 stands for a pixel
     "prostate158": Preprocess(spacing_mm=1.0, size=96),
     "phantoms": Preprocess(spacing_mm=2.5, size=64),
 }

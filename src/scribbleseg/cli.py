@@ -229,7 +229,7 @@ def simulate(
     source: Annotated[
         Source, typer.Option(help="Draw on the masks, or keep a part of the scribbles that are there.")
     ] = "masks",
-    seed: Annotated[int, typer.Option(help="Of the places; another draws other scribbles.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the places; another draws other scribbles.")] = 0,
     format: Format = None,
     split: Split = None,
     fold: Fold = None,

@@ -1,1 +1,1 @@
-"""Scribbles: auditing what people drew."""
+"""Scribbles: auditing what people drew, and drawing them by rule."""
