@@ -5,6 +5,8 @@ entropies. That the moments are the same is measured with the same masks. The ne
 a little on synthetic hearts, so that it is sure of some pixels and unsure of others. Times are CPU times of the process
 on one thread, both sides in turn: they hold on a machine that has other work to do.
 
+It also asks which score of a case, from the same samples, ranks cases by their Dice, for `relabel.uncertainty.rank`.
+
     python benchmarks/uncertainty.py
 """
 
@@ -25,12 +27,13 @@ import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import spearmanr
 from torch import nn
 
 from scribbleseg.data.phantoms import heart
 from scribbleseg.data.preprocess import normalise
 from scribbleseg.recipes import can2018
-from scribbleseg.relabel.decide import WelchTest
+from scribbleseg.relabel.decide import WelchTest, welch_p
 from scribbleseg.relabel.predict import BATCH, sample
 from scribbleseg.train.loop import m_step
 from scribbleseg.train.unet import Dropout
@@ -51,7 +54,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="10 passes, once, of a network that is hardly trained")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    passes, iterations, repeats = (10, 5, 1) if arguments.quick else (TEST.passes, 80, arguments.repeats)
+    passes, iterations, repeats = (10, 5, 1) if arguments.quick else (TEST.passes, 160, arguments.repeats)
     torch.set_num_threads(1)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     console = Console(width=120)
@@ -74,6 +77,10 @@ def main() -> None:
         for name, value in differences.items():
             console.print(f"{name.replace('_', ' ')}: {value:.2g}")
         figures[f"{side}"] = {"speed_up": speed_ups} | {name: float(f"{v:.3g}") for name, v in differences.items()}
+        if side == 96:
+            figures["spearman_with_dice"] = judge_rankings(network, side, 2 if arguments.quick else 24, passes)
+            for name, value in figures["spearman_with_dice"].items():
+                console.print(f"rank correlation of Dice with {name.replace('_', ' ')}: {value:.2f}")
     print(json.dumps(figures))
 
 
@@ -164,6 +171,36 @@ def compare(network: nn.Module, images: np.ndarray, passes: int) -> dict[str, fl
         "share_decided_otherwise_bfloat16_same_masks": float((decided_bf16 != decided).mean()),
         "share_decided_otherwise_other_masks": float((decided_others != decided).mean()),
     }
+
+
+def judge_rankings(network: nn.Module, side: int, cases: int, passes: int) -> dict[str, float]:
+    """Spearman's correlation of the mean Dice of a case's structures with scores that could rank it: -1 is perfect.
+
+    Every second case is noisier than any in training.
+    """
+    rng = np.random.default_rng(2)
+    dice, scores = [], []
+    for case in range(cases):
+        images, truth = hearts(side, volumes=1, seed=100 + case)
+        noise = rng.uniform(0.1, 1) * (case % 2) * rng.normal(size=images.shape)
+        samples = sample(fabric("bf16-mixed"), network, (images + noise).astype(np.float32), passes, seed=case)
+        labels, uncertain = samples.probabilities.argmax(axis=1), welch_p(samples) >= TEST.significance
+        dice.append(np.mean([dice_of(labels == label, truth == label) for label in range(1, LABELS)]))
+        looked_at = uncertain | (labels > 0)
+        scores.append(
+            {
+                "entropy": samples.entropy[looked_at].mean(),
+                "mutual_information": samples.mutual_information[looked_at].mean(),
+                "uncertain_share": uncertain[looked_at].mean(),
+                "entropy_of_all_voxels": samples.entropy.mean(),
+                "mutual_information_of_all_voxels": samples.mutual_information.mean(),
+            }
+        )
+    return {name: round(float(spearmanr(dice, [s[name] for s in scores])[0]), 2) for name in scores[0]}
+
+
+def dice_of(a: np.ndarray, b: np.ndarray) -> float:
+    return 2 * (a & b).sum() / (a.sum() + b.sum())
 
 
 def rms(values: np.ndarray) -> float:

@@ -88,29 +88,29 @@ def test_other_channels_than_in_training_are_refused(segmenter):
         uncertainty(segmenter, case_of(np.zeros((2, 3, 32, 32), np.float32)), TEST)
 
 
-def maps(p, labels, mutual_information):
+def maps(p, labels, entropy):
     """A row of voxels."""
-    p, mutual_information = (np.array(values, np.float32).reshape(1, 1, -1) for values in (p, mutual_information))
+    p, entropy = (np.array(values, np.float32).reshape(1, 1, -1) for values in (p, entropy))
     likely = np.eye(2, dtype=np.float32)[labels].T.reshape(2, 1, 1, -1)
-    return Uncertainty(likely, p, mutual_information, mutual_information)
+    return Uncertainty(likely, p, entropy, entropy / 2)
 
 
 def test_a_case_is_scored_over_structures_and_uncertain_voxels():
-    found = maps(p=[0, 0.05, 0.2, 0.04], labels=[1, 0, 1, 0], mutual_information=[0.1, 0.2, 0.6, 0.7])
+    found = maps(p=[0, 0.05, 0.2, 0.04], labels=[1, 0, 1, 0], entropy=[0.1, 0.2, 0.6, 0.7])
     row = rank("a", found, TEST)
     assert row.voxels == 3
     assert (row.score, row.uncertain) == pytest.approx((0.3, 2 / 3))
     wider = maps(
         p=[0, 0.05, 0.2, 0.04] + [0] * 9,
         labels=[1, 0, 1, 0] + [0] * 9,
-        mutual_information=[0.1, 0.2, 0.6, 0.7] + [0] * 9,
+        entropy=[0.1, 0.2, 0.6, 0.7] + [0] * 9,
     )
     assert rank("a", wider, TEST) == row, "background that is certain does not dilute it"
     assert rank("a", found, WelchTest(significance=0.1)).voxels == 2
 
 
 def test_nothing_found_and_nothing_uncertain_scores_0():
-    assert rank("empty", maps(p=[0, 0], labels=[0, 0], mutual_information=[0, 0]), TEST) == Rank("empty", 0.0, 0.0, 0)
+    assert rank("empty", maps(p=[0, 0], labels=[0, 0], entropy=[0, 0]), TEST) == Rank("empty", 0.0, 0.0, 0)
 
 
 def test_maps_are_written_on_the_image_s_grid(tmp_path, segmenter):

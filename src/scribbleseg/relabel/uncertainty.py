@@ -28,7 +28,7 @@ class Uncertainty:
         probabilities: mean softmax of the passes.
         p: of Welch's t-test between the two likeliest labels, 0 (told apart) to 1.
         entropy: of the mean softmax, in nats. High on every border, also where no network could know better.
-        mutual_information: in nats. High where the passes disagree: there, more annotation would help.
+        mutual_information: in nats. High where the passes disagree, each sure of itself.
     """
 
     probabilities: Probabilities
@@ -43,9 +43,9 @@ class Rank:
 
     Args:
         case: its name.
-        score: mean mutual information, in nats, over the voxels that are a structure or uncertain. Mutual information,
-            because entropy is high on any border and so ranks by surface; not over all voxels, because easy background
-            would rank by the size of the image (ours). 0 where there is no such voxel.
+        score: mean entropy, in nats, over the voxels that are a structure or uncertain (ours). Not over all voxels,
+            because easy background would rank by the size of the image; not mutual information, because it followed
+            Dice less well (benchmarks/uncertainty.py). 0 where there is no such voxel.
         uncertain: share of these voxels that are uncertain: p at or above the test's significance.
         voxels: their number.
     """
@@ -76,7 +76,7 @@ def rank(case: str, found: Uncertainty, test: WelchTest) -> Rank:
     looked_at = uncertain | (found.probabilities.argmax(axis=0) > 0)
     if not looked_at.any():
         return Rank(case, 0.0, 0.0, 0)
-    score = found.mutual_information[looked_at].mean(dtype=np.float64)
+    score = found.entropy[looked_at].mean(dtype=np.float64)
     return Rank(case, float(score), float(uncertain[looked_at].mean()), int(looked_at.sum()))
 
 
