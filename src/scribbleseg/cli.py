@@ -386,7 +386,7 @@ def predict(
     console.print(f"{len(cases)} label maps in {out}")
     if ranks:
         passes.write_ranking(out, ranks)
-        table = Table("most uncertain first", "mutual information, nats", "uncertain", box=None)
+        table = Table("most uncertain first", "entropy, nats", "uncertain", box=None)
         for rank in sorted(ranks, key=lambda rank: -rank.score)[:SHOWN]:
             table.add_row(rank.case, f"{rank.score:.4f}", f"{rank.uncertain:.1%}")
         console.print(table)
