@@ -24,9 +24,9 @@ from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.runs import Run, create_run, finish_folder
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes, grow
 from scribbleseg.train.augment import Augment
-from scribbleseg.train.crf_rnn import CRFRNN, CRFRNNModule
+from scribbleseg.train.crf_rnn import CRFRNN
 from scribbleseg.train.loop import Training, m_step, save_state
-from scribbleseg.train.unet import UNet, UNetModule
+from scribbleseg.train.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 
@@ -180,8 +180,7 @@ def _e_step(
             rows = slices.rows[name]
             images = slices.images[rows]
             refined = recipe.refine(predict(fabric, network, images), images, seeds[rows], fabric.device)
-            # Uncertainty is the U-Net's, before a CRF-RNN: the paper does not say which (our reading).
-            samples = sample(fabric, unet_of(network), images, passes, draw) if passes else None
+            samples = sample(fabric, network, images, passes, draw) if passes else None
             yield name, clamp(recipe.decide(refined, samples), seeds[rows])
 
     _write_labels(dataset, slices, run, fabric, index, relabelled(), recipe.preprocess)
@@ -236,11 +235,6 @@ def _continue_from(run: Run) -> tuple[int, int]:
 
 def _name(index: int) -> str:
     return f"labels_{index}"
-
-
-def unet_of(network: torch.nn.Module) -> UNetModule:
-    """The U-Net itself, or the one inside a CRF-RNN."""
-    return network.unet if isinstance(network, CRFRNNModule) else network  # type: ignore[return-value]
 
 
 def save_weights(network: torch.nn.Module, path: Path) -> None:

@@ -74,7 +74,8 @@ def sample(
 
     Args:
         fabric: where it runs.
-        network: a `train.unet.UNetModule` with dropout.
+        network: a `train.unet.UNetModule` with dropout, or a CRF-RNN around one: the passes are the U-Net's, before
+            the CRF-RNN (our reading; the paper does not say which).
         images: slices of the grid.
         passes: T; 50 in the paper.
         seed: of the dropout masks; torch's global generators are left as they were.
@@ -92,7 +93,8 @@ def sample(
             "expected a network with dropout, got one without: all its passes are equal and say nothing about its "
             "uncertainty; set network.dropout (0.5 in the paper) and train again"
         )
-    stochastic = network.for_passes().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[operator]
+    unet = getattr(network, "unet", network)
+    stochastic = unet.for_passes().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[operator]
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices), fabric.autocast():
         torch.manual_seed(seed)

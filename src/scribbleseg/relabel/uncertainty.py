@@ -62,8 +62,7 @@ def uncertainty(segmenter: Segmenter, case: Case, test: WelchTest, seed: int = 0
     Raises:
         DataError: the network has no dropout, or the case has other channels than training.
     """
-    network = getattr(segmenter.network, "unet", segmenter.network)
-    samples = sample(segmenter.fabric, network, segmenter.slices(case), test.passes, seed)
+    samples = sample(segmenter.fabric, segmenter.network, segmenter.slices(case), test.passes, seed)
     maps = np.stack([welch_p(samples).astype(np.float32), samples.entropy, samples.mutual_information], axis=1)
     # Beside the probabilities, as further labels: outside the field of view those are 0.
     native = segmenter.preprocess.native_probabilities(np.concatenate([samples.probabilities, maps], axis=1), case)

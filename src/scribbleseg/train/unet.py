@@ -55,7 +55,7 @@ class UNet:
 
 
 class Dropout(nn.Dropout):
-    """torch's, five to ten times as fast on a CPU, where drawing its numbers took a quarter of a stochastic pass.
+    """torch's, four to ten times as fast on a CPU, where drawing its numbers took a quarter of a stochastic pass.
 
     Four masks come from one 64-bit word of torch's generator, so that the probability is rounded to 2^-16; what is kept
     is scaled by the rounded one's inverse, and the expectation is exact.
