@@ -1,5 +1,6 @@
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -40,7 +41,8 @@ ONE_CHANNEL = ["low_rank", "window", "grid", "nystroem", "dense"]
 @pytest.mark.parametrize("shape", [(7, 9), (3, 4, 5)])
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("method", [*ONE_CHANNEL, "auto"])
-def test_is_the_double_loop(shape, normalise, method):
+def test_is_the_double_loop(shape, normalise, method, monkeypatch):
+    monkeypatch.setattr(sys.modules["scribbleseg.crf.gaussian"], "REACH", 8.0)
     images, values = random_case(shape)
     sigma_space = (2.0, 3.0, 2.5)[: len(shape)]
     expected = double_loop(values, sigma_space, images, [0.2], normalise)
@@ -56,6 +58,34 @@ def test_is_the_double_loop(shape, normalise, method):
     # Interpolation between intensity bins is what costs the grid its digits.
     relative = 2e-3 if method in ("grid", "auto") else 1e-5
     assert (built(values) - expected).abs().max() < relative * expected.max()
+
+
+@pytest.mark.parametrize("images", [None, "random"])
+def test_a_window_loses_little_of_the_sum(images):
+    # Float32 on a CPU convolves within REACH sigmas; float64 sums over all pixels.
+    values = torch.rand(1, 2, 40, 50, dtype=torch.float64)
+    kernel = {} if images is None else {"images": torch.rand(1, 1, 40, 50, dtype=torch.float64), "sigma_intensity": 0.2}
+    double = gaussian_filter((40, 50), 3.0, **kernel)
+    kernel = {} if images is None else kernel | {"images": kernel["images"].float()}
+    single = gaussian_filter((40, 50), 3.0, **kernel)
+    assert (single(values.float()) - double(values)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("method", [*ONE_CHANNEL, "separable"])
+def test_crop_is_the_filter_of_values_in_a_box_read_there(method):
+    images, values = random_case((14, 15))
+    kernel = {} if method == "separable" else {"images": images, "sigma_intensity": 0.2, "method": method}
+    built = gaussian_filter((14, 15), 2.0, **kernel)
+    at = (..., slice(3, 11), slice(6, 15))
+    inside = torch.zeros_like(values)
+    inside[at] = values[at]
+    cropped = built.crop(at[1:])
+    torch.testing.assert_close(cropped(values[at]), built(inside)[at])
+    within = (slice(1, 7), slice(0, 5))
+    nested = (..., slice(4, 10), slice(6, 11))
+    inside = torch.zeros_like(values)
+    inside[nested] = values[nested]
+    torch.testing.assert_close(cropped.crop(within)(values[nested]), built(inside)[nested])
 
 
 @pytest.mark.parametrize("shape", [(11,), (7, 9), (3, 4, 5)])
@@ -97,7 +127,7 @@ def test_constant_image_is_the_kernel_of_position(method):
     _, values = random_case((8, 9))
     expected = gaussian_filter((8, 9), 2.0)(values)
     found = gaussian_filter((8, 9), 2.0, torch.full((2, 1, 8, 9), 3.5, dtype=torch.float64), 0.1, method=method)(values)
-    assert (found - expected).abs().max() < 1e-4 * expected.max()
+    assert (found - expected).abs().max() < 2e-3 * expected.max()
 
 
 @pytest.mark.parametrize("method", ["auto", "low_rank", "window", "grid", "dense"])

@@ -157,6 +157,32 @@ def test_stops_when_nothing_changes():
     assert (settled.softmax(1) - stopped.softmax(1)).abs().max() < 1e-8
 
 
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("seeded", [False, True])
+@pytest.mark.parametrize("method", ["low_rank", "window", "grid"])
+def test_with_a_tolerance_it_works_in_boxes_and_stays_near(method, seeded, learned):
+    """An object in a large background: what moves is a small part of the image."""
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(90.0), indexing="ij")
+    disc = ((y - 40).square() + (x - 60).square() < 12**2).double()
+    images = disc + 0.2 * torch.randn(2, 1, 96, 90, generator=generator, dtype=torch.float64)
+    logits = torch.stack([3 - 4 * disc, 2 * disc, disc - 1]).expand(2, -1, -1, -1).clone()
+    logits[..., 28:52, 48:72] += torch.randn(2, 3, 24, 24, generator=generator, dtype=torch.float64)
+    wide = 40.0 if method == "grid" else 2.0
+    filters = [gaussian_filter((96, 90), wide, images, 0.3, method=method), gaussian_filter((96, 90), 1.5)]
+    clamped = torch.full((2, 96, 90), UNLABELLED, dtype=torch.uint8)
+    if seeded:
+        clamped[:, 35:45, 50:53], clamped[:, 5, 5:20] = 2, 1
+    compatibility = None
+    if learned:
+        compatibility = 1 - torch.eye(3, dtype=torch.float64) + 0.2 * torch.rand(3, 3, generator=generator).double()
+    arguments = (logits, filters, [1.5, 1.0], compatibility, clamped)
+    expected = mean_field(*arguments).softmax(1)
+    found = mean_field(*arguments, tolerance=1e-4).softmax(1)
+    assert (found - expected).abs().max() < 0.02
+    assert (found - expected).abs().mean() < 1e-4
+
+
 def test_no_iterations_no_weight_and_no_filter_change_nothing():
     images, logits = random_case()
     assert torch.equal(mean_field(logits, kernels(images), [1.0, 1.0], iterations=0), logits)

@@ -19,6 +19,7 @@ that the gradient of a filter is the filter itself.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from itertools import product
 from math import prod
 from typing import Any, Literal
@@ -26,11 +27,12 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 Normalisation = Literal["symmetric", "none"]
 
-REACH = 4.0
-"""Sigmas at which a Gaussian window ends. Ours: 1e-4 of a Gaussian's sum lies beyond, in 2-D at most 2e-4."""
+REACH = 3.5
+"""Sigmas at which a Gaussian window ends. Ours: 5e-4 of a Gaussian's sum lie beyond on a line, 2e-3 in a plane."""
 
 
 class GaussianFilter(ABC):
@@ -43,6 +45,8 @@ class GaussianFilter(ABC):
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.scale: Tensor | None = None
+        self.reach: tuple[int, ...] | None = None
+        """Pixels along each axis beyond which a value has no effect worth mentioning; None if it has everywhere."""
 
     def __call__(self, values: Float[Tensor, "batch label *space"]) -> Float[Tensor, "batch label *space"]:
         """Filters every label's map by itself.
@@ -56,7 +60,7 @@ class GaussianFilter(ABC):
 
     def normalise(self) -> None:
         """From here on N^(-1/2) K N^(-1/2)."""
-        sums = self.kernel_sum(self.ones())
+        sums = self._sum(self._ones())
         self.scale = sums.clamp_min(torch.finfo(sums.dtype).tiny).rsqrt()
 
     def apply(self, values: Tensor) -> Tensor:
@@ -64,16 +68,34 @@ class GaussianFilter(ABC):
         if not values.numel():
             return values.clone()
         if self.scale is None:
-            return self.kernel_sum(values)
+            return self._sum(values)
         scale = self.scale.to(values)
-        return self.kernel_sum(values * scale).mul_(scale)
+        return self._sum(values * scale).mul_(scale)
+
+    def crop(self, box: tuple[slice, ...]) -> "GaussianFilter":
+        """The same kernel and scale for values that vanish outside a box, read within it: a principal submatrix.
+
+        Args:
+            box: a slice an axis of space, with start and stop.
+        """
+        cropped = copy(self)
+        cropped.shape = tuple(side.stop - side.start for side in box)
+        if self.scale is not None:
+            at: tuple[Any, ...] = (..., *box)
+            cropped.scale = self.scale[at]
+        cropped._crop(self.shape, box)
+        return cropped
+
+    def _crop(self, whole: tuple[int, ...], box: tuple[slice, ...]) -> None:
+        """What `crop` has to do to a copy's own arrays, of the shape `whole`."""
+        return
 
     @abstractmethod
-    def ones(self) -> Tensor:
+    def _ones(self) -> Tensor:
         """`batch 1 *space`, of the filter's own dtype and device."""
 
     @abstractmethod
-    def kernel_sum(self, values: Tensor) -> Tensor:
+    def _sum(self, values: Tensor) -> Tensor:
         """`batch label *space` -> a new tensor of the same shape; no normalisation."""
 
 
@@ -98,7 +120,7 @@ def gaussian_filter(
     *,
     method: Literal["auto", "separable", "low_rank", "window", "grid", "nystroem", "dense"] = "auto",
     normalisation: Normalisation = "symmetric",
-    tolerance: float = 1e-4,
+    tolerance: float = 1e-3,
 ) -> GaussianFilter:
     """The filter with a Gaussian kernel of position, or of position and intensity.
 
@@ -143,7 +165,7 @@ def gaussian_filter(
         if chosen in ("low_rank", "grid") and images.shape[1] != 1:
             raise ValueError(f"expected one channel for method {chosen!r}, got {images.shape[1]}; use 'nystroem'")
         built = _METHODS[chosen](shape, sigmas, scaled, tolerance)
-    if normalisation == "symmetric" and built.ones().numel():
+    if normalisation == "symmetric" and built._ones().numel():
         built.normalise()
     return built
 
@@ -168,19 +190,24 @@ def _choose(shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor) -
 
 
 class Separable(GaussianFilter):
-    """Position alone: a 1-D Gaussian matrix along each axis. Exact, for batches of any size, dtype and device."""
+    """Position alone: a 1-D Gaussian along each axis. For batches of any size, dtype and device."""
 
     def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...]) -> None:
         super().__init__(shape)
-        self.axes = [_gaussian(torch.arange(n, dtype=torch.float64) / s) for n, s in zip(shape, sigmas, strict=True)]
+        self.sigmas, self.reach = sigmas, _reach(sigmas)
 
-    def ones(self) -> Tensor:  # noqa: D102
-        return torch.ones(1, 1, *self.shape, dtype=torch.float64)
+    def _ones(self) -> Tensor:
+        return torch.ones(1, 1, *self.shape)
 
-    def kernel_sum(self, values: Tensor) -> Tensor:  # noqa: D102
-        for axis, gaussian in enumerate(self.axes):
-            values = _along(values, axis, gaussian.to(values))
-        return values
+    def normalise(self) -> None:
+        """As for all, but in closed form: the sum of a product of Gaussians is the product of their sums."""
+        self.scale = torch.ones(())
+        for n, sigma in zip(self.shape, self.sigmas, strict=True):
+            sums = _gaussian(torch.arange(n, dtype=torch.float64) / sigma).sum(1)
+            self.scale = self.scale.unsqueeze(-1) * sums.rsqrt()
+
+    def _sum(self, values: Tensor) -> Tensor:
+        return _blur(values.movedim(1, -1).contiguous(), self.sigmas).movedim(-1, 1)
 
 
 class _OfImages(GaussianFilter):
@@ -190,7 +217,7 @@ class _OfImages(GaussianFilter):
         super().__init__(shape)
         self.batch, self.like = len(scaled), scaled.new_empty(0)
 
-    def ones(self) -> Tensor:
+    def _ones(self) -> Tensor:
         return self.like.new_ones(self.batch, 1, *self.shape)
 
 
@@ -202,16 +229,40 @@ class LowRank(_OfImages):
     left out is positive semi-definite, so the mean error of the kernel over pairs stays below it as well.
     """
 
+    CACHED = 2**20
+    """Numbers that are worked on at a time. Ours: 4 MiB."""
+
     def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor, tolerance: float) -> None:
         super().__init__(shape, scaled)
-        self.space = Separable(shape, sigmas)
+        self.sigmas, self.reach = sigmas, _reach(sigmas)
+        self.functions = scaled.new_empty(0, *shape, 0)  # batch *space term
+        self._repeated: tuple[tuple[int, int], list[Tensor]] = ((0, 0), [])
         if scaled.numel():
-            self.functions = _intensity_functions(scaled.flatten(1), tolerance).unflatten(2, shape)
+            self.functions = _expand(scaled[:, 0], tolerance)[0]
 
-    def kernel_sum(self, values: Tensor) -> Tensor:  # noqa: D102
-        terms = self.functions.unsqueeze(2) * values.unsqueeze(1)  # batch term label *space
-        filtered = self.space.kernel_sum(terms.flatten(1, 2)).view_as(terms)
-        return filtered.mul_(self.functions.unsqueeze(2)).sum(1)
+    def _sum(self, values: Tensor) -> Tensor:
+        labels, terms = values.shape[1], self.functions.shape[-1]
+        # Columns (term label), innermost, where the blur is fastest, and few at a time, so that they stay in cache. A
+        # product with 0s and 1s copies and sums them several times as fast as broadcasting over so short an axis.
+        step = max(1, min(terms, self.CACHED // max(1, values.numel())))
+        copies = torch.eye(labels).repeat(1, step).to(values)
+        columns = values.movedim(1, -1) @ copies
+        summed = torch.zeros_like(columns)
+        for functions in self._repeat(labels, step):
+            size = functions.shape[-1]
+            summed[..., :size].addcmul_(_blur(columns[..., :size] * functions, self.sigmas), functions)
+        return (summed @ copies.T).movedim(-1, 1)
+
+    def _repeat(self, labels: int, step: int) -> list[Tensor]:
+        """`batch *space (term label)`, `step` terms each; kept for the next call."""
+        if self._repeated[0] != (labels, step):
+            parts = self.functions.split(step, -1)
+            self._repeated = (labels, step), [part.repeat_interleave(labels, -1) for part in parts]
+        return self._repeated[1]
+
+    def _crop(self, whole: tuple[int, ...], box: tuple[slice, ...]) -> None:
+        self.functions = self.functions[(slice(None), *box)].contiguous()
+        self._repeated = ((0, 0), [])
 
 
 class Grid(_OfImages):
@@ -222,62 +273,107 @@ class Grid(_OfImages):
     bins' Gaussian is narrower by the variance that the two interpolations add on average.
     """
 
-    BINS = 8
+    BINS = 6
     """Bins per sigma. Ours."""
 
     def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor, tolerance: float) -> None:
         super().__init__(shape, scaled)
-        self.functions = _space_functions(shape, sigmas, tolerance).to(scaled)  # pixel term
-        if not scaled.numel():
-            return
-        low, high = float(scaled.min()), float(scaled.max())
-        self.bins = int((high - low) * self.BINS) + 2
-        positions = (scaled.flatten(1) - low) * self.BINS
-        cells = positions.floor().clamp_(0, self.bins - 2)
-        fractions = positions - cells
-        nodes = cells.long() + self.bins * torch.arange(self.batch, device=scaled.device).unsqueeze(1)
-        self.nodes = torch.stack([nodes.flatten(), nodes.flatten() + 1], 1)  # (batch pixel) 2
-        self.shares = torch.stack([1 - fractions.flatten(), fractions.flatten()], 1)
-        into, order = self.nodes.flatten().sort()
-        self.sources, self.source_shares = order // 2, self.shares.flatten()[order]
-        ends = torch.arange(self.batch * self.bins, device=scaled.device)
-        self.offsets = torch.searchsorted(into, ends)
-        steps = torch.arange(self.bins, dtype=torch.float64) / self.BINS
-        variance = 1 - 1 / (3 * self.BINS**2)
-        self.gaussian = (_gaussian(steps, variance) * variance**-0.5).to(scaled)  # of the same integral
+        self.functions = _expand_position(shape, sigmas, tolerance).to(scaled)  # *space term
+        self._repeated = scaled.new_empty(0, 0)
+        if scaled.numel():
+            self.scaled = scaled[:, 0] - scaled.min()
+            self.bins = int(float(self.scaled.max()) * self.BINS) + 2
+            self.gaussian = self._gaussian()
+            self._bin()
 
-    def kernel_sum(self, values: Tensor) -> Tensor:  # noqa: D102
+    def _bin(self) -> None:
+        positions = self.scaled.flatten(1) * self.BINS
+        cells = positions.floor().clamp_(0, self.bins - 2)
+        upper = (positions - cells).flatten()
+        first = self.bins * torch.arange(self.batch, device=cells.device, dtype=torch.int32).unsqueeze(1)
+        cells = (cells.int() + first).flatten()
+        self.nodes = torch.stack([cells, cells + 1], 1)  # (batch pixel) 2
+        self.shares = torch.stack([1 - upper, upper], 1)
+        into, order = self.nodes.flatten().sort()
+        self.sources, self.source_shares = (order // 2).int(), self.shares.flatten()[order]
+        every = torch.arange(self.batch * self.bins, device=cells.device, dtype=torch.int32)
+        self.offsets = torch.searchsorted(into, every, out_int32=True)
+
+    def _gaussian(self) -> Tensor:
+        variance = 1 - 1 / (3 * self.BINS**2)
+        steps = torch.arange(1 - self.bins, self.bins, dtype=torch.float64) / self.BINS
+        line = (steps.square_().mul_(-0.5 / variance).exp_() * variance**-0.5).to(self.scaled)  # of the same integral
+        return line.unfold(0, self.bins, 1).flip(0)  # row i is the line, i bins further
+
+    def _sum(self, values: Tensor) -> Tensor:
         batch, labels = values.shape[:2]
-        columns = values.flatten(2).transpose(1, 2).unsqueeze(3)  # batch pixel label 1
-        terms = (columns * self.functions.unsqueeze(1)).flatten(0, 1).flatten(1)  # (batch pixel) (label term)
-        bag = torch.nn.functional.embedding_bag
+        bag = functional.embedding_bag
+        copies = torch.eye(labels).repeat(1, self.functions.shape[-1]).to(values)  # as in LowRank
+        if self._repeated.shape[1] != copies.shape[1]:
+            self._repeated = self.functions.flatten(0, -2).repeat_interleave(labels, -1)
+        functions = self._repeated
+        terms = (values.flatten(2).transpose(1, 2) @ copies).mul_(functions).flatten(0, 1)  # (batch pixel) (term label)
         table = bag(self.sources, terms, self.offsets, mode="sum", per_sample_weights=self.source_shares)
         table = (self.gaussian @ table.view(batch, self.bins, -1)).flatten(0, 1)
-        read = bag(self.nodes, table, mode="sum", per_sample_weights=self.shares)
-        summed = (read.view(batch, -1, labels, self.functions.shape[1]) * self.functions.unsqueeze(1)).sum(3)
-        return summed.transpose(1, 2).reshape(values.shape)
+        terms = bag(self.nodes, table, mode="sum", per_sample_weights=self.shares)
+        summed = terms.view(batch, -1, terms.shape[1]).mul_(functions) @ copies.T
+        return summed.transpose(1, 2).unflatten(2, self.shape)
+
+    def _crop(self, whole: tuple[int, ...], box: tuple[slice, ...]) -> None:
+        self.functions = self.functions[box].contiguous()
+        self.scaled, self._repeated = self.scaled[(slice(None), *box)].contiguous(), self.scaled.new_empty(0, 0)
+        self._bin()
 
 
 class Window(_OfImages):
-    """A kernel that is narrow in space: the pairs at most `REACH` sigmas apart, all kernel values kept."""
+    """A kernel that is narrow in space: the pairs at most `REACH` sigmas apart, all kernel values kept.
+
+    On lines with zeros behind them and flattened: there, an offset in space is the same step in memory everywhere.
+    """
 
     def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor, tolerance: float) -> None:
         super().__init__(shape, scaled)
-        reach = [min(int(REACH * s + 0.5), n - 1) for s, n in zip(sigmas, shape, strict=True)]
-        offsets = sorted(product(*(range(-r, r + 1) for r in reach)))
-        self.pairs = []
-        for offset in offsets[len(offsets) // 2 + 1 :]:  # the half after the centre: each pair once
-            here, there = _shifted(offset)
-            distance = (scaled[here] - scaled[there]).square_().sum(1, keepdim=True)
-            distance += sum((o / s) ** 2 for o, s in zip(offset, sigmas, strict=True))
-            self.pairs.append((here, there, distance.mul_(-0.5).exp_()))
+        self.reach = tuple(min(r, n - 1) for r, n in zip(_reach(sigmas), shape, strict=True))
+        self.margins = (0, *self.reach[1:])
+        self.kernels = {}
+        flat = self._flatten(scaled)
+        for offset in product(range(self.reach[0] + 1), *(range(-r, r + 1) for r in self.reach[1:])):
+            distance = sum((o / s) ** 2 for o, s in zip(offset, sigmas, strict=True))
+            step = self._step(offset)
+            if distance > REACH**2 or step <= 0:  # every pair once, none with itself
+                continue
+            kernel = (flat[..., step:] - flat[..., :-step]).square_()
+            kernel = kernel.sum(1, keepdim=True) if scaled.shape[1] > 1 else kernel
+            self.kernels[offset] = kernel.add_(distance).mul_(-0.5).exp_()
 
-    def kernel_sum(self, values: Tensor) -> Tensor:  # noqa: D102
-        summed = values.clone()
-        for here, there, kernel in self.pairs:
-            summed[here].addcmul_(kernel, values[there])
-            summed[there].addcmul_(kernel, values[here])
-        return summed
+    def _flatten(self, values: Tensor) -> Tensor:
+        return functional.pad(values, [side for r in reversed(self.margins) for side in (0, r)]).flatten(2)
+
+    def _step(self, offset: tuple[int, ...]) -> int:
+        step = 0
+        for o, n, r in zip(offset, self.shape, self.margins, strict=True):
+            step = step * (n + r) + o
+        return step
+
+    def _sum(self, values: Tensor) -> Tensor:
+        flat = self._flatten(values)
+        summed = flat.clone()
+        for offset, kernel in self.kernels.items():
+            step = self._step(offset)
+            summed[..., :-step].addcmul_(kernel, flat[..., step:])
+            summed[..., step:].addcmul_(kernel, flat[..., :-step])
+        padded = summed.unflatten(2, [n + r for n, r in zip(self.shape, self.margins, strict=True)])
+        return padded[(..., *(slice(n) for n in self.shape))]
+
+    def _crop(self, whole: tuple[int, ...], box: tuple[slice, ...]) -> None:
+        padded = [n + r for n, r in zip(whole, self.margins, strict=True)]
+        at = (..., *(slice(side.start, side.stop + r) for side, r in zip(box, self.margins, strict=True)))
+        inside = {}
+        for offset, kernel in self.kernels.items():
+            if all(abs(o) < n for o, n in zip(offset, self.shape, strict=True)):
+                flat = functional.pad(kernel, (0, prod(padded) - kernel.shape[2])).unflatten(2, padded)[at].flatten(2)
+                inside[offset] = flat[..., : -self._step(offset)]
+        self.kernels = inside
 
 
 class Nystroem(_OfImages):
@@ -299,11 +395,15 @@ class Nystroem(_OfImages):
         landmarks = features[:, chosen.to(features.device)]
         # Inner products about the centre lose fewest digits.
         between = _pairwise(features, landmarks)
-        self.functions = between @ _inverse_root(_pairwise(landmarks, landmarks))  # batch pixel term
+        functions = between @ _inverse_root(_pairwise(landmarks, landmarks))
+        self.functions = functions.unflatten(1, shape)  # batch *space term
 
-    def kernel_sum(self, values: Tensor) -> Tensor:  # noqa: D102
-        flat = values.flatten(2)  # batch label pixel
-        return ((flat @ self.functions) @ self.functions.transpose(1, 2)).view_as(values)
+    def _sum(self, values: Tensor) -> Tensor:
+        functions = self.functions.flatten(1, -2)
+        return ((values.flatten(2) @ functions) @ functions.transpose(1, 2)).view_as(values)
+
+    def _crop(self, whole: tuple[int, ...], box: tuple[slice, ...]) -> None:
+        self.functions = self.functions[(slice(None), *box)]
 
 
 class Dense(_OfImages):
@@ -314,10 +414,15 @@ class Dense(_OfImages):
         axes = [torch.arange(n, device=scaled.device).to(scaled) / s for n, s in zip(shape, sigmas, strict=True)]
         position = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(scaled), *([-1] * (1 + len(shape))))
         features = torch.cat([position, scaled], 1).flatten(2).transpose(1, 2)
-        self.kernel = (features.unsqueeze(2) - features.unsqueeze(1)).square().sum(3).mul_(-0.5).exp_()
+        kernel = (features.unsqueeze(2) - features.unsqueeze(1)).square().sum(3).mul_(-0.5).exp_()
+        self.kernel = kernel.view(len(scaled), *shape, *shape)
 
-    def kernel_sum(self, values: Tensor) -> Tensor:  # noqa: D102
-        return (values.flatten(2) @ self.kernel).view_as(values)
+    def _sum(self, values: Tensor) -> Tensor:
+        pixels = values[0, 0].numel()
+        return (values.flatten(2) @ self.kernel.view(-1, pixels, pixels)).view_as(values)
+
+    def _crop(self, whole: tuple[int, ...], box: tuple[slice, ...]) -> None:
+        self.kernel = self.kernel[(slice(None), *box, *box)].contiguous()
 
 
 _METHODS: dict[str, type] = {
@@ -329,42 +434,91 @@ _METHODS: dict[str, type] = {
 }
 
 
+def _reach(sigmas: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(int(REACH * sigma + 0.5) for sigma in sigmas)
+
+
 def _gaussian(positions: Tensor, variance: float = 1.0) -> Tensor:
     """exp(-(a - b)^2 / 2 variance) between all positions of an axis."""
     return (positions.unsqueeze(0) - positions.unsqueeze(1)).square_().mul_(-0.5 / variance).exp_()
 
 
-def _along(values: Tensor, axis: int, matrix: Tensor) -> Tensor:
-    """A symmetric matrix times `batch label *space` along one of the axes of space."""
-    if axis == values.ndim - 3:
-        return values @ matrix
-    return (matrix @ values.flatten(axis + 3)).view_as(values) if axis + 3 < values.ndim else matrix @ values
+def _blur(columns: Tensor, sigmas: tuple[float, ...]) -> Tensor:
+    """A 1-D Gaussian along each axis of space of `batch *space column`, contiguous; exact but for float32 on a CPU."""
+    shape = columns.shape
+    for axis, sigma in enumerate(sigmas, start=1):
+        n, taps = shape[axis], 2 * _reach((sigma,))[0] + 1
+        lines = columns.reshape(prod(shape[:axis]), n, -1, shape[-1])  # before axis after column
+        if columns.device.type == "cpu" and columns.dtype == torch.float32 and taps < n:
+            columns = _convolve(lines, sigma, taps)
+        else:
+            columns = _gaussian(torch.arange(n, dtype=torch.float64) / sigma).to(columns) @ lines.flatten(2)
+        columns = columns.reshape(shape)
+    return columns
 
 
-def _intensity_functions(scaled: Tensor, tolerance: float) -> Tensor:
-    """The phi of `LowRank`, `batch term pixel`, for intensities in sigmas, `batch pixel`."""
-    low, high = scaled.min().double(), scaled.max().double()
-    # Half a sigma apart, and one beyond either end: the expansion's own error is then below 1e-6 (ours).
-    nodes = torch.arange(int((high - low) * 2) + 3, device=scaled.device) * 0.5 + low - 0.5
-    root = _inverse_root(_gaussian(nodes)).to(scaled)  # node term
-    functions = root.T @ (scaled.unsqueeze(1) - nodes.to(scaled).unsqueeze(1)).square_().mul_(-0.5).exp_()
-    moments = torch.einsum("brn,bsn->rs", functions, functions).double() / scaled.numel()
-    energy, axes = torch.linalg.eigh(moments)  # ascending
-    left_out = int((energy.clamp_min(0).cumsum(0) <= tolerance).sum())
-    return axes[:, left_out:].T.to(scaled) @ functions
+def _convolve(lines: Tensor, sigma: float, taps: int) -> Tensor:
+    """`before axis after column` along `axis`, as a depthwise convolution in channels_last memory."""
+    before, n, after, columns = lines.shape
+    kernel = (torch.arange(taps) - taps // 2).to(lines).div_(sigma).square_().mul_(-0.5).exp_().view(1, 1, taps, 1)
+    if after == 1:  # the last axis: lines side by side in one picture
+        lines, kernel = lines.view(1, before, n, columns), kernel.transpose(2, 3)
+    padding = [side // 2 for side in kernel.shape[2:]]
+    pictures = lines.permute(0, 3, 1, 2)
+    blurred = functional.conv2d(pictures, kernel.expand(columns, 1, -1, -1), padding=padding, groups=columns)
+    return blurred.permute(0, 2, 3, 1)
 
 
-def _space_functions(shape: tuple[int, ...], sigmas: tuple[float, ...], tolerance: float) -> Tensor:
-    """The psi of `Grid`, `pixel term`: the largest, until mean_p(1 - sum_r psi_r(p)^2) is below tolerance."""
-    energies, functions = torch.ones(1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+def _expand(positions: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """The Gaussian of positions on a line, in sigmas, as few functions: exp(-(a - b)^2 / 2) = sum_r f_r(a) f_r(b).
+
+    Nystroem's expansion on evenly spaced nodes, turned to the principal axes of (a sample of) the positions.
+
+    Args:
+        positions: any shape, not empty.
+        tolerance: functions are left out while the mean of 1 - sum_r f_r^2 stays below it.
+
+    Returns:
+        The functions, `*positions term`, and the mean square of each, descending, float64.
+    """
+    low, high = positions.min().double(), positions.max().double()
+    # Nodes so near, and one beyond either end, that their own error is below 1e-6 (ours).
+    nodes = torch.arange(int((high - low) / 0.6) + 4, device=positions.device, dtype=torch.float64) * 0.6 + low - 0.6
+    root = _inverse_root(_gaussian(nodes))
+    sample = positions.flatten()[:: max(1, positions.numel() // 4096)].double()
+    functions = (sample.unsqueeze(1) - nodes).square_().mul_(-0.5).exp_() @ root
+    energies, axes = torch.linalg.eigh(functions.T @ functions / len(sample))  # ascending
+    left_out = int((energies.clamp_min(0).cumsum(0) <= tolerance).sum())
+    root = root @ axes[:, left_out:].flip(1)
+    # Read from a table, linearly: at this many steps the error of it is below 1e-6 for ranges of 10 sigmas.
+    steps = torch.linspace(0, 1, 4096, dtype=torch.float64, device=positions.device) * (high - low) + low
+    table = ((steps.unsqueeze(1) - nodes).square_().mul_(-0.5).exp_() @ root).to(positions)
+    scale = (len(steps) - 1) / (high - low).clamp_min(1e-300)
+    return _read(table, (positions - low.to(positions)) * scale.to(positions)), energies[left_out:].flip(0)
+
+
+def _read(table: Tensor, positions: Tensor) -> Tensor:
+    """Rows of a table at fractional positions, linearly between neighbours: `*positions column`."""
+    cells = positions.floor().clamp_(0, len(table) - 2)
+    upper = (positions - cells).flatten()
+    cells = cells.flatten().int()
+    rows, shares = torch.stack([cells, cells + 1], 1), torch.stack([1 - upper, upper], 1)
+    return functional.embedding_bag(rows, table, mode="sum", per_sample_weights=shares).unflatten(0, positions.shape)
+
+
+def _expand_position(shape: tuple[int, ...], sigmas: tuple[float, ...], tolerance: float) -> Tensor:
+    """The Gaussian of the position as few functions, `*space term`: products of those of each axis."""
+    energies, axes = torch.ones(()), []
     for n, sigma in zip(shape, sigmas, strict=True):
-        energy, vectors = torch.linalg.eigh(_gaussian(torch.arange(n, dtype=torch.float64) / sigma))
-        energies = torch.outer(energies, energy.clamp_min(0)).flatten()
-        functions = torch.einsum("pr,qs->pqrs", functions, vectors).flatten(2).flatten(0, 1)
-        order = energies.argsort(descending=True)[: int((energies > 1e-9 * energies.max()).sum())]
-        energies, functions = energies[order], functions[:, order]
-    keep = int((energies.cumsum(0) < (1 - tolerance) * prod(shape)).sum()) + 1
-    return functions[:, :keep] * energies[:keep].sqrt()
+        functions, further = _expand(torch.arange(n, dtype=torch.float64) / sigma, tolerance / (2 * len(shape)))
+        energies = energies.unsqueeze(-1) * further
+        axes.append(functions)
+    ascending, order = energies.flatten().sort()
+    order = order[ascending.cumsum(0) > tolerance / 2].flip(0)
+    functions = torch.ones(len(order), dtype=torch.float64)
+    for axis, term in zip(axes, torch.unravel_index(order, energies.shape), strict=True):
+        functions = functions.unsqueeze(-2) * axis[:, term]
+    return functions
 
 
 def _inverse_root(kernel: Tensor) -> Tensor:
@@ -377,11 +531,3 @@ def _inverse_root(kernel: Tensor) -> Tensor:
 def _pairwise(a: Tensor, b: Tensor) -> Tensor:
     """exp(-|a_i - b_j|^2 / 2), `batch a b`."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_().mul_(-0.5).exp_()
-
-
-def _shifted(offset: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Indices into `batch channel *space` of the pixels p and p + offset."""
-    here = tuple(slice(max(0, -o), -o if o > 0 else None) for o in offset)
-    there = tuple(slice(max(0, o), o if o < 0 else None) for o in offset)
-    whole = (slice(None), slice(None))
-    return whole + here, whole + there
