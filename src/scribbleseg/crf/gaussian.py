@@ -493,7 +493,7 @@ def _expand(positions: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     # Read from a table, linearly: at this many steps the error of it is below 1e-6 for ranges of 10 sigmas.
     steps = torch.linspace(0, 1, 4096, dtype=torch.float64, device=positions.device) * (high - low) + low
     table = ((steps.unsqueeze(1) - nodes).square_().mul_(-0.5).exp_() @ root).to(positions)
-    scale = (len(steps) - 1) / (high - low).clamp_min(1e-300)
+    scale = (len(steps) - 1) / (high - low).clamp_min(1e-30)
     return _read(table, (positions - low.to(positions)) * scale.to(positions)), energies[left_out:].flip(0)
 
 
