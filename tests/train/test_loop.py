@@ -8,7 +8,7 @@ from scribbleseg.train import loop
 from scribbleseg.train.augment import Augment
 from scribbleseg.train.loop import Training, m_step
 from scribbleseg.train.unet import UNet
-from scribbleseg.types import UNLABELLED
+from scribbleseg.types import UNLABELLED, DataError
 
 SPEC = UNet(base=4, padded=True, dropout=0.5)
 
@@ -91,3 +91,10 @@ def test_batches_visit_every_slice_once_an_epoch_and_ranks_share_them():
         dealt = np.concatenate([batches(iteration) for batches in ranks])
         assert sorted(dealt) == usable.tolist()
     assert not np.array_equal(ranks[0](0), ranks[0](1)) or not np.array_equal(ranks[1](0), ranks[1](1))
+
+
+def test_a_diverged_training_stops_and_says_so(fabric, data, tmp_path):
+    images, labels = data
+    images[0] = np.nan
+    with pytest.raises(DataError, match=r"expected a finite loss, got nan .* lower training\.learning_rate"):
+        train(fabric, (images, labels), tmp_path, 60)

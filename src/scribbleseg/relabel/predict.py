@@ -17,6 +17,8 @@ from scribbleseg.types import Case, DataError, Labels, Probabilities
 BATCH = 16
 """Slices in one forward pass."""
 
+DIVERGED = "expected finite logits, got others: the network's training has diverged; train it again, more slowly"
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -51,11 +53,17 @@ class Samples:
 def predict(
     fabric: Fabric, network: nn.Module, images: Float32[np.ndarray, "slice channel height width"]
 ) -> Float32[np.ndarray, "slice label height width"]:
-    """Softmax probabilities of every slice; dropout is off and batch statistics are the running ones."""
+    """Softmax probabilities of every slice; dropout is off and batch statistics are the running ones.
+
+    Raises:
+        DataError: the network's logits are not finite.
+    """
     with _evaluating(network, fabric), fabric.autocast():
-        return np.concatenate(
-            [network(batch).float().softmax(dim=1).cpu().numpy() for batch in _batches(images, fabric)]
-        )
+        batches = [network(batch).float().softmax(dim=1).cpu().numpy() for batch in _batches(images, fabric)]
+    probabilities = np.concatenate(batches)
+    if not np.isfinite(probabilities).all():
+        raise DataError(DIVERGED)
+    return probabilities
 
 
 @torch.inference_mode()
@@ -102,7 +110,7 @@ def sample(
     moments = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
     samples = Samples(passes, *moments)
     if not all(np.isfinite(getattr(samples, field.name)).all() for field in fields(samples)):
-        raise DataError("expected finite logits, got others: the network's training has diverged; train it again")
+        raise DataError(DIVERGED)
     return samples
 
 

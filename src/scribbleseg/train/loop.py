@@ -2,6 +2,7 @@
 
 import io
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,6 +115,7 @@ def m_step(
 
     Raises:
         ValueError: if no slice has a label.
+        DataError: if the loss is no longer finite; the last checkpoint is kept.
     """
     usable = np.flatnonzero((labels != UNLABELLED).any(axis=(1, 2)))
     if not len(usable):
@@ -159,6 +161,11 @@ def m_step(
                         len(losses) * training.batch * fabric.world_size / (time.perf_counter() - started), 1
                     ),
                 }
+                if not math.isfinite(record["loss"]):
+                    raise DataError(
+                        f"expected a finite loss, got {record['loss']} within {LOG_EVERY} iterations before {done}: the "
+                        f"training has diverged; lower training.learning_rate (now {training.learning_rate:g})"
+                    )
                 losses, started = [], time.perf_counter()
                 progress.update(bar, loss=f"loss {record['loss']:.4f}")
                 if fabric.is_global_zero:
