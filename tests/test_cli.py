@@ -98,7 +98,8 @@ def test_reproduce_prints_the_table_and_goes_on(phantoms, tmp_path):
 
 
 def test_tune_crf(phantoms, tmp_path, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("scribbleseg.tune"), "GRID", {})
+    small = {"w1": (1.0,), "w2": (1.0,), "sigma_alpha": (2.0,), "sigma_beta": (0.1,), "sigma_gamma": (1.0,)}
+    monkeypatch.setattr(importlib.import_module("scribbleseg.tune"), "GRID", small)
     out = tmp_path / "tuning"
     printed = call("tune-crf", phantoms, "--out", out, "--accelerator", "cpu", *SETTINGS)
     assert "1 cases held out: train001" in printed
@@ -142,7 +143,7 @@ def test_predict_evaluate_report(phantoms, trained, tmp_path):
     call("evaluate", predictions, phantoms)
     assert {row["structure"] for row in json.loads((predictions / "scores.json").read_text())} == {"RV", "Myo", "LV"}
     call("report", trained, "--out", tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")  # reading DICOM sets the locale to C
     assert "test000" in page
     assert "train000" in page
 

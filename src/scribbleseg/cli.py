@@ -313,20 +313,18 @@ def tune_crf(
 
     Example: `scribbleseg tune-crf ACDC/ --out runs/tuning`
     """
+    from scribbleseg import tune
     from scribbleseg.em import override, start_run
     from scribbleseg.recipes import find
     from scribbleseg.train.loop import make_fabric
-    from scribbleseg.tune import hold_out
-    from scribbleseg.tune import tune_crf as search
 
     chosen, dataset = _fit(
         override(find(recipe), [*(set or []), "recursions=0"]), _open(data, format, split, fold, scribbles)
     )
-    rest, held_out = hold_out(dataset)
+    rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
-    trials = search(
-        chosen, rest, held_out, start_run(out, chosen, rest, seed, resume=True), make_fabric(accelerator), seed
-    )
+    run = start_run(out, chosen, rest, seed, resume=True)
+    trials = tune.tune_crf(chosen, rest, held_out, run, make_fabric(accelerator), tune.GRID, seed)
     table = Table("Dice on held-out scribbles", "w1", "w2", "sigma_alpha", "sigma_beta", "sigma_gamma", box=None)
     for trial in trials[:SHOWN]:
         crf = trial.crf

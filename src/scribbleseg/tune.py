@@ -62,8 +62,8 @@ def hold_out(dataset: Dataset) -> tuple[Dataset, Cases]:
 
 
 def tune_crf(
-    recipe: Recipe, dataset: Dataset, held_out: Cases, run: Run, fabric: Fabric, seed: int = 0,
-    grid: Mapping[str, Sequence[float]] = GRID,
+    recipe: Recipe, dataset: Dataset, held_out: Cases, run: Run, fabric: Fabric,
+    grid: Mapping[str, Sequence[float]] = GRID, seed: int = 0,
 ) -> list[Trial]:  # fmt: skip
     """Train one M step, then try every setting of the grid on the held-out cases, whose scribbles clamp nothing.
 

@@ -163,7 +163,7 @@ def m_step(
                 }
                 if not math.isfinite(record["loss"]):
                     raise DataError(
-                        f"expected a finite loss, got {record['loss']} within {LOG_EVERY} iterations before {done}: the "
+                        f"expected a finite loss, got {record['loss']} by iteration {done}: the "
                         f"training has diverged; lower training.learning_rate (now {training.learning_rate:g})"
                     )
                 losses, started = [], time.perf_counter()
