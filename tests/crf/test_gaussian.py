@@ -1,6 +1,5 @@
 import itertools
 import math
-import sys
 
 import pytest
 import torch
@@ -41,8 +40,7 @@ ONE_CHANNEL = ["low_rank", "window", "grid", "nystroem", "dense"]
 @pytest.mark.parametrize("shape", [(7, 9), (3, 4, 5)])
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("method", [*ONE_CHANNEL, "auto"])
-def test_is_the_double_loop(shape, normalise, method, monkeypatch):
-    monkeypatch.setattr(sys.modules["scribbleseg.crf.gaussian"], "REACH", 8.0)
+def test_is_the_double_loop(shape, normalise, method):
     images, values = random_case(shape)
     sigma_space = (2.0, 3.0, 2.5)[: len(shape)]
     expected = double_loop(values, sigma_space, images, [0.2], normalise)
@@ -53,22 +51,21 @@ def test_is_the_double_loop(shape, normalise, method, monkeypatch):
         0.2,
         method=method,
         normalisation="symmetric" if normalise else "none",
-        tolerance=1e-7,
+        tolerance=1e-9,
     )
     # Interpolation between intensity bins is what costs the grid its digits.
     relative = 2e-3 if method in ("grid", "auto") else 1e-5
     assert (built(values) - expected).abs().max() < relative * expected.max()
 
 
-@pytest.mark.parametrize("images", [None, "random"])
-def test_a_window_loses_little_of_the_sum(images):
-    # Float32 on a CPU convolves within REACH sigmas; float64 sums over all pixels.
-    values = torch.rand(1, 2, 40, 50, dtype=torch.float64)
-    kernel = {} if images is None else {"images": torch.rand(1, 1, 40, 50, dtype=torch.float64), "sigma_intensity": 0.2}
-    double = gaussian_filter((40, 50), 3.0, **kernel)
-    kernel = {} if images is None else kernel | {"images": kernel["images"].float()}
-    single = gaussian_filter((40, 50), 3.0, **kernel)
-    assert (single(values.float()) - double(values)).abs().max() < 1e-3
+@pytest.mark.parametrize("method", [*ONE_CHANNEL, "separable"])
+def test_its_error_is_near_the_tolerance(method):
+    images, values = random_case((40, 50))
+    kernel = {} if method == "separable" else {"images": images, "sigma_intensity": 0.2}
+    wide = 30.0 if method in ("grid", "nystroem") else 3.0
+    exact = gaussian_filter((40, 50), wide, **kernel, tolerance=1e-10, method="separable" if not kernel else "low_rank")
+    found = gaussian_filter((40, 50), wide, **kernel, method=method)
+    assert (found(values) - exact(values)).abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("method", [*ONE_CHANNEL, "separable"])
@@ -88,12 +85,12 @@ def test_crop_is_the_filter_of_values_in_a_box_read_there(method):
     torch.testing.assert_close(cropped.crop(within)(values[nested]), built(inside)[nested])
 
 
-@pytest.mark.parametrize("shape", [(11,), (7, 9), (3, 4, 5)])
+@pytest.mark.parametrize("shape", [(11,), (7, 9), (3, 4, 5), (2, 140)])
 @pytest.mark.parametrize("normalise", [True, False])
 def test_position_alone_is_the_double_loop(shape, normalise):
     _, values = random_case(shape)
     sigma = (1.5, 4.0, 2.0)[: len(shape)]
-    found = gaussian_filter(shape, sigma, normalisation="symmetric" if normalise else "none")(values)
+    found = gaussian_filter(shape, sigma, normalisation="symmetric" if normalise else "none", tolerance=1e-12)(values)
     torch.testing.assert_close(found, double_loop(values, sigma, normalise=normalise))
 
 
@@ -122,11 +119,12 @@ def test_float32_stays_float32_and_close(method):
     assert (single - double).abs().max() < 2e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("method", ONE_CHANNEL)
-def test_constant_image_is_the_kernel_of_position(method):
-    _, values = random_case((8, 9))
+def test_constant_image_is_the_kernel_of_position(method, dtype):
+    _, values = random_case((8, 9), dtype=dtype)
     expected = gaussian_filter((8, 9), 2.0)(values)
-    found = gaussian_filter((8, 9), 2.0, torch.full((2, 1, 8, 9), 3.5, dtype=torch.float64), 0.1, method=method)(values)
+    found = gaussian_filter((8, 9), 2.0, torch.full((2, 1, 8, 9), 3.5, dtype=dtype), 0.1, method=method)(values)
     assert (found - expected).abs().max() < 2e-3 * expected.max()
 
 
@@ -141,7 +139,7 @@ def test_images_of_a_batch_do_not_mix(method):
             for i, v in zip(images, values, strict=True)
         ]
     )
-    assert (together - apart).abs().max() < 1e-3
+    assert (together - apart).abs().max() < 5e-3
 
 
 @pytest.mark.parametrize("method", ["auto", "low_rank", "window", "grid", "nystroem", "dense"])
@@ -165,6 +163,7 @@ def test_empty_batch(method):
         ({"images": torch.full((1, 1, 4, 5), float("nan"))}, "finite"),
         ({"images": torch.rand(1, 2, 4, 5), "method": "grid"}, "one channel"),
         ({"method": "separable"}, "with images"),
+        ({"tolerance": 0.0}, "tolerance"),
     ],
 )
 def test_what_it_refuses(arguments, message):

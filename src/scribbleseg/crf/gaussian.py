@@ -11,15 +11,17 @@ that the gradient of a filter is the filter itself.
 |---|---|---|
 | separable | no images | one 1-D Gaussian an axis, exact |
 | low_rank | smooth intensity kernels | sum over few functions of the intensity, each a separable filter |
-| window | narrow in space | the pairs within `REACH` sigmas |
+| window | narrow in space | the pairs of pixels near enough |
 | grid | wide in space, one channel | few functions of the position, each filtered along an axis of intensity bins |
 | nystroem | wide in space, several channels | landmarks in feature space |
 | dense | tests | all pairs |
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import copy
+from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Any, Literal
@@ -31,22 +33,22 @@ from torch.nn import functional
 
 Normalisation = Literal["symmetric", "none"]
 
-REACH = 3.5
-"""Sigmas at which a Gaussian window ends. Ours: 5e-4 of a Gaussian's sum lie beyond on a line, 2e-3 in a plane."""
-
 
 class GaussianFilter(ABC):
     """The sum over all pixels with a Gaussian kernel, built for given images by `gaussian_filter`.
 
     With symmetric normalisation, N^(-1/2) K N^(-1/2) where N = diag(K 1): pydensecrf's default. Differentiable in the
     values: the operator is symmetric, so its backward pass is itself, and nothing is kept for it.
+
+    Attributes:
+        shape: of the images, without batch and channel.
+        reach: pixels along each axis that a value's effect goes; all of them for kernels that are wide in space.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self.scale: Tensor | None = None
-        self.reach: tuple[int, ...] | None = None
-        """Pixels along each axis beyond which a value has no effect worth mentioning; None if it has everywhere."""
+        self.reach = shape
 
     def __call__(self, values: Float[Tensor, "batch label *space"]) -> Float[Tensor, "batch label *space"]:
         """Filters every label's map by itself.
@@ -120,7 +122,7 @@ def gaussian_filter(
     *,
     method: Literal["auto", "separable", "low_rank", "window", "grid", "nystroem", "dense"] = "auto",
     normalisation: Normalisation = "symmetric",
-    tolerance: float = 1e-3,
+    tolerance: float = 2e-3,
 ) -> GaussianFilter:
     """The filter with a Gaussian kernel of position, or of position and intensity.
 
@@ -133,16 +135,21 @@ def gaussian_filter(
         sigma_intensity: in the images' unit; one, or one a channel.
         method: the algorithm, see this module's table. "auto" chooses by the parameters.
         normalisation: "symmetric" as pydensecrf, or "none": the plain sum.
-        tolerance: mean error of the kernel (whose largest value is 1) that an expansion in few functions may have.
+        tolerance: of the kernel, whose largest value is 1: below this it counts as 0 in space, and an expansion in few
+            functions leaves at most this mean error. Between 0 and 1. Ours: 2e-3 changes dense CRF's Q by less than
+            1e-5 on average (benchmarks/crf.py).
 
     Returns:
         A callable `batch label *space` -> the same, in the images' dtype and on their device.
 
     Raises:
         ValueError: for a sigma that is not positive and finite, for images of another shape or that are not finite, for
-            images without sigma_intensity and the reverse, or for a method that cannot filter them.
+            images without sigma_intensity and the reverse, for a method that cannot filter them, or for a tolerance
+            that is not between 0 and 1.
     """
     shape = tuple(int(n) for n in shape)
+    if not 0 < tolerance < 1:
+        raise ValueError(f"expected a tolerance between 0 and 1, got {tolerance}")
     sigmas = _sigmas("sigma_space", sigma_space, len(shape))
     if (images is None) != (sigma_intensity is None):
         raise ValueError("expected images and sigma_intensity together, got one of them")
@@ -150,7 +157,7 @@ def gaussian_filter(
     if images is None:
         if method not in ("auto", "separable"):
             raise ValueError(f"expected method 'separable' or 'auto' for a kernel without images, got {method!r}")
-        built = Separable(shape, sigmas)
+        built = Separable(shape, sigmas, tolerance)
     else:
         if tuple(images.shape[2:]) != shape:
             raise ValueError(f"expected images of shape batch channel {shape}, got {tuple(images.shape)}")
@@ -192,9 +199,9 @@ def _choose(shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor) -
 class Separable(GaussianFilter):
     """Position alone: a 1-D Gaussian along each axis. For batches of any size, dtype and device."""
 
-    def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...], tolerance: float) -> None:
         super().__init__(shape)
-        self.sigmas, self.reach = sigmas, _reach(sigmas)
+        self.sigmas, self.reach = sigmas, _reach(sigmas, tolerance)
 
     def _ones(self) -> Tensor:
         return torch.ones(1, 1, *self.shape)
@@ -202,12 +209,19 @@ class Separable(GaussianFilter):
     def normalise(self) -> None:
         """As for all, but in closed form: the sum of a product of Gaussians is the product of their sums."""
         self.scale = torch.ones(())
-        for n, sigma in zip(self.shape, self.sigmas, strict=True):
-            sums = _gaussian(torch.arange(n, dtype=torch.float64) / sigma).sum(1)
+        for n, sigma, reach in zip(self.shape, self.sigmas, self.reach, strict=True):
+            sums = _gaussian_matrix(n, sigma, reach, torch.float64, torch.device("cpu")).sum(1)
             self.scale = self.scale.unsqueeze(-1) * sums.rsqrt()
 
     def _sum(self, values: Tensor) -> Tensor:
-        return _blur(values.movedim(1, -1).contiguous(), self.sigmas).movedim(-1, 1)
+        if max(self.shape) > 128:
+            return _blur(values.movedim(1, -1).contiguous(), self.sigmas, self.reach).movedim(-1, 1)
+        # On short axes, matrices are faster for few labels.
+        for axis, (n, sigma, reach) in enumerate(zip(self.shape, self.sigmas, self.reach, strict=True), start=2):
+            lines = values.reshape(-1, n, prod(values.shape[axis + 1 :]))
+            gaussian = _gaussian_matrix(n, sigma, reach, values.dtype, values.device)
+            values = (lines.squeeze(2) @ gaussian if lines.shape[2] == 1 else gaussian @ lines).view(values.shape)
+        return values
 
 
 class _OfImages(GaussianFilter):
@@ -234,7 +248,7 @@ class LowRank(_OfImages):
 
     def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor, tolerance: float) -> None:
         super().__init__(shape, scaled)
-        self.sigmas, self.reach = sigmas, _reach(sigmas)
+        self.sigmas, self.reach = sigmas, _reach(sigmas, tolerance)
         self.functions = scaled.new_empty(0, *shape, 0)  # batch *space term
         self._repeated: tuple[tuple[int, int], list[Tensor]] = ((0, 0), [])
         if scaled.numel():
@@ -250,7 +264,7 @@ class LowRank(_OfImages):
         summed = torch.zeros_like(columns)
         for functions in self._repeat(labels, step):
             size = functions.shape[-1]
-            summed[..., :size].addcmul_(_blur(columns[..., :size] * functions, self.sigmas), functions)
+            summed[..., :size].addcmul_(_blur(columns[..., :size] * functions, self.sigmas, self.reach), functions)
         return (summed @ copies.T).movedim(-1, 1)
 
     def _repeat(self, labels: int, step: int) -> list[Tensor]:
@@ -279,11 +293,10 @@ class Grid(_OfImages):
     def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor, tolerance: float) -> None:
         super().__init__(shape, scaled)
         self.functions = _expand_position(shape, sigmas, tolerance).to(scaled)  # *space term
-        self._repeated = scaled.new_empty(0, 0)
+        self.tolerance, self._repeated = tolerance, scaled.new_empty(0, 0)
         if scaled.numel():
             self.scaled = scaled[:, 0] - scaled.min()
             self.bins = int(float(self.scaled.max()) * self.BINS) + 2
-            self.gaussian = self._gaussian()
             self._bin()
 
     def _bin(self) -> None:
@@ -299,12 +312,6 @@ class Grid(_OfImages):
         every = torch.arange(self.batch * self.bins, device=cells.device, dtype=torch.int32)
         self.offsets = torch.searchsorted(into, every, out_int32=True)
 
-    def _gaussian(self) -> Tensor:
-        variance = 1 - 1 / (3 * self.BINS**2)
-        steps = torch.arange(1 - self.bins, self.bins, dtype=torch.float64) / self.BINS
-        line = (steps.square_().mul_(-0.5 / variance).exp_() * variance**-0.5).to(self.scaled)  # of the same integral
-        return line.unfold(0, self.bins, 1).flip(0)  # row i is the line, i bins further
-
     def _sum(self, values: Tensor) -> Tensor:
         batch, labels = values.shape[:2]
         bag = functional.embedding_bag
@@ -314,7 +321,10 @@ class Grid(_OfImages):
         functions = self._repeated
         terms = (values.flatten(2).transpose(1, 2) @ copies).mul_(functions).flatten(0, 1)  # (batch pixel) (term label)
         table = bag(self.sources, terms, self.offsets, mode="sum", per_sample_weights=self.source_shares)
-        table = (self.gaussian @ table.view(batch, self.bins, -1)).flatten(0, 1)
+        variance = 1 - 1 / (3 * self.BINS**2)
+        sigma = (self.BINS * variance**0.5,)
+        table = _blur(table.view(batch, self.bins, -1), sigma, _reach(sigma, self.tolerance)).flatten(0, 1)
+        table *= variance**-0.5  # for an integral as before
         terms = bag(self.nodes, table, mode="sum", per_sample_weights=self.shares)
         summed = terms.view(batch, -1, terms.shape[1]).mul_(functions) @ copies.T
         return summed.transpose(1, 2).unflatten(2, self.shape)
@@ -326,21 +336,21 @@ class Grid(_OfImages):
 
 
 class Window(_OfImages):
-    """A kernel that is narrow in space: the pairs at most `REACH` sigmas apart, all kernel values kept.
+    """A kernel that is narrow in space: pairs of pixels as far apart as it is above the tolerance, all kept.
 
     On lines with zeros behind them and flattened: there, an offset in space is the same step in memory everywhere.
     """
 
     def __init__(self, shape: tuple[int, ...], sigmas: tuple[float, ...], scaled: Tensor, tolerance: float) -> None:
         super().__init__(shape, scaled)
-        self.reach = tuple(min(r, n - 1) for r, n in zip(_reach(sigmas), shape, strict=True))
+        self.reach = tuple(min(r, n - 1) for r, n in zip(_reach(sigmas, tolerance), shape, strict=True))
         self.margins = (0, *self.reach[1:])
         self.kernels = {}
         flat = self._flatten(scaled)
         for offset in product(range(self.reach[0] + 1), *(range(-r, r + 1) for r in self.reach[1:])):
             distance = sum((o / s) ** 2 for o, s in zip(offset, sigmas, strict=True))
             step = self._step(offset)
-            if distance > REACH**2 or step <= 0:  # every pair once, none with itself
+            if math.exp(-distance / 2) < tolerance or step <= 0:  # every pair once, none with itself
                 continue
             kernel = (flat[..., step:] - flat[..., :-step]).square_()
             kernel = kernel.sum(1, keepdim=True) if scaled.shape[1] > 1 else kernel
@@ -395,7 +405,7 @@ class Nystroem(_OfImages):
         landmarks = features[:, chosen.to(features.device)]
         # Inner products about the centre lose fewest digits.
         between = _pairwise(features, landmarks)
-        functions = between @ _inverse_root(_pairwise(landmarks, landmarks))
+        functions = between @ _inverse_root(_pairwise(landmarks, landmarks), 1e-6)
         self.functions = functions.unflatten(1, shape)  # batch *space term
 
     def _sum(self, values: Tensor) -> Tensor:
@@ -434,36 +444,44 @@ _METHODS: dict[str, type] = {
 }
 
 
-def _reach(sigmas: tuple[float, ...]) -> tuple[int, ...]:
-    return tuple(int(REACH * sigma + 0.5) for sigma in sigmas)
+def _reach(sigmas: tuple[float, ...], tolerance: float) -> tuple[int, ...]:
+    """Pixels along each axis to where the kernel falls below the tolerance."""
+    return tuple(int(sigma * math.sqrt(-2 * math.log(tolerance))) for sigma in sigmas)
 
 
-def _gaussian(positions: Tensor, variance: float = 1.0) -> Tensor:
-    """exp(-(a - b)^2 / 2 variance) between all positions of an axis."""
-    return (positions.unsqueeze(0) - positions.unsqueeze(1)).square_().mul_(-0.5 / variance).exp_()
+def _gaussian(positions: Tensor) -> Tensor:
+    """exp(-(a - b)^2 / 2) between all positions of an axis."""
+    return (positions.unsqueeze(0) - positions.unsqueeze(1)).square_().mul_(-0.5).exp_()
 
 
-def _blur(columns: Tensor, sigmas: tuple[float, ...]) -> Tensor:
-    """A 1-D Gaussian along each axis of space of `batch *space column`, contiguous; exact but for float32 on a CPU."""
+@lru_cache(maxsize=64)
+def _gaussian_matrix(n: int, sigma: float, reach: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of an axis of n pixels, 0 beyond reach. Kept: iterations ask for the same few again and again."""
+    gaussian = _gaussian(torch.arange(n, dtype=torch.float64) / sigma)
+    return gaussian.triu(-reach).tril(reach).to(device, dtype)
+
+
+def _blur(columns: Tensor, sigmas: tuple[float, ...], reaches: tuple[int, ...]) -> Tensor:
+    """A 1-D Gaussian along each axis of space of `batch *space column`, contiguous."""
     shape = columns.shape
-    for axis, sigma in enumerate(sigmas, start=1):
-        n, taps = shape[axis], 2 * _reach((sigma,))[0] + 1
+    for axis, (sigma, reach) in enumerate(zip(sigmas, reaches, strict=True), start=1):
+        n = shape[axis]
         lines = columns.reshape(prod(shape[:axis]), n, -1, shape[-1])  # before axis after column
-        if columns.device.type == "cpu" and columns.dtype == torch.float32 and taps < n:
-            columns = _convolve(lines, sigma, taps)
+        if columns.device.type == "cpu" and columns.dtype == torch.float32 and reach < n // 2:
+            columns = _convolve(lines, sigma, reach)
         else:
-            columns = _gaussian(torch.arange(n, dtype=torch.float64) / sigma).to(columns) @ lines.flatten(2)
+            columns = _gaussian_matrix(n, sigma, reach, columns.dtype, columns.device) @ lines.flatten(2)
         columns = columns.reshape(shape)
     return columns
 
 
-def _convolve(lines: Tensor, sigma: float, taps: int) -> Tensor:
+def _convolve(lines: Tensor, sigma: float, reach: int) -> Tensor:
     """`before axis after column` along `axis`, as a depthwise convolution in channels_last memory."""
     before, n, after, columns = lines.shape
-    kernel = (torch.arange(taps) - taps // 2).to(lines).div_(sigma).square_().mul_(-0.5).exp_().view(1, 1, taps, 1)
+    kernel = torch.arange(-reach, reach + 1).to(lines).div_(sigma).square_().mul_(-0.5).exp_().view(1, 1, -1, 1)
+    padding = [reach, 0]
     if after == 1:  # the last axis: lines side by side in one picture
-        lines, kernel = lines.view(1, before, n, columns), kernel.transpose(2, 3)
-    padding = [side // 2 for side in kernel.shape[2:]]
+        lines, kernel, padding = lines.view(1, before, n, columns), kernel.transpose(2, 3), [0, reach]
     pictures = lines.permute(0, 3, 1, 2)
     blurred = functional.conv2d(pictures, kernel.expand(columns, 1, -1, -1), padding=padding, groups=columns)
     return blurred.permute(0, 2, 3, 1)
@@ -484,16 +502,16 @@ def _expand(positions: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
     low, high = positions.min().double(), positions.max().double()
     # Nodes so near, and one beyond either end, that their own error is below 1e-6 (ours).
     nodes = torch.arange(int((high - low) / 0.6) + 4, device=positions.device, dtype=torch.float64) * 0.6 + low - 0.6
-    root = _inverse_root(_gaussian(nodes))
+    root = _inverse_root(_gaussian(nodes), 1e-12)
     sample = positions.flatten()[:: max(1, positions.numel() // 4096)].double()
     functions = (sample.unsqueeze(1) - nodes).square_().mul_(-0.5).exp_() @ root
     energies, axes = torch.linalg.eigh(functions.T @ functions / len(sample))  # ascending
     left_out = int((energies.clamp_min(0).cumsum(0) <= tolerance).sum())
     root = root @ axes[:, left_out:].flip(1)
-    # Read from a table, linearly: at this many steps the error of it is below 1e-6 for ranges of 10 sigmas.
-    steps = torch.linspace(0, 1, 4096, dtype=torch.float64, device=positions.device) * (high - low) + low
-    table = ((steps.unsqueeze(1) - nodes).square_().mul_(-0.5).exp_() @ root).to(positions)
-    scale = (len(steps) - 1) / (high - low).clamp_min(1e-30)
+    # Read from a table, linearly, 400 steps a sigma: an error below 1e-6.
+    steps = torch.linspace(0, 1, int((high - low) * 400) + 2, dtype=torch.float64, device=positions.device)
+    table = ((steps.unsqueeze(1) * (high - low) + low - nodes).square_().mul_(-0.5).exp_() @ root).to(positions)
+    scale = (len(steps) - 1) / (high - low).clamp_min(1e-6)
     return _read(table, (positions - low.to(positions)) * scale.to(positions)), energies[left_out:].flip(0)
 
 
@@ -521,10 +539,15 @@ def _expand_position(shape: tuple[int, ...], sigmas: tuple[float, ...], toleranc
     return functions
 
 
-def _inverse_root(kernel: Tensor) -> Tensor:
-    """K^(-1/2) of a kernel matrix, `*batch node term`, without the directions that rounding has spoilt."""
+def _inverse_root(kernel: Tensor, smallest: float) -> Tensor:
+    """K^(-1/2) of a kernel matrix, `*batch node term`, without the directions that rounding spoils.
+
+    Args:
+        kernel: positive semi-definite.
+        smallest: eigenvalue, relative to the largest, that is not left out.
+    """
     energy, axes = torch.linalg.eigh(kernel.double())
-    kept = energy > 1e-6 * energy[..., -1:]
+    kept = energy > smallest * energy[..., -1:]
     return (axes * torch.where(kept, energy.clamp_min(1e-300).rsqrt(), 0.0).unsqueeze(-2)).to(kernel)
 
 
