@@ -175,3 +175,11 @@ def test_what_it_refuses(arguments, message):
 def test_values_of_another_shape_are_refused():
     with pytest.raises(ValueError, match="expected values of shape"):
         gaussian_filter((4, 5), 2.0)(torch.rand(1, 2, 5, 4))
+
+
+@pytest.mark.parametrize("method", ["auto", "low_rank", "grid", "window"])
+def test_a_rare_intensity_keeps_its_own_term(method):
+    images, values = random_case((90, 91), batch=1)
+    images[0, 0, 40, 41] = 30.0
+    found = gaussian_filter((90, 91), 3.0, images, 2.0, method=method)(values)
+    torch.testing.assert_close(found[..., 40, 41], values[..., 40, 41], atol=0.01, rtol=0)

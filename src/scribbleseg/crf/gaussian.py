@@ -63,7 +63,7 @@ class GaussianFilter(ABC):
     def normalise(self) -> None:
         """From here on N^(-1/2) K N^(-1/2)."""
         sums = self._sum(self._ones())
-        self.scale = sums.clamp_min(torch.finfo(sums.dtype).tiny).rsqrt()
+        self.scale = sums.clamp_min(1).rsqrt()  # a pixel's own term is 1, also where an expansion has lost it
 
     def apply(self, values: Tensor) -> Tensor:
         """Of `__call__`, without a record of gradients."""
@@ -253,6 +253,8 @@ class LowRank(_OfImages):
         self._repeated: tuple[tuple[int, int], list[Tensor]] = ((0, 0), [])
         if scaled.numel():
             self.functions = _expand(scaled[:, 0], tolerance)[0]
+        # A pixel's own term is known: of intensities so rare that the functions leave them out, it is all there is.
+        self.missing = (1 - self.functions.square().sum(-1)).unsqueeze(1)
 
     def _sum(self, values: Tensor) -> Tensor:
         labels, terms = values.shape[1], self.functions.shape[-1]
@@ -265,7 +267,7 @@ class LowRank(_OfImages):
         for functions in self._repeat(labels, step):
             size = functions.shape[-1]
             summed[..., :size].addcmul_(_blur(columns[..., :size] * functions, self.sigmas, self.reach), functions)
-        return (summed @ copies.T).movedim(-1, 1)
+        return (summed @ copies.T).movedim(-1, 1).addcmul(self.missing, values)
 
     def _repeat(self, labels: int, step: int) -> list[Tensor]:
         """`batch *space (term label)`, `step` terms each; kept for the next call."""
@@ -276,6 +278,7 @@ class LowRank(_OfImages):
 
     def _crop(self, whole: tuple[int, ...], box: tuple[slice, ...]) -> None:
         self.functions = self.functions[(slice(None), *box)].contiguous()
+        self.missing = self.missing[(slice(None), slice(None), *box)]
         self._repeated = ((0, 0), [])
 
 
