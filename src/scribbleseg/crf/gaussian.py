@@ -122,7 +122,7 @@ def gaussian_filter(
     *,
     method: Literal["auto", "separable", "low_rank", "window", "grid", "nystroem", "dense"] = "auto",
     normalisation: Normalisation = "symmetric",
-    tolerance: float = 2e-3,
+    tolerance: float = 1e-3,
 ) -> GaussianFilter:
     """The filter with a Gaussian kernel of position, or of position and intensity.
 
@@ -136,7 +136,7 @@ def gaussian_filter(
         method: the algorithm, see this module's table. "auto" chooses by the parameters.
         normalisation: "symmetric" as pydensecrf, or "none": the plain sum.
         tolerance: of the kernel, whose largest value is 1: below this it counts as 0 in space, and an expansion in few
-            functions leaves at most this mean error. Between 0 and 1. Ours: 2e-3 changes dense CRF's Q by less than
+            functions leaves at most this mean error. Between 0 and 1. Ours: 1e-3 changes dense CRF's Q by less than
             1e-5 on average (benchmarks/crf.py).
 
     Returns:
