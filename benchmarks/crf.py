@@ -30,7 +30,7 @@ from scribbleseg.data import acdc
 from scribbleseg.data.phantoms import heart
 
 PATIENTS = (1, 22, 46)
-LABELS, ITERATIONS, TOLERANCE = 4, 10, 3e-4
+LABELS, ITERATIONS, TOLERANCE = 4, 10, 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,18 @@ class Kernels:
     bilateral: tuple[float, ...]
     intensity: float
     spatial: tuple[float, ...]
+    tolerance: float
     weights: tuple[float, float] = (5.0, 10.0)
     exact: str = "low_rank"
 
 
-# Sigmas: Can et al. 2018, sections 3.1 and 3.2; sigma_beta = 3 of the CRF-RNN belongs to [0, 255]. In 3-D ours.
+# Sigmas as in the recipes; in 3-D ours. Tolerances: for a mean error of 1e-5, in 3-D a thirtieth of the peer's.
 SLICES = {
-    "cardiac": Kernels((2, 2), 0.1, (5, 5)),
-    "CRF-RNN": Kernels((160, 160), 3 / 255, (3, 3)),
-    "prostate": Kernels((3, 3), 0.01, (2, 2), exact="window"),
+    "cardiac": Kernels((2, 2), 0.1, (5, 5), tolerance=2e-3),
+    "CRF-RNN": Kernels((160, 160), 3 / 255, (3, 3), tolerance=3e-3),
+    "prostate": Kernels((3, 3), 0.01, (5, 5), tolerance=1.5e-3, exact="window"),
 }
-VOLUMES = {"3-D": Kernels((1, 2, 2), 0.1, (1, 3, 3))}
+VOLUMES = {"3-D": Kernels((1, 2, 2), 0.1, (1, 3, 3), tolerance=2e-3)}
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,10 @@ def block(image: np.ndarray, mask: np.ndarray, noisy: bool) -> Block:
 def ours(b: Block, kernels: Kernels, exact: bool = False) -> np.ndarray:
     dtype = torch.float64 if exact else torch.float32
     image, logits = (torch.from_numpy(a).to(dtype)[None] for a in (b.image[None], b.logits))
-    how = {"method": kernels.exact, "tolerance": 1e-8} if exact else {}
+    method, tolerance = (kernels.exact, 1e-8) if exact else ("auto", kernels.tolerance)
     filters = [
-        gaussian_filter(b.image.shape, kernels.bilateral, image, kernels.intensity, **how),
-        gaussian_filter(b.image.shape, kernels.spatial),
+        gaussian_filter(b.image.shape, kernels.bilateral, image, kernels.intensity, method=method, tolerance=tolerance),
+        gaussian_filter(b.image.shape, kernels.spatial, tolerance=tolerance),
     ]
     tolerance = 0.0 if exact else TOLERANCE
     result = mean_field(logits, filters, kernels.weights, iterations=ITERATIONS, tolerance=tolerance)
