@@ -43,9 +43,15 @@ MAPS = ("_probabilities", "_uncertainty_p", "_entropy", "_mutual_information")
 """How the names of files end that `predict` writes beside label maps."""
 
 Data = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)]
-Format = Annotated[str | None, typer.Option(help="Its layout: acdc, nnunet or folder. Default: recognised.")]
-Split = Annotated[str | None, typer.Option(help="acdc: paper, published or published_validation.")]
-Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4.")]
+Format = Annotated[
+    str | None,
+    typer.Option(help="Its layout: acdc, nci_isbi, prostate158, promise12, nnunet or folder. Default: recognised."),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(help="acdc: paper, published or published_validation; nci_isbi: paper or paper_validation."),
+]
+Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4; promise12: 0 to 2.")]
 Scribbles = Annotated[
     Path | None, typer.Option(help="Train on these instead of the data set's own: a folder that `simulate` wrote.")
 ]
