@@ -104,6 +104,13 @@ def test_another_recipe_of_that_title_is_refused(dataset, out):
         train_rows({"base": replace(BASE, recursions=2)}, dataset, out, [0], accelerator="cpu")
 
 
+def test_test_cases_without_references_are_refused_before_the_training(dataset, tmp_path):
+    blind = replace(dataset, read_reference=lambda name: None)
+    with pytest.raises(DataError, match="expected reference masks of test cases"):
+        train_rows(ROWS, blind, tmp_path, [0], accelerator="cpu")
+    assert not list(tmp_path.iterdir())
+
+
 def test_summary(out):
     base, _, full = summarise(ROWS, out, [0, 1], Fabric(accelerator="cpu", devices=1))
     scores = json.loads((run_folder(out, "base", 1) / "test_scores_1" / "scores.json").read_text())

@@ -20,7 +20,7 @@ from scribbleseg.evaluate.metrics import Score, paired_interval
 from scribbleseg.review import test_scores
 from scribbleseg.runs import Run, open_run
 from scribbleseg.train.loop import make_fabric
-from scribbleseg.types import Dataset
+from scribbleseg.types import DataError, Dataset
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,14 @@ def train_rows(
         accelerator: of `make_fabric`.
 
     Raises:
-        DataError: for data that cannot be trained on, or a folder that holds the row of another recipe or data set.
+        DataError: for data that cannot be trained on or scored, or a folder that holds the row of another recipe or
+            data set.
     """
+    if all(dataset.read_reference(name) is None for name in dataset.test.names):
+        raise DataError(
+            f"{dataset.root}: expected reference masks of test cases to score the rows with, found none among "
+            f"{len(dataset.test)}; give the data set some, or train a single recipe with `scribbleseg train`"
+        )
     work = [(title, rows[title], dataset, out, seed, accelerator) for seed, title in product(seeds, rows)]
     if jobs == 1:
         for each in work:
