@@ -197,7 +197,7 @@ def test_recipes_survive_json_and_take_overrides():
         ("training.batch", "expected field=value"),
         (
             "training.bach=3",
-            "expected a field of the recipe, got training.bach; it has annotation, preprocess.spacing_mm",
+            "expected a field of the recipe, got training.bach; the closest are training.batch",
         ),
         ("training.batch=many", r"training\.batch.*got 'many'"),
         ("seeds.tau=2", "tau"),

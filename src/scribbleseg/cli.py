@@ -87,7 +87,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
                 "what was complete is kept"
             ) from None
         except KeyboardInterrupt:
-            errors.print("Stopped. What was complete is kept; train goes on from there with --resume.")
+            errors.print("Stopped. What was complete is kept; the same command goes on (train: with --resume).")
             raise typer.Exit(130) from None
 
     return app.command()(guarded)
@@ -258,7 +258,9 @@ def reproduce(
     family: Annotated[
         str, typer.Option(help="acdc and prostate: the paper's scale. compact and compact_prostate: a CPU's.")
     ] = "compact",
-    rows: Annotated[list[str] | None, typer.Option(help="Titles of the table; repeatable. Default: all.")] = None,
+    rows: Annotated[
+        list[str] | None, typer.Option(help='A title of the table, such as "separate CRF"; repeatable. Default: all.')
+    ] = None,
     iterations: Annotated[
         int | None, typer.Option(min=1, help="Of all M steps of a row together. Default: the recipes'.")
     ] = None,
@@ -286,7 +288,8 @@ def reproduce(
 
     known = can2018.table_1(family, iterations)
     if unknown := [title for title in rows or [] if title not in known]:
-        raise DataError(f"--rows: expected titles among {', '.join(known)}; got {', '.join(unknown)}")
+        titles = "; ".join(f'"{title}"' for title in known)
+        raise DataError(f"--rows: expected titles of the table, {titles}; got {'; '.join(unknown)}")
     recipes = {title: override(row, set or []) for title, row in known.items() if not rows or title in rows}
     dataset = _open(data, format, split, fold, scribbles)
     train_rows(recipes, dataset, out, range(seeds), jobs, accelerator)
@@ -331,7 +334,7 @@ def tune_crf(
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
     run = start_run(out, chosen, rest, seed, resume=True)
     trials = tune.tune_crf(chosen, rest, held_out, run, make_fabric(accelerator), tune.GRID, seed)
-    table = Table("Dice on held-out scribbles", "w1", "w2", "sigma_alpha", "sigma_beta", "sigma_gamma", box=None)
+    table = Table("Dice on held-out scribbles", "w1", "w2", "sigma_alpha px", "sigma_beta", "sigma_gamma px", box=None)
     for trial in trials[:SHOWN]:
         crf = trial.crf
         numbers = (crf.w1, crf.w2, crf.sigma_alpha, crf.sigma_beta, crf.sigma_gamma) if crf else ("no CRF",)
@@ -339,6 +342,9 @@ def tune_crf(
     console.print(table)
     without = next(trial.dice for trial in trials if trial.crf is None)
     console.print(f"Without a CRF: {without:.4f}. All trials: {out / 'trials.jsonl'}")
+    if best := trials[0].crf:
+        words = " ".join(f"--set refine.{name}={getattr(best, name)}" for name in ("unit", *tune.GRID))
+        console.print(f"Next: scribbleseg train {data} --recipe can2018.compact_crf {words} --out RUN", soft_wrap=True)
 
 
 @verb
@@ -350,7 +356,12 @@ def predict(
         bool, typer.Option("--probabilities", help="Also write CASE_probabilities.nii.gz.")
     ] = False,
     uncertainty: Annotated[
-        bool, typer.Option("--uncertainty", help="Also write maps of it, and rank the cases in uncertainty.csv.")
+        bool,
+        typer.Option(
+            "--uncertainty",
+            help="Also write maps: CASE_uncertainty_p (high where 50 passes with dropout cannot tell the two likeliest "
+            "labels apart), _entropy, _mutual_information; and rank the cases in uncertainty.csv.",
+        ),
     ] = False,
     recursion: Annotated[int | None, typer.Option(help="Which network; default: the last.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in OUT already.")] = False,
@@ -367,11 +378,14 @@ def predict(
     from scribbleseg.em import load_segmenter
     from scribbleseg.relabel import uncertainty as passes
     from scribbleseg.relabel.decide import WelchTest
+    from scribbleseg.relabel.predict import check_dropout
     from scribbleseg.runs import open_run
     from scribbleseg.train.loop import make_fabric
     from scribbleseg.types import DataError
 
     segmenter = load_segmenter(open_run(run), make_fabric(accelerator), recursion)
+    if uncertainty:
+        check_dropout(segmenter.network)
     cases = _cases_in(images) or open_images(images, segmenter.channels)
     there = [f"{name}{end}" for name in cases.names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
     if there and not overwrite:
@@ -541,13 +555,15 @@ def _cases_in(folder: Path):  # type: ignore[no-untyped-def]
 def _paper_table(rows: Sequence["Row"], upper_bound: str) -> Table:
     """The rows beside the fully supervised one, if it is among them."""
     full = next((row for row in rows if row.title == upper_bound), None)
-    table = Table("row", *rows[0].structures, "mean Dice", "over seeds", "HD95 mm", "minus fully supervised", box=None)
+    table = Table("row", *rows[0].structures, "mean Dice", "over seeds", "HD95 mm", box=None)
+    if full:
+        table.add_column(f"minus {upper_bound}")
     for row in rows:
-        gap, low, high = row.minus(full) if full and row is not full else (0.0, 0.0, 0.0)
+        gap, low, high = row.minus(full) if full else (0.0, 0.0, 0.0)
         table.add_row(
             row.title, *(f"{dice:.3f}" for dice in row.by_structure), f"{row.dice.mean():.3f}",
             f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}", f"{row.hd95_mm:.1f}",
-            f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]" if full and row is not full else "",
+            *([f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]" if row is not full else ""] if full else []),
         )  # fmt: skip
     return table
 

@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -321,6 +322,9 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
 
 _ADAPTER = TypeAdapter(Recipe)
 
+KINDS = {part.kind for part in (RandomWalker, Strokes, UNet, CRFRNN, Identity, DenseCRF, Argmax, WelchTest)}
+"""Of the parts that a recipe chooses among."""
+
 
 def recipe_to(recipe: Recipe) -> dict[str, Any]:
     """Plain data for JSON."""
@@ -332,11 +336,22 @@ def recipe_from(data: dict[str, Any]) -> Recipe:
     try:
         return _ADAPTER.validate_python(data)
     except ValidationError as error:
-        raise DataError("; ".join(_explain(problem) for problem in error.errors())) from None
+        problems = error.errors()
+        if missing := [_where(problem) for problem in problems if problem["type"] == "missing"]:
+            raise DataError(
+                f"recipe fields {', '.join(missing)}: expected values, got none; "
+                "set them, too, or start from a recipe that has them"
+            ) from None
+        raise DataError("; ".join(_explain(problem) for problem in problems)) from None
+
+
+def _where(problem: Any) -> str:
+    """The field's path as `--set` takes it: without the kind that a union is told apart by."""
+    return ".".join(str(part) for part in problem["loc"] if part not in KINDS)
 
 
 def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    where = _where(problem)
     if problem["type"] == "value_error":  # our own: it says what it got
         return f"recipe field {where}: {problem['ctx']['error']}"
     return f"recipe field {where}: {problem['msg'].lower()}, got {problem['input']!r}"
@@ -358,8 +373,11 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
         for name in parents:
             node = node.get(name) if isinstance(node, dict) else None
         if not isinstance(node, dict) or leaf not in node:
-            known = ", ".join(_paths(recipe))
-            raise DataError(f"--set {setting}: expected a field of the recipe, got {path}; it has {known}")
+            closest = get_close_matches(path, list(_paths(recipe)), n=5, cutoff=0.3)
+            raise DataError(
+                f"--set {setting}: expected a field of the recipe, got {path}; the closest are "
+                f"{', '.join(closest) or 'none'}, and `scribbleseg recipes NAME` lists all"
+            )
         try:
             node[leaf] = json.loads(text)
         except json.JSONDecodeError:

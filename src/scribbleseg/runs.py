@@ -52,14 +52,12 @@ class Run:
         return self.path / "slices"
 
     def recursion(self, index: int) -> Path:
-        """Folder of one recursion's weights, made if need be."""
-        folder = self.path / f"recursion_{index}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """Folder of one recursion's weights; what is written there makes it."""
+        return self.path / f"recursion_{index}"
 
     def network(self, index: int) -> Path:
         """The weights after the M step of that recursion."""
-        return self.path / f"recursion_{index}" / "network.pt"
+        return self.recursion(index) / "network.pt"
 
     @property
     def recursions(self) -> int:
@@ -103,7 +101,7 @@ class Run:
             finish_folder(partial, self.path / name)
         records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] == 0)
         write_text(self.path / "metrics.jsonl", "".join(records))
-        with atomically(self.recursion(0) / "network.pt") as temporary:
+        with atomically(self.network(0)) as temporary:
             shutil.copyfile(donor.network(0), temporary)
 
     @cached_property

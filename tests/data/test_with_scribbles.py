@@ -83,7 +83,7 @@ def test_a_folder_for_other_cases_is_refused(tree, drawn):
 
 def test_a_folder_that_is_not_complete_is_refused(tree, drawn):
     (drawn / "dataset.json").rename(drawn / "simulation.json")
-    with pytest.raises(DataError, match="dataset.json: expected a JSON object"):
+    with pytest.raises(DataError, match="simulate` wrote, with dataset.json, found a folder without it"):
         open_dataset(tree, scribbles=drawn)
 
 

@@ -138,6 +138,9 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     """
     root = Path(folder)
     file = root / "dataset.json"
+    if not file.is_file():
+        what = "a folder without it" if root.is_dir() else "nothing"
+        raise DataError(f"{root}: expected a folder that `scribbleseg simulate` wrote, with dataset.json, found {what}")
     encoding = declared_encoding(file, read_declaration(file)["labels"])
     if encoding.label_names != dataset.label_names:
         raise DataError(
@@ -152,6 +155,8 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
             f"found {', '.join(list(on_disk)[:3]) or 'none'}; give the folder that was made for them"
         )
     note = f"{len(files)} of {len(dataset.train)} training cases have their scribbles from {root}"
+    if len(files) < len(dataset.train):
+        note += "; the others have none, and are not trained on"
     return replace(
         dataset,
         train=Cases(dataset.train.names, partial(_read_scribbled, dataset.train, files, encoding)),

@@ -1,5 +1,7 @@
 """Every row of every paper's table, by name."""
 
+from difflib import get_close_matches
+
 from scribbleseg.em import Recipe
 from scribbleseg.recipes import can2018
 from scribbleseg.types import DataError
@@ -19,5 +21,9 @@ def find(name: str) -> Recipe:
     """The recipe of that name. Raises DataError listing what there is."""
     known = recipes()
     if name not in known:
-        raise DataError(f"expected the name of a recipe, got {name!r}; there are {', '.join(known)}")
+        closest = get_close_matches(name, known, n=5, cutoff=0.3)
+        raise DataError(
+            f"expected the name of a recipe, got {name!r}; the closest are {', '.join(closest) or 'none'}, "
+            "and `scribbleseg recipes` lists all"
+        )
     return known[name]

@@ -96,11 +96,7 @@ def sample(
         raise ValueError(f"expected at least 2 passes, a variance needs them, got {passes}")
     if not len(images):
         raise ValueError("expected at least one slice, got none")
-    if not any(isinstance(module, nn.Dropout) for module in network.modules()):
-        raise DataError(
-            "expected a network with dropout, got one without: all its passes are equal and say nothing about its "
-            "uncertainty; set network.dropout (0.5 in the paper) and train again"
-        )
+    check_dropout(network)
     unet = getattr(network, "unet", network)
     stochastic = unet.for_passes().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[operator]
     devices = [fabric.device] if fabric.device.type == "cuda" else []
@@ -112,6 +108,16 @@ def sample(
     if not all(np.isfinite(getattr(samples, field.name)).all() for field in fields(samples)):
         raise DataError(DIVERGED)
     return samples
+
+
+def check_dropout(network: nn.Module) -> None:
+    """Raises DataError for a network without dropout, whose passes are all equal."""
+    if not any(isinstance(module, nn.Dropout) for module in network.modules()):
+        field = "network.unet.dropout" if hasattr(network, "unet") else "network.dropout"
+        raise DataError(
+            "expected a network with dropout, got one without: all its passes are equal and say nothing about its "
+            f"uncertainty; set {field} (0.5 in the paper), or take an ..._uncertainty recipe, and train again"
+        )
 
 
 def _moments(network: nn.Module, batch: Tensor, passes: int) -> tuple[Tensor, ...]:
