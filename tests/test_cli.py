@@ -147,7 +147,7 @@ def test_predict_evaluate_report(phantoms, trained, tmp_path):
     call("evaluate", predictions, phantoms)
     assert {row["structure"] for row in json.loads((predictions / "scores.json").read_text())} == {"RV", "Myo", "LV"}
     call("report", trained, "--out", tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")  # reading DICOM sets the locale to C
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "test000" in page
     assert "train000" in page
 

@@ -1,3 +1,5 @@
+import locale
+
 import numpy as np
 import pytest
 import SimpleITK
@@ -68,6 +70,12 @@ class TestDicom:
         np.testing.assert_allclose(geometry.affine, grid.affine, atol=1e-4)
         np.testing.assert_allclose(geometry.spacing_mm, SPACING[::-1], atol=1e-4)
         np.testing.assert_allclose(read_geometry(tmp_path / "series").affine, geometry.affine)
+
+    def test_the_locale_survives(self, tmp_path):
+        write_series(tmp_path / "series")  # this leaves the process in the locale C
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+        read_image(tmp_path / "series")
+        assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"
 
     def test_what_is_not_one_whole_series_is_refused(self, tmp_path):
         write_series(tmp_path / "gap", skip=[1])

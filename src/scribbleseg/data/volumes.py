@@ -6,6 +6,7 @@ so that a run that is killed or a disk that is full leaves no half-written file.
 """
 
 import errno
+import locale
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -356,6 +357,17 @@ def _read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     return np.moveaxis(components, -1, 0), geometry
 
 
+@contextmanager
+def _same_locale() -> Iterator[None]:
+    """ITK's reader of DICOM leaves the process in the locale C, where text files are ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+@_same_locale()
 def _dicom(folder: Path) -> tuple[Any, Geometry]:
     """The one series in a folder, its slices sorted by their positions."""
     problem, copy = "expected the slices of one DICOM series, ", "copy or download the series again"
