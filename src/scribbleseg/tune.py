@@ -67,7 +67,7 @@ def tune_crf(
 ) -> list[Trial]:  # fmt: skip
     """Train one M step, then try every setting of the grid on the held-out cases, whose scribbles clamp nothing.
 
-    Can et al. 2018, section 3, searches the same five numbers. Trials are kept in RUN/trials.jsonl and not done again.
+    Can et al. 2018 searches the same five numbers. Trials are kept in RUN/trials.jsonl and not done again.
 
     Returns:
         Best first; of equals the one that changes least: no CRF, then the smaller weights.

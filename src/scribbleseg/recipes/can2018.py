@@ -90,10 +90,10 @@ ACDC_NO_RECURSION = replace(
     training=replace(ACDC_BASE.training, iterations=30000),  # the same total of iterations, in all rows
     recursions=0,
 )
-# Section 3, from the authors' grid search.
+# The paper's, from its grid search (in which section was not checked: its text was not at hand; so below).
 HEART_CRF = DenseCRF(w1=5.0, w2=10.0, sigma_alpha=2.0, sigma_beta=0.1, sigma_gamma=5.0)
 ACDC_CRF = replace(ACDC_BASE, refine=HEART_CRF)
-# Section 3: sigma_alpha and sigma_beta. The weights it starts from are those of the separate CRF (ours), and
+# The paper's: sigma_alpha and sigma_beta. The weights it starts from are those of the separate CRF (ours), and
 # sigma_gamma is that of Zheng et al. 2015.
 HEART_CRF_RNN = CRFRNN(w1=5.0, w2=10.0, sigma_alpha=160.0, sigma_beta=3 / 255, sigma_gamma=3.0)
 ACDC_CRF_RNN = _crf_rnn(ACDC_BASE, HEART_CRF_RNN)
@@ -110,7 +110,7 @@ PROSTATE_BASE = replace(
     seeds=RandomWalker(tau=0.90, beta=1000.0),
 )
 PROSTATE_NO_RECURSION = replace(PROSTATE_BASE, training=ACDC_NO_RECURSION.training, recursions=0)
-# Section 3: sigma_alpha and sigma_beta; the rest as on the heart (ours).
+# The paper's: sigma_alpha and sigma_beta; the rest as on the heart (ours).
 PROSTATE_CRF = replace(PROSTATE_BASE, refine=replace(HEART_CRF, sigma_alpha=3.0, sigma_beta=0.01))
 PROSTATE_CRF_RNN = _crf_rnn(PROSTATE_BASE, replace(HEART_CRF_RNN, sigma_alpha=250.0))
 PROSTATE_UNCERTAINTY = _uncertainty(PROSTATE_BASE)
