@@ -76,7 +76,7 @@ def train_rows(
         dataset: with references for its test cases, and for its training cases where a row is fully supervised.
         out: a folder a row and seed.
         seeds: the outer loop, so that a table with fewer seeds is there early.
-        jobs: rows at a time, each a process with its share of the cores; their progress is then in progress.txt.
+        jobs: rows at a time, each a process with its share of the cores; progress is in ROW_seedN.progress.txt.
         accelerator: of `make_fabric`.
 
     Raises:

@@ -1,3 +1,4 @@
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +49,12 @@ def test_references_are_full_and_their_zero_is_background(tmp_path):
 def test_a_case_error_names_the_case_and_every_file(tmp_path):
     error = CaseError("p1", [FileError(tmp_path / name, "expected x, found y", "do z") for name in "ab"])
     assert str(error) == f"case p1: {tmp_path}/a: expected x, found y; do z\n{tmp_path}/b: expected x, found y; do z"
+
+
+def test_errors_come_through_from_another_process():
+    error = CaseError("heart", [FileError(Path("a.nii.gz"), "expected this, found that", "do so")])
+    there = pickle.loads(pickle.dumps(error))
+    assert str(there) == str(error)
+    assert [(e.file, e.problem, e.remedy) for e in there.errors] == [
+        (Path("a.nii.gz"), "expected this, found that", "do so")
+    ]

@@ -71,7 +71,10 @@ class CaseError(DataError):
 
     def __init__(self, name: str, errors: Sequence[FileError]) -> None:
         super().__init__(f"case {name}: " + "\n".join(str(error) for error in errors))
-        self.errors = tuple(errors)
+        self.name, self.errors = name, tuple(errors)
+
+    def __reduce__(self):  # so that it comes through from another process
+        return CaseError, (self.name, self.errors)
 
 
 def dataset(

@@ -57,6 +57,9 @@ class FileError(DataError):
         super().__init__(f"{file}: {problem}; {remedy}")
         self.file, self.problem, self.remedy = file, problem, remedy
 
+    def __reduce__(self):  # so that it comes through from another process
+        return FileError, (self.file, self.problem, self.remedy)
+
 
 def ending(path: Path) -> str | None:
     """The file ending among `ENDINGS`, lower case, or None where there is no reader for it."""
