@@ -23,7 +23,7 @@ GRID: dict[str, tuple[float, ...]] = {
     "sigma_beta": (0.01, 0.03, 0.1),
     "sigma_gamma": (1.0, 3.0, 5.0),
 }
-"""What is tried, distances in pixels of the recipe's grid. The paper searches these five but not says where (ours)."""
+"""What is tried, distances in pixels of the recipe's grid. The paper searches the same five; the values are ours."""
 
 HELD_OUT_EVERY = 5
 """Every fifth patient's scribbles are held out (ours)."""
@@ -48,17 +48,14 @@ def hold_out(dataset: Dataset) -> tuple[Dataset, Cases]:
     Cases whose names agree up to the last underscore (patient001_frame01, patient001_frame12) are taken for one
     patient's. Raises DataError with fewer than two patients.
     """
-    patients = list(dict.fromkeys(name.rpartition("_")[0] or name for name in dataset.train.names))
+    patient_of = {name: name.rpartition("_")[0] or name for name in dataset.train.names}
+    patients = list(dict.fromkeys(patient_of.values()))
     if len(patients) < 2:
         raise DataError(f"{dataset.root}: expected training cases of two patients or more, found {len(patients)}")
     held = set(patients[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or patients[-1:])
-    names: dict[bool, list[str]] = {True: [], False: []}
-    for name in dataset.train.names:
-        names[(name.rpartition("_")[0] or name) in held].append(name)
-    return (
-        replace(dataset, train=Cases(names[False], dataset.train.named)),
-        Cases(names[True], dataset.train.named),
-    )
+    rest = [name for name, patient in patient_of.items() if patient not in held]
+    out = [name for name, patient in patient_of.items() if patient in held]
+    return replace(dataset, train=Cases(rest, dataset.train.named)), Cases(out, dataset.train.named)
 
 
 def tune_crf(

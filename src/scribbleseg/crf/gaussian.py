@@ -9,7 +9,7 @@ that the gradient of a filter is the filter itself.
 
 | method | for | how |
 |---|---|---|
-| separable | no images | one 1-D Gaussian an axis, exact |
+| separable | no images | one 1-D Gaussian an axis, cut off where it falls below the tolerance |
 | low_rank | smooth intensity kernels | sum over few functions of the intensity, each a separable filter |
 | window | narrow in space | the pairs of pixels near enough |
 | grid | wide in space, one channel | few functions of the position, each filtered along an axis of intensity bins |
@@ -136,8 +136,8 @@ def gaussian_filter(
         method: the algorithm, see this module's table. "auto" chooses by the parameters.
         normalisation: "symmetric" as pydensecrf, or "none": the plain sum.
         tolerance: of the kernel, whose largest value is 1: below this it counts as 0 in space, and an expansion in few
-            functions leaves at most this mean error. Between 0 and 1. Ours: 1e-3 changes dense CRF's Q by less than
-            1e-5 on average (benchmarks/crf.py).
+            functions leaves at most this mean error. Between 0 and 1. Ours: on slices, 1e-3 changes dense CRF's Q by
+            less than 1e-5 on average (docs/LOG.md).
 
     Returns:
         A callable `batch label *space` -> the same, in the images' dtype and on their device.

@@ -52,7 +52,7 @@ def mean_field(
         iterations: at most.
         tolerance: a change of Q that does not matter. Iterations end when none is larger in any pixel; and where only
             a part of the image still changes by more, they go on in a box around it, the pixels outside keeping what
-            they have. 3e-4 changes Q by less than 1e-5 on average (benchmarks/crf.py). 0: all iterations, in all
+            they have. On slices, 1e-3 changes Q by less than 1e-5 on average (docs/LOG.md). 0: all iterations, in all
             pixels; for training.
 
     Returns:

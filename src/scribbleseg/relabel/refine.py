@@ -46,7 +46,7 @@ class DenseCRF(Kernels):
 
     Args:
         iterations: of the mean field, at most (pydensecrf's examples take 5 to 10).
-        tolerance: it stops once no probability changes by more than this (ours: far below what moves an argmax).
+        tolerance: it stops once no probability changes by more than this (ours).
     """
 
     kind: Literal["dense_crf"] = "dense_crf"
