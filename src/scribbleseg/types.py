@@ -4,7 +4,7 @@ Weak supervision is the movement of voxels out of UNLABELLED and back: scribbles
 reference masks are all `Labels`. Everything here is NumPy and knows neither files nor networks.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Case:
         image: raw intensities on the native grid, `channel depth height width`.
         scribbles: on the same grid; entirely UNLABELLED where nobody has drawn.
         geometry: of that grid.
-        present: the structures known to be in the case (image-level labels), or None where nobody said.
+        present: labels of the structures known to be in the case (image-level labels), or None where nobody said.
         files: what it was read from, images first, for messages and fingerprints.
     """
 
@@ -125,6 +125,10 @@ class Dataset:
             Only evaluate/, annotate/simulate and the fully supervised rows call it, through `reference`.
         notes: what was skipped or assumed while reading (absent patients, ...), for people to read.
         options: what else the adapter was given, as plain values, so that the same data set can be opened again.
+        regions: what is scored, by name: the labels that it is made of. Empty: every structure by itself.
+        scribble_names: what the values of the training scribbles mean where these are coarser than `label_names`:
+            ("background", REGION), REGION being one of all structures. Empty where they are the same.
+        shown: the channel that pictures show.
     """
 
     name: str
@@ -135,6 +139,14 @@ class Dataset:
     read_reference: Callable[[str], Labels | None] = field(repr=False, compare=False)
     notes: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    scribble_names: tuple[str, ...] = ()
+    shown: int = 0
+
+    @property
+    def scored(self) -> Mapping[str, tuple[int, ...]]:
+        """What is scored, by name: `regions`, or every structure by itself."""
+        return self.regions or {name: (value,) for value, name in list(enumerate(self.label_names))[1:]}
 
     @property
     def n_labels(self) -> int:

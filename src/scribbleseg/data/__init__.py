@@ -19,12 +19,13 @@ from scribbleseg.data.folder import declared_encoding, folder, images, read_decl
 from scribbleseg.data.nnunet import nnunet
 from scribbleseg.data.prostate import nci_isbi, promise12, prostate158
 from scribbleseg.data.volumes import FileError, check_same_grid, read_labels, volumes_in
-from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels
 
 __all__ = [
     "LAYOUTS",
     "Layout",
     "acdc",
+    "coarse",
     "fingerprint",
     "folder",
     "fully_annotated",
@@ -122,6 +123,23 @@ def fully_annotated(dataset: Dataset) -> Dataset:
     return replace(dataset, train=train, notes=(*dataset.notes, "trains on full reference masks (upper bound)"))
 
 
+def coarse(dataset: Dataset) -> Dataset:
+    """The data set with the labels that its scribbles tell apart: where those are of a region, that region alone.
+
+    Reference masks come merged to the same labels. A data set whose scribbles name all its labels is given back as it
+    is.
+    """
+    if not dataset.scribble_names:
+        return dataset
+    return replace(
+        dataset,
+        label_names=dataset.scribble_names,
+        scribble_names=(),
+        regions={},
+        read_reference=partial(_read_merged, dataset.read_reference),
+    )
+
+
 def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     """The same data set with the scribbles of a folder in the place of its own, as `annotate.simulate` writes them.
 
@@ -194,6 +212,11 @@ def _recognise(root: Path) -> str:
 
 def _read_annotated(dataset: Dataset, name: str) -> Case:
     return replace(dataset.train.named(name), scribbles=dataset.reference(name))
+
+
+def _read_merged(read_reference: Callable[[str], Labels | None], name: str) -> Labels | None:
+    labels = read_reference(name)
+    return None if labels is None else (labels > 0).astype(np.uint8)
 
 
 def _is_simulation(folder: Path) -> bool:
