@@ -447,7 +447,7 @@ def evaluate(
         case, reference = known[name].named(name), dataset.reference(name)
         labels, geometry = read_labels(files[name])
         check_same_grid(files[name], geometry, case.files[0], case.geometry)
-        scores += score(name, labels.astype("uint8"), reference, case.spacing_mm, dataset.label_names)
+        scores += score(name, labels.astype("uint8"), reference, case.spacing_mm, dataset.scored)
     write_scores(scores, out or predictions)
     scored = [name for name in files if name in known]
     trained = sum(name in dataset.train.names for name in scored)

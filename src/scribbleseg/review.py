@@ -33,15 +33,15 @@ def score_cases(segmenter: Segmenter, dataset: Dataset, cases: Cases, descriptio
         reference = dataset.read_reference(name)
         if reference is not None:
             case = cases.named(name)
-            scores += score(name, segmenter.segment(case), reference, case.spacing_mm, dataset.label_names)
+            scores += score(name, segmenter.segment(case), reference, case.spacing_mm, dataset.scored)
     return scores
 
 
 def test_scores(run: Run, fabric: Fabric) -> list[Score]:
     """Scores of the last network on the data set's test cases, kept in the run folder; none without references."""
     folder = run.path / f"test_scores_{run.recursions - 1}"
-    if (folder / "scores.json").exists():
-        return read_scores(folder / "scores.json")
+    if (kept := read_scores(folder / "scores.json")) is not None:
+        return kept
     dataset = dataset_of(run)
     scores = score_cases(load_segmenter(run, fabric), dataset, dataset.test)
     write_scores(scores, folder)

@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import math
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from scribbleseg.evaluate.metrics import (
 )
 from scribbleseg.types import UNLABELLED, DataError
 
-NAMES = ("background", "RV", "Myo")
+RV: dict[str, tuple[int, ...]] = {"RV": (1,)}
+HEART: dict[str, tuple[int, ...]] = {"RV": (1,), "Myo": (2,)}
+TUMOUR: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
 SPACING = (8.0, 1.5, 1.25)
 
 
@@ -40,6 +43,13 @@ def brute_force_dice(labels: np.ndarray, reference: np.ndarray, value: int) -> f
         b += reference[index] == value
         both += labels[index] == value and reference[index] == value
     return 2 * both / (a + b) if a + b else 1.0
+
+
+def brute_force_recall(labels: np.ndarray, reference: np.ndarray, values: tuple[int, ...]) -> float:
+    found = [labels[index] in values for index in np.ndindex(labels.shape) if reference[index] in values]
+    if found:
+        return sum(found) / len(found)
+    return float(not any(value in values for value in labels.flat))
 
 
 def surface(mask: np.ndarray) -> list[tuple[int, ...]]:
@@ -59,15 +69,29 @@ def brute_force_distances(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ..
 @settings(max_examples=30, deadline=None)
 @given(*[arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 2))] * 2)
 def test_dice_is_the_double_loop_symmetric_and_one_for_itself(a, b):
-    assert dice(a, b, NAMES) == {name: pytest.approx(brute_force_dice(a, b, v)) for v, name in [(1, "RV"), (2, "Myo")]}
-    assert dice(a, b, NAMES) == dice(b, a, NAMES)
-    assert dice(a, a, NAMES) == {"RV": 1, "Myo": 1}
+    assert dice(a, b, HEART) == {name: pytest.approx(brute_force_dice(a, b, v)) for v, name in [(1, "RV"), (2, "Myo")]}
+    assert dice(a, b, HEART) == dice(b, a, HEART)
+    assert dice(a, a, HEART) == {"RV": 1, "Myo": 1}
+
+
+@settings(max_examples=30, deadline=None)
+@given(*[arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 3))] * 2)
+def test_nested_regions_are_scored_as_masks_of_their_own(a, b):
+    for got, swapped, (name, values) in zip(
+        score("c", a, b, SPACING, TUMOUR), score("c", b, a, SPACING, TUMOUR), TUMOUR.items(), strict=True
+    ):
+        alone = score("c", *(np.isin(x, values).astype(np.uint8) for x in (a, b)), SPACING, {name: (1,)})
+        np.testing.assert_equal([asdict(got)], [asdict(each) for each in alone])  # here NaN equals NaN
+        assert got.dice == dice(a, b, TUMOUR)[name]
+        assert got.recall == pytest.approx(brute_force_recall(a, b, values))
+        assert got.precision == swapped.recall
+        assert got.dice == pytest.approx(2 * got.recall * got.precision / (got.recall + got.precision or 1))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_distances_and_volumes_are_those_of_brute_force(seed):
     labels, reference = random_masks(seed, share=0.1 + 0.1 * seed), random_masks(seed + 100)
-    for value, got in enumerate(score("a", labels, reference, SPACING, NAMES), start=1):
+    for value, got in enumerate(score("a", labels, reference, SPACING, HEART), start=1):
         hd95, assd = brute_force_distances(labels == value, reference == value, SPACING)
         assert (got.hd95_mm, got.assd_mm) == (pytest.approx(hd95, rel=1e-5), pytest.approx(assd, rel=1e-5))
         assert got.dice == pytest.approx(brute_force_dice(labels, reference, value))
@@ -77,15 +101,15 @@ def test_distances_and_volumes_are_those_of_brute_force(seed):
 
 def test_scores_are_symmetric_and_zero_for_identical_masks():
     a, b = random_masks(1), random_masks(2)
-    for there, back in zip(score("c", a, b, SPACING, NAMES), score("c", b, a, SPACING, NAMES), strict=True):
+    for there, back in zip(score("c", a, b, SPACING, HEART), score("c", b, a, SPACING, HEART), strict=True):
         assert (there.hd95_mm, there.assd_mm) == (pytest.approx(back.hd95_mm), pytest.approx(back.assd_mm))
-    for same in score("c", a, a, SPACING, NAMES):
+    for same in score("c", a, a, SPACING, HEART):
         assert (same.dice, same.hd95_mm, same.assd_mm, same.volume_error_ml) == (1, 0, 0, 0)
 
 
 def test_voxel_sizes_of_several_number_types_are_numbers_all_the_same():
     a, b = random_masks(1), random_masks(2)
-    assert score("c", a, b, (np.float64(8), 1.5, np.float64(1.25)), NAMES) == score("c", a, b, SPACING, NAMES)
+    assert score("c", a, b, (np.float64(8), 1.5, np.float64(1.25)), HEART) == score("c", a, b, SPACING, HEART)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -95,7 +119,7 @@ def test_a_shifted_sheet_is_as_far_as_it_was_shifted(axis):
     for array, position in ((reference, 2), (labels, 5)):
         sheet[axis] = slice(position, position + 1)
         array[tuple(sheet)] = 1
-    (got,) = score("sheet", labels, reference, SPACING, NAMES[:2])
+    (got,) = score("sheet", labels, reference, SPACING, RV)
     assert (got.dice, got.hd95_mm, got.assd_mm) == (
         0,
         pytest.approx(3 * SPACING[axis]),
@@ -107,36 +131,42 @@ def test_a_cube_shifted_by_one_voxel():
     labels, reference = np.zeros((2, 10, 10, 10), np.uint8)
     reference[2:6, 2:6, 2:6] = 1
     labels[3:7, 2:6, 2:6] = 1
-    (got,) = score("cube", labels, reference, (8.0, 1.0, 1.0), NAMES[:2])
+    (got,) = score("cube", labels, reference, (8.0, 1.0, 1.0), RV)
     assert got.dice == pytest.approx(0.75)  # three of four layers overlap
     hd95, assd = brute_force_distances(labels == 1, reference == 1, (8.0, 1.0, 1.0))
     assert (got.hd95_mm, got.assd_mm) == (8.0, pytest.approx(assd))
     assert hd95 == 8.0
+    labels[7:9, 2:6, 2:6] = 1
+    (larger,) = score("cube", labels, reference, (8.0, 1.0, 1.0), RV)
+    assert (larger.dice, larger.recall, larger.precision) == (pytest.approx(0.6), 0.75, 0.5)
 
 
 def test_a_mask_that_touches_the_border_ends_there():
     labels, reference = random_masks(3), random_masks(4)
     padded = [np.pad(array, 3) for array in (labels, reference)]
-    assert score("c", labels, reference, SPACING, NAMES) == score("c", *padded, SPACING, NAMES)
+    assert score("c", labels, reference, SPACING, HEART) == score("c", *padded, SPACING, HEART)
 
 
 def test_one_slice_is_measured_in_its_plane():
     labels, reference = np.zeros((2, 1, 20, 20), np.uint8)
     reference[0, 5:15, 5:15] = 1
     labels[0, 5:15, 6:16] = 1
-    (got,) = score("slice", labels, reference, (1.0, 1.0, 2.0), NAMES[:2])
+    (got,) = score("slice", labels, reference, (1.0, 1.0, 2.0), RV)
     expected = brute_force_distances(labels[0] == 1, reference[0] == 1, (1.0, 2.0))
     assert (got.hd95_mm, got.assd_mm) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
 
 
 def test_empty_masks_follow_the_rule_of_the_table():
     empty, full = np.zeros((3, 4, 4), np.uint8), np.ones((3, 4, 4), np.uint8)
-    (both,) = score("c", empty, empty, SPACING, NAMES[:2])
-    assert (both.dice, both.hd95_mm, both.assd_mm, both.missed, both.invented) == (1, 0, 0, False, False)
-    (missed,) = score("c", empty, full, SPACING, NAMES[:2])
-    assert (missed.dice, missed.missed, missed.invented) == (0, True, False)
-    (invented,) = score("c", full, empty, SPACING, NAMES[:2])
-    assert (invented.dice, invented.missed, invented.invented) == (0, False, True)
+    (both,) = score("c", empty, empty, SPACING, RV)
+    assert (both.dice, both.recall, both.precision, both.hd95_mm, both.assd_mm) == (1, 1, 1, 0, 0)
+    assert (both.missed, both.invented) == (False, False)
+    (missed,) = score("c", empty, full, SPACING, RV)
+    assert (missed.dice, missed.recall, missed.precision) == (0, 0, 0)
+    assert (missed.missed, missed.invented) == (True, False)
+    (invented,) = score("c", full, empty, SPACING, RV)
+    assert (invented.dice, invented.recall, invented.precision) == (0, 0, 0)
+    assert (invented.missed, invented.invented) == (False, True)
     assert all(math.isnan(x) for x in (missed.hd95_mm, missed.assd_mm, invented.hd95_mm, invented.assd_mm))
 
 
@@ -154,11 +184,18 @@ def test_empty_masks_follow_the_rule_of_the_table():
 )
 def test_bad_input_is_one_clear_error(labels, reference, spacing, message):
     with pytest.raises(DataError, match=message):
-        score("patient7", labels, reference, spacing, NAMES)
+        score("patient7", labels, reference, spacing, HEART)
+
+
+def test_a_value_inside_no_region_is_unknown():
+    labels = np.full((2, 3, 4), 2, np.uint8)
+    with pytest.raises(DataError, match=r"values 0, 1, 3 \(background, TC, ET\) in the prediction, got 2"):
+        score("c", labels, labels, SPACING, {"TC": (1, 3), "ET": (3,)})
+    assert dice(labels, labels, TUMOUR) == {"WT": 1, "TC": 1, "ET": 1}
 
 
 def made_up_score(case: str, structure: str, dice: float, hd95: float = 5.0, volume: float = 1.0) -> Score:
-    return Score(case, structure, dice, hd95, hd95 / 2, volume, 1.0, volume - 1.0)
+    return Score(case, structure, dice, dice / 2, 0.9 * dice, hd95, hd95 / 2, volume, 1.0, volume - 1.0)
 
 
 def test_a_summary_counts_what_was_missed_beside_the_distances():
@@ -171,6 +208,7 @@ def test_a_summary_counts_what_was_missed_beside_the_distances():
     rv, myo, mean = summarise(scores)
     assert [row["structure"] for row in (rv, myo, mean)] == ["RV", "Myo", "mean"]
     assert (rv["missed"], rv["distances"], rv["hd95_mm_mean"]) == (1, 1, 4.0)
+    assert (rv["recall_mean"], rv["precision_mean"]) == (pytest.approx(0.2), pytest.approx(0.36))
     assert math.isnan(rv["hd95_mm_std"])  # one distance has no spread
     assert (myo["dice_mean"], myo["dice_median"]) == (pytest.approx(0.75), pytest.approx(0.75))
     assert myo["dice_std"] == pytest.approx(np.std([0.6, 0.9], ddof=1))
@@ -206,7 +244,7 @@ def test_the_paired_interval_covers_the_truth_about_as_often_as_it_says():
 def test_scores_come_back_from_their_files(tmp_path: Path):
     scores = [made_up_score("a", "RV", 0.8), made_up_score("b, the second", "RV", 0.0, math.nan, volume=0.0)]
     write_scores(scores, tmp_path / "scores")
-    first, second = read_scores(tmp_path / "scores/scores.json")
+    first, second = read_scores(tmp_path / "scores/scores.json") or []
     assert first == scores[0]
     assert second.missed
     assert math.isnan(second.hd95_mm)
@@ -238,9 +276,18 @@ def test_a_full_disk_leaves_the_old_scores_and_nothing_half_written(step, tmp_pa
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_file_that_holds_no_scores_is_refused(tmp_path: Path):
-    (tmp_path / "scores.json").write_text('[{"case": "a"}]')
+def test_scores_that_are_absent_or_measured_less_have_to_be_taken_again(tmp_path: Path):
+    file = tmp_path / "scores.json"
+    assert read_scores(file) is None
+    write_scores([made_up_score("a", "RV", 0.8)], tmp_path)
+    file.write_text(file.read_text().replace('"recall"', '"something_else"'))
+    assert read_scores(file) is None
+    file.write_text("[]")
+    assert read_scores(file) == []
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[1]"])
+def test_a_file_that_holds_no_scores_is_refused(text, tmp_path: Path):
+    (tmp_path / "scores.json").write_text(text)
     with pytest.raises(DataError, match="scribbleseg evaluate"):
         read_scores(tmp_path / "scores.json")
-    with pytest.raises(DataError, match="scribbleseg evaluate"):
-        read_scores(tmp_path / "absent.json")

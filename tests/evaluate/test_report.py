@@ -63,7 +63,18 @@ def made_up_picture(case: str = "patient01", recursion: int | None = 0, seed: in
 def made_up_run(name: str, shift: float = 0.0, cases: int = 14, **pieces: object) -> RunSummary:
     rng = np.random.default_rng(0)
     scores = [
-        Score(f"patient{case:02d}", structure, float(rng.uniform(0.6, 0.8)) + shift, 5.0, 1.0, 100.0, 110.0, -10.0)
+        Score(
+            f"patient{case:02d}",
+            structure,
+            float(rng.uniform(0.6, 0.8)) + shift,
+            0.6,
+            0.7,
+            5.0,
+            1.0,
+            100.0,
+            110.0,
+            -10.0,
+        )
         for case in range(cases)
         for structure in NAMES[1:]
     ]
@@ -113,7 +124,7 @@ def test_a_report_names_every_run_case_and_setting(tmp_path: Path):
 
 def test_the_worst_case_comes_first(tmp_path: Path):
     run = made_up_run("base")
-    bad = Score("zebra", "RV", 0.0, math.nan, math.nan, 0.0, 80.0, -80.0)
+    bad = Score("zebra", "RV", 0.0, 0.0, 0.0, math.nan, math.nan, 0.0, 80.0, -80.0)
     html = written(tmp_path, [RunSummary("base", scores=[*run.scores, bad])])
     rows = re.findall(r'<th scope="row">([^<]+)</th>', html[html.index("Worst first") :])
     assert rows[0] == "zebra"
@@ -130,7 +141,7 @@ def test_the_worst_case_comes_first(tmp_path: Path):
         {"metrics": [{"event": "train", "iteration": 1, "loss": 0.0}]},
         {"metrics": [{"event": "relabel", "recursion": 0, "labelled": 0.5}]},
         {"metrics": [{"event": "train", "recursion": 0, "iteration": i, "loss": math.nan} for i in range(3)]},
-        {"scores": [Score("one", "RV", 0.5, 1.0, 1.0, 1.0, 1.0, 0.0)]},
+        {"scores": [Score("one", "RV", 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 0.0)]},
         {"pictures": [Picture("p", 0, None, np.zeros((5, 6)))]},
         {"pictures": [Picture("p", 0, None, np.full((5, 6), np.nan), prediction=np.zeros((5, 6), np.uint8))]},
     ],
@@ -143,7 +154,7 @@ def test_missing_pieces_are_left_out(pieces, tmp_path: Path):
 
 def test_names_are_text_never_markup(tmp_path: Path):
     name = '<b onclick="x">&$\\frac$</b> 心'
-    run = made_up_run(name, scores=[Score(name, "RV", 0.5, 1.0, 1.0, 1.0, 1.0, 0.0)])
+    run = made_up_run(name, scores=[Score(name, "RV", 0.5, 0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 0.0)])
     html = written(tmp_path, [made_up_run(name, pictures=[made_up_picture(name)]), run], title=name)
     assert "<b onclick" not in html
     assert "&lt;b onclick=&#34;x&#34;&gt;&amp;$\\frac$&lt;/b&gt; 心" in html

@@ -1,22 +1,24 @@
-"""Scores of a segmentation against its reference mask: Dice, HD95, ASSD and volume, per case and structure.
+"""Scores of a segmentation against its reference mask: overlap, surface distances and volume, per case and structure.
 
-Everything is measured in 3-D on the native grid, in millimetres. Empty masks follow one rule, chosen so that nobody
-gets a better distance by predicting nothing:
+Everything is measured in 3-D on the native grid, in millimetres. A structure is a set of label values, so that regions
+that contain each other (a whole tumour and its core) are scored from one label map. Empty masks follow one rule, chosen
+so that nobody gets a better distance or precision by predicting nothing:
 
-| prediction | reference | Dice | HD95, ASSD | counted as |
+| prediction | reference | Dice, recall, precision | HD95, ASSD | counted as |
 |---|---|---|---|---|
 | empty | empty | 1 | 0 | a right answer (the BraTS challenges' rule) |
 | empty | not | 0 | NaN | `missed` |
 | not | empty | 0 | NaN | `invented` |
 
-A mean distance leaves the NaNs out, so a summary always states next to it how many masks were missed or invented.
+So Dice is 0 where recall and precision are, and their harmonic mean everywhere else. A mean distance leaves the NaNs
+out, so a summary always states next to it how many masks were missed or invented.
 """
 
 import csv
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from scipy.stats import bootstrap
 from scribbleseg.data.volumes import atomically
 from scribbleseg.types import UNLABELLED, DataError
 
-MEASURES = ("dice", "hd95_mm", "assd_mm", "volume_error_ml")
+MEASURES = ("dice", "recall", "precision", "hd95_mm", "assd_mm", "volume_error_ml")
 """The fields of `Score` that a summary averages."""
 
 
@@ -40,8 +42,10 @@ class Score:
 
     Args:
         case: its name.
-        structure: the label's name.
+        structure: its name.
         dice: Dice 1945's coefficient, 0 to 1.
+        recall: the share of the reference that the prediction has (sensitivity), 0 to 1.
+        precision: the share of the prediction that the reference has (positive predictive value), 0 to 1.
         hd95_mm: 95th percentile Hausdorff distance: the larger of the two directions' percentiles.
         assd_mm: average symmetric surface distance: the mean over the surface voxels of both masks together.
         volume_ml: of the prediction.
@@ -52,6 +56,8 @@ class Score:
     case: str
     structure: str
     dice: float
+    recall: float
+    precision: float
     hd95_mm: float
     assd_mm: float
     volume_ml: float
@@ -70,20 +76,20 @@ class Score:
 
 
 def dice(
-    labels: UInt8[np.ndarray, "..."], reference: UInt8[np.ndarray, "..."], label_names: Sequence[str]
+    labels: UInt8[np.ndarray, "..."], reference: UInt8[np.ndarray, "..."], regions: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
-    """Dice coefficient 2 |A and B| / (|A| + |B|) of every structure; 1 where both masks are empty.
+    """Dice coefficient 2 |A and B| / (|A| + |B|) of every region; 1 where both masks are empty.
 
     Args:
         labels: a prediction of any shape.
         reference: the reference mask, same shape.
-        label_names: by value, background first; background is not scored.
+        regions: what is scored, by name: the label values that it is made of; `Dataset.scored`.
 
     Raises:
-        DataError: the shapes differ, or either map holds UNLABELLED or a value that has no name.
+        DataError: the shapes differ, or either map holds UNLABELLED or another value that is in no region and not 0.
     """
-    _check(labels, reference, label_names)
-    return {name: _dice(labels == value, reference == value) for value, name in list(enumerate(label_names))[1:]}
+    _check(labels, reference, regions)
+    return {name: _overlap(np.isin(labels, v), np.isin(reference, v))[0] for name, v in regions.items()}
 
 
 def score(
@@ -91,9 +97,9 @@ def score(
     labels: UInt8[np.ndarray, "..."],
     reference: UInt8[np.ndarray, "..."],
     spacing_mm: tuple[float, float, float],
-    label_names: Sequence[str],
+    regions: Mapping[str, tuple[int, ...]],
 ) -> list[Score]:
-    """Every structure of one case, measured on the native grid.
+    """Every region of one case, measured on the native grid.
 
     A volume of one slice is measured in its plane: in 3-D each of its voxels would count as surface.
 
@@ -102,12 +108,12 @@ def score(
         labels: prediction, `depth height width`.
         reference: reference mask, same shape.
         spacing_mm: voxel size along depth, height, width.
-        label_names: by value, background first; background is not scored.
+        regions: what is scored, by name: the label values that it is made of; `Dataset.scored`.
 
     Raises:
         DataError: as `dice`; also where the maps are not 3-D or the spacing is not three positive numbers.
     """
-    _check(labels, reference, label_names, f"case {case}: ")
+    _check(labels, reference, regions, f"case {case}: ")
     if labels.ndim != 3 or len(spacing_mm) != 3 or not all(0 < size < float("inf") for size in spacing_mm):
         raise DataError(
             f"case {case}: expected a (depth, height, width) map and three positive voxel sizes in mm, got shape "
@@ -115,11 +121,11 @@ def score(
         )
     voxel_ml = float(np.prod(spacing_mm)) / 1000
     scores = []
-    for value, name in list(enumerate(label_names))[1:]:
-        a, b = labels == value, reference == value
+    for name, values in regions.items():
+        a, b = np.isin(labels, values), np.isin(reference, values)
         volume_ml, reference_ml = int(a.sum()) * voxel_ml, int(b.sum()) * voxel_ml
-        hd95, assd = _surface_distances(a, b, spacing_mm)
-        scores.append(Score(case, name, _dice(a, b), hd95, assd, volume_ml, reference_ml, volume_ml - reference_ml))
+        distances = _surface_distances(a, b, spacing_mm)
+        scores.append(Score(case, name, *_overlap(a, b), *distances, volume_ml, reference_ml, volume_ml - reference_ml))
     return scores
 
 
@@ -200,18 +206,24 @@ def write_scores(scores: Sequence[Score], folder: Path) -> None:
             path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_scores(path: Path) -> list[Score]:
+def read_scores(path: Path) -> list[Score] | None:
     """The scores in a `scores.json` that `write_scores` wrote.
 
+    None where there is no such file, or one of an earlier version that measured less: they have to be taken again.
+
     Raises:
-        DataError: there is no such file, or it holds something else.
+        DataError: the file holds something else.
     """
+    if not path.exists():
+        return None
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
+        if any(f.name not in row for row in rows for f in fields(Score)):
+            return None
         return [
             Score(row["case"], row["structure"], *(_number(row[f.name]) for f in fields(Score)[2:])) for row in rows
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"{path}: expected the scores that `scribbleseg evaluate` writes, got {error!r}; run it again"
         ) from error
@@ -221,25 +233,29 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _check(labels: np.ndarray, reference: np.ndarray, label_names: Sequence[str], where: str = "") -> None:
+def _check(labels: np.ndarray, reference: np.ndarray, regions: Mapping[str, tuple[int, ...]], where: str = "") -> None:
     if labels.shape != reference.shape:
         raise DataError(
             f"{where}expected a prediction of the reference's shape {reference.shape}, got {labels.shape}; "
             "compare on the image's own grid, the one `scribbleseg predict` writes"
         )
-    for what, values in (("prediction", np.unique(labels)), ("reference", np.unique(reference))):
-        unknown = values[values >= len(label_names)].tolist()
+    known = sorted({0}.union(*regions.values()))
+    for what, map_ in (("prediction", labels), ("reference", reference)):
+        unknown = np.setdiff1d(map_, known).tolist()
         if unknown:
             hint = "it must label every voxel" if UNLABELLED in unknown else "declare what they mean, or relabel it"
             raise DataError(
-                f"{where}expected values 0 to {len(label_names) - 1} ({', '.join(label_names)}) in the {what}, "
-                f"got {', '.join(f'{v} (unlabelled)' if v == UNLABELLED else str(v) for v in unknown)}; {hint}"
+                f"{where}expected the values {', '.join(map(str, known))} (background, {', '.join(regions)}) in the "
+                f"{what}, got {', '.join(f'{v} (unlabelled)' if v == UNLABELLED else str(v) for v in unknown)}; {hint}"
             )
 
 
-def _dice(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."]) -> float:
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
+def _overlap(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."]) -> tuple[float, float, float]:
+    """Dice, recall and precision of `a` against reference `b`; the rule of this module's table where one is empty."""
+    both, of_a, of_b = int((a & b).sum()), int(a.sum()), int(b.sum())
+    if of_a == of_b == 0:
+        return 1.0, 1.0, 1.0
+    return 2 * both / (of_a + of_b), both / max(of_b, 1), both / max(of_a, 1)
 
 
 def _surface_distances(

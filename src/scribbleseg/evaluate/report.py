@@ -403,7 +403,8 @@ def _slice_dice(picture: Picture, label_names: Sequence[str]) -> dict[str, float
     if labels is None or reference is None or UNLABELLED in labels or UNLABELLED in reference:
         return {}
     seen = {label_names[value] for value in np.union1d(labels, reference)}
-    return {name: value for name, value in dice(labels, reference, label_names).items() if name in seen}
+    by_itself = {name: (value,) for value, name in list(enumerate(label_names))[1:]}
+    return {name: value for name, value in dice(labels, reference, by_itself).items() if name in seen}
 
 
 def _box(group: Sequence[Picture]) -> tuple[slice, slice]:
