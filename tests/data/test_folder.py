@@ -190,7 +190,7 @@ def test_layouts_that_are_not_recognised_are_shown_the_known_ones(tmp_path):
         open_dataset(tmp_path / "absent")
     with pytest.raises(DataError, match=r"found nothing; name it with --format(.|\n)*nnunet: imagesTr/CASE_0000"):
         open_dataset(tmp_path)
-    with pytest.raises(DataError, match="a format among acdc, nci_isbi, promise12, prostate158, nnunet, folder"):
+    with pytest.raises(DataError, match="a format among acdc, brats, nci_isbi, promise12, prostate158, nnunet, folder"):
         open_dataset(tmp_path, "dicom")
     for name in ("images", "imagesTr"):
         (tmp_path / name).mkdir()

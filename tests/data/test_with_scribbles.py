@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scribbleseg.data import acdc, open_dataset, with_scribbles
+from scribbleseg.data import acdc, coarse, fingerprint, open_dataset, with_scribbles
 from scribbleseg.types import UNLABELLED, DataError
 
 AFFINE = np.diag([-1.5, -1.5, 10, 1])
@@ -101,3 +101,82 @@ def test_files_that_do_not_fit_are_errors_of_their_case(tree, drawn, voxels, aff
     assert (dataset.train[0].scribbles == UNLABELLED).all()
     with pytest.raises(DataError, match=f"case patient001_frame12: .*{message}"):
         dataset.train[1]
+
+
+BRAINS = ("BraTS2021_00000", "BraTS2021_00001", "BraTS2021_00002")  # the first one is the test case of fold 0
+
+
+class TestOfTheWholeTumour:
+    """Scribbles of one region that is made of all structures, and what is known to be in a case."""
+
+    @pytest.fixture
+    def brain(self, tmp_path):
+        for name in BRAINS:
+            for part in ("t1", "t1ce", "t2", "flair", "seg"):
+                save(tmp_path / "brats" / name / f"{name}_{part}.nii.gz", np.ones((4, 3, 2), np.uint8))
+        return tmp_path / "brats"
+
+    @pytest.fixture
+    def whole(self, tmp_path):
+        folder = tmp_path / "whole"
+        save(folder / f"{BRAINS[1]}.nii.gz", DRAWN % 3)
+        (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "WT": 1, "ignore": 2}}))
+        return folder
+
+    def test_the_scribbles_say_how_coarse_they_are(self, brain, whole):
+        dataset = open_dataset(brain, scribbles=whole)
+        assert dataset.scribble_names == ("background", "WT")
+        assert dataset.label_names == ("background", "NCR/NET", "ED", "ET")
+        drawn = DRAWN.T % 3
+        np.testing.assert_array_equal(dataset.train[0].scribbles, np.where(drawn == 2, UNLABELLED, drawn))
+        assert coarse(dataset).label_names == ("background", "WT")
+        again = with_scribbles(coarse(dataset), whole)  # whose label is the region itself
+        assert again.scribble_names == ()
+
+    def test_scribbles_of_all_labels_are_not_coarse(self, brain, whole):
+        labels = {name: value for value, name in enumerate(["background", "NCR/NET", "ED", "ET", "ignore"])}
+        (whole / "dataset.json").write_text(json.dumps({"labels": labels}))
+        dataset = open_dataset(brain, scribbles=whole)
+        assert dataset.scribble_names == ()
+        assert coarse(dataset) is dataset
+
+    @pytest.mark.parametrize("region", ["TC", "tumour"])
+    def test_a_region_that_leaves_structures_out_is_refused(self, brain, whole, region):
+        (whole / "dataset.json").write_text(json.dumps({"labels": {"background": 0, region: 1, "ignore": 2}}))
+        message = f"expected the labels background, NCR/NET, ED, ET or background, WT of .*, found background, {region}"
+        with pytest.raises(DataError, match=message):
+            open_dataset(brain, scribbles=whole)
+
+    def test_image_level_labels_come_with_the_scribbles(self, brain, whole):
+        assert open_dataset(brain, scribbles=whole).train[0].present is None
+        (whole / "present.csv").write_text(f"case,NCR/NET,ED,ET\n{BRAINS[0]},1,1,1\n{BRAINS[1]},0,1,1\n")
+        dataset = open_dataset(brain, scribbles=whole)
+        assert [case.present for case in dataset.train] == [{2, 3}, None]
+        assert dataset.test[0].present is None
+        assert dataset.notes[-1].startswith("1 of 2 training cases have image-level labels from")
+
+    def test_a_case_without_scribbles_can_have_image_level_labels(self, brain, whole):
+        (whole / "present.json").write_text(json.dumps({BRAINS[2]: []}))
+        case = open_dataset(brain, scribbles=whole).train[1]
+        assert case.present == frozenset()
+        assert (case.scribbles == UNLABELLED).all()
+
+    @pytest.mark.parametrize(
+        ("present", "message"),
+        [
+            ({"BraTS2021_00001": ["edema"]}, "case BraTS2021_00001: expected structures among NCR/NET, ED, ET, found"),
+            ({"BraTS2021_00000": ["ED"]}, r"lists the training cases \(BraTS2021_00001, .*found BraTS2021_00000"),
+            ({}, "found none; give the folder"),
+        ],
+    )
+    def test_image_level_labels_that_do_not_fit_are_refused(self, brain, whole, present, message):
+        (whole / "present.json").write_text(json.dumps(present))
+        with pytest.raises(DataError, match=message):
+            open_dataset(brain, scribbles=whole)
+
+    def test_they_are_part_of_the_fingerprint(self, brain, whole):
+        prints = [fingerprint(open_dataset(brain, scribbles=whole).train)]
+        for names in ([], ["ED"], ["ET"]):
+            (whole / "present.json").write_text(json.dumps({BRAINS[1]: names}))
+            prints.append(fingerprint(open_dataset(brain, scribbles=whole).train))
+        assert len(set(prints)) == 4

@@ -5,7 +5,7 @@ To add a layout: one function `folder -> Dataset` and one entry in `LAYOUTS`.
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from scribbleseg.data.acdc import acdc
+from scribbleseg.data.brats import brats
 from scribbleseg.data.case_files import CaseError, Encoding
 from scribbleseg.data.folder import declared_encoding, folder, images, read_declaration
 from scribbleseg.data.nnunet import nnunet
+from scribbleseg.data.present import read_present
 from scribbleseg.data.prostate import nci_isbi, promise12, prostate158
 from scribbleseg.data.volumes import FileError, check_same_grid, read_labels, volumes_in
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels
@@ -25,6 +27,7 @@ __all__ = [
     "LAYOUTS",
     "Layout",
     "acdc",
+    "brats",
     "coarse",
     "fingerprint",
     "folder",
@@ -59,6 +62,14 @@ LAYOUTS: dict[str, Layout] = {
         acdc,
         ("patient[0-9][0-9][0-9]", "training/patient[0-9][0-9][0-9]", "database/training/patient[0-9][0-9][0-9]"),
         "patientNNN/patientNNN_frameNN{,_gt,_scribble}.nii.gz",
+    ),
+    "brats": Layout(
+        brats,
+        tuple(
+            f"{place}/*[_-]t1*.nii*"
+            for place in ("Bra[Tt][Ss]*", "[HL]GG/*", "train/*", "test/*", "train/[HL]GG/*", "test/[HL]GG/*")
+        ),
+        "CASE/CASE_{t1,t1ce,t2,flair,seg}.nii.gz (BraTS2021_00000, ...), CASE/CASE-{t1n,t1c,t2w,t2f,seg}.nii.gz",
     ),
     "nci_isbi": Layout(
         nci_isbi,
@@ -120,7 +131,8 @@ def fully_annotated(dataset: Dataset) -> Dataset:
     Reading a case without one raises DataError.
     """
     train = Cases(dataset.train.names, partial(_read_annotated, dataset))
-    return replace(dataset, train=train, notes=(*dataset.notes, "trains on full reference masks (upper bound)"))
+    notes = (*dataset.notes, "trains on full reference masks (upper bound)")
+    return replace(dataset, train=train, scribble_names=(), notes=notes)
 
 
 def coarse(dataset: Dataset) -> Dataset:
@@ -143,16 +155,23 @@ def coarse(dataset: Dataset) -> Dataset:
 def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     """The same data set with the scribbles of a folder in the place of its own, as `annotate.simulate` writes them.
 
-        dataset.json     {"labels": {"background": 0, ..., "ignore": N}}, the names those of the data set
+        dataset.json     {"labels": {"background": 0, ..., "ignore": N}}, the names those of the data set, or of
+                         background and one region that is made of all structures (the whole tumour)
         CASE.nii.gz      on the grid of the case's image; a training case without one is entirely UNLABELLED
+        present.json     optional: which structures are in which case (`data.present`); or present.csv
 
     Args:
         dataset: of any layout. `options["scribbles"]` of the result is the folder: `open_dataset` can open it again.
         folder: files in it that belong to no training case are passed over (other cases train in another fold).
 
+    Returns:
+        The data set; its `scribble_names` are the region's where the scribbles are of a region, else (). `present` of a
+        training case is None where no file says what is in it.
+
     Raises:
-        DataError: no dataset.json, other labels than the data set's, or no file for any training case. Reading a case
-            raises it where values are not declared or grids differ.
+        DataError: no dataset.json, other labels than the data set's, no file for any training case, or a present file
+            that is malformed or lists no training case. Reading a case raises it where values are not declared or grids
+            differ.
     """
     root = Path(folder)
     file = root / "dataset.json"
@@ -160,25 +179,25 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         what = "a folder without it" if root.is_dir() else "nothing"
         raise DataError(f"{root}: expected a folder that `scribbleseg simulate` wrote, with dataset.json, found {what}")
     encoding = declared_encoding(file, read_declaration(file)["labels"])
-    if encoding.label_names != dataset.label_names:
-        raise DataError(
-            f"{file}: expected the labels {', '.join(dataset.label_names)} of {dataset.root}, found "
-            f"{', '.join(encoding.label_names)}; give the scribbles that belong to this data set"
-        )
+    scribble_names = _scribble_names(dataset, file, encoding.label_names)
     on_disk = volumes_in(root)
     files = {name: on_disk[name] for name in dataset.train.names if name in on_disk}
     if not files:
-        raise DataError(
-            f"{root}: expected scribbles named like the training cases ({', '.join(dataset.train.names[:3])}, ...), "
-            f"found {', '.join(list(on_disk)[:3]) or 'none'}; give the folder that was made for them"
-        )
-    note = f"{len(files)} of {len(dataset.train)} training cases have their scribbles from {root}"
+        raise _of_other_cases(root, "scribbles named like", dataset, on_disk)
+    notes = [f"{len(files)} of {len(dataset.train)} training cases have their scribbles from {root}"]
     if len(files) < len(dataset.train):
-        note += "; the others have none, and are not trained on"
+        notes[0] += "; the others have none, and are not trained on"
+    present = read_present(root, dataset.label_names)
+    if present is not None:
+        n_listed = len(present.keys() & {*dataset.train.names})
+        if not n_listed:
+            raise _of_other_cases(root, "a present file that lists", dataset, present)
+        notes.append(f"{n_listed} of {len(dataset.train)} training cases have image-level labels from {root}")
     return replace(
         dataset,
-        train=Cases(dataset.train.names, partial(_read_scribbled, dataset.train, files, encoding)),
-        notes=(*dataset.notes, note),
+        train=Cases(dataset.train.names, partial(_read_scribbled, dataset.train, files, encoding, present)),
+        scribble_names=scribble_names,
+        notes=(*dataset.notes, *notes),
         options={**dataset.options, "scribbles": str(root.resolve())},
     )
 
@@ -187,7 +206,7 @@ def fingerprint(cases: Cases) -> str:
     """A sha256 of what training sees of the cases: names, intensities, labels and geometry.
 
     The same images give the same fingerprint wherever they lie and however they are compressed; another label encoding,
-    or masks in the place of scribbles, gives another.
+    masks in the place of scribbles, or other image-level labels give another.
     """
     digest = hashlib.sha256()
     for case in cases:
@@ -195,6 +214,8 @@ def fingerprint(cases: Cases) -> str:
         digest.update(f"{case.name} {case.image.shape}".encode())
         for array in (affine, case.image, case.scribbles):
             digest.update(array.tobytes())
+        if case.present is not None:
+            digest.update(f"present {sorted(case.present)}".encode())
     return digest.hexdigest()
 
 
@@ -224,8 +245,38 @@ def _is_simulation(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("dataset.json", "simulation.json"))
 
 
-def _read_scribbled(cases: Cases, files: Mapping[str, Path], encoding: Encoding, name: str) -> Case:
+def _scribble_names(dataset: Dataset, file: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    """() where the labels of scribbles are the data set's, the labels themselves where they are of a whole region."""
+    structures = set(range(1, dataset.n_labels))
+    whole = [("background", name) for name, labels in dataset.regions.items() if set(labels) == structures]
+    if names == dataset.label_names:
+        return ()
+    if names in whole:
+        return names
+    expected = " or ".join(", ".join(labels) for labels in (dataset.label_names, *whole))
+    raise DataError(
+        f"{file}: expected the labels {expected} of {dataset.root}, found {', '.join(names)}; give the scribbles that "
+        "belong to this data set"
+    )
+
+
+def _of_other_cases(root: Path, what: str, dataset: Dataset, found: Iterable[str]) -> DataError:
+    return DataError(
+        f"{root}: expected {what} the training cases ({', '.join(dataset.train.names[:3])}, ...), found "
+        f"{', '.join(list(found)[:3]) or 'none'}; give the folder that was made for them"
+    )
+
+
+def _read_scribbled(
+    cases: Cases,
+    files: Mapping[str, Path],
+    encoding: Encoding,
+    present: Mapping[str, frozenset[int]] | None,
+    name: str,
+) -> Case:
     case = cases.named(name)
+    if present is not None:
+        case = replace(case, present=present.get(name))
     if name not in files:
         return replace(case, scribbles=np.full_like(case.scribbles, UNLABELLED))
     try:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.case_files import CaseFiles, Encoding, dataset
+from scribbleseg.data.case_files import CaseFiles, Encoding, dataset, nifti
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 ENCODING = Encoding(("background", "RV", "Myo", "LV"), {0: 0, 1: 1, 2: 2, 3: 3, 4: UNLABELLED})
@@ -140,18 +140,12 @@ def _frames(folder: Path, apart: Path | None, with_scribbles: bool) -> list[Case
     return [
         CaseFiles(
             name=frame,
-            images=(_file([folder], frame),),
-            scribbles=_file(places, f"{frame}_scribble") if with_scribbles else None,
-            reference=mask if (mask := _file([folder], f"{frame}_gt")).exists() else None,
+            images=(nifti(frame, folder),),
+            scribbles=nifti(f"{frame}_scribble", *places) if with_scribbles else None,
+            reference=mask if (mask := nifti(f"{frame}_gt", folder)).exists() else None,
         )
         for frame in sorted(frames)
     ]
-
-
-def _file(places: Sequence[Path], name: str) -> Path:
-    """The first that exists, else the first that should."""
-    candidates = [place / f"{name}{ending}" for place in places for ending in (".nii.gz", ".nii")]
-    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 def _numbers(numbers: Sequence[int]) -> str:

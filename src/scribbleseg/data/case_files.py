@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer
 
-from scribbleseg.data.volumes import FileError, check_same_grid, read_geometry, read_image, read_labels
+from scribbleseg.data.volumes import NIFTI, FileError, check_same_grid, read_geometry, read_image, read_labels
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels
 
 
@@ -37,16 +37,18 @@ class Encoding:
     Args:
         label_names: by label; `label_names[0]` is "background".
         labels: file value -> label, or UNLABELLED.
+        remedy: what to do about a file with another value.
     """
 
     label_names: tuple[str, ...]
     labels: Mapping[int, int]
+    remedy: str = "correct the file, or declare the value where the data set's labels are declared"
 
     @property
     def of_references(self) -> "Encoding":
         """The encoding of full masks: nothing in them is unlabelled, and 0 is background unless it is a structure."""
         known = {value: label for value, label in self.labels.items() if label != UNLABELLED}
-        return Encoding(self.label_names, {0: 0, **known})
+        return replace(self, labels={0: 0, **known})
 
     def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
         """File values to labels. Raises FileError naming each value that was not declared."""
@@ -56,7 +58,7 @@ class Encoding:
             raise FileError(
                 path,
                 f"expected the values {self}, found {', '.join(undeclared[:8])}{', ...' if undeclared[8:] else ''}",
-                "correct the file, or declare the value where the data set's labels are declared",
+                self.remedy,
             )
         labels = np.array([self.labels[int(value)] for value in found], np.uint8)
         return labels[inverse].reshape(values.shape)
@@ -128,6 +130,12 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
         raise CaseError(files.name, list({str(error): error for error in errors}.values()))  # each once
     paths = (*files.images, files.scribbles) if files.scribbles else files.images
     return Case(files.name, image, scribbles, geometry, files=paths)
+
+
+def nifti(name: str, *places: Path) -> Path:
+    """`name.nii.gz` or `name.nii` in the first of the folders that has it, else the file that should be there."""
+    candidates = [place / f"{name}{ending}" for place in places for ending in NIFTI]
+    return next((path for path in candidates if path.is_file()), candidates[0])
 
 
 @contextmanager
