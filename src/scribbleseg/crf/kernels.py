@@ -1,7 +1,7 @@
 """The two kernels of the paper's dense CRF (Eq. 6), as numbers of a recipe and as filters for a batch of slices."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,26 @@ Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
-class Kernels:
+class HasDistances:
+    """A part of a recipe with distances in a unit of its own.
+
+    Args:
+        unit: "px" of the recipe's grid, or "mm"; `in_pixels` turns the latter into the former.
+    """
+
+    DISTANCES: ClassVar[tuple[str, ...]]
+    """The fields that are in this unit."""
+
+    unit: Literal["px", "mm"] = field(default="px", kw_only=True)
+
+    def check_pixels(self) -> None:
+        """Raises ValueError unless the distances are in pixels."""
+        if self.unit != "px":
+            raise ValueError(f"expected distances in pixels, got {self.unit}; call in_pixels() first")
+
+
+@dataclass(frozen=True)
+class Kernels(HasDistances):
     """w1 exp(-p^2 / 2 sigma_alpha^2 - I^2 / 2 sigma_beta^2) + w2 exp(-p^2 / 2 sigma_gamma^2): Can et al. 2018, Eq. 6.
 
     p is the distance of two pixels, I the difference of their intensities; each slice is scaled to [0, 1] first (our
@@ -26,15 +45,16 @@ class Kernels:
         sigma_alpha: how far the bilateral kernel reaches, in `unit`.
         sigma_beta: how far apart in intensity pixels still belong together, of the slice's range [0, 1].
         sigma_gamma: how far the spatial kernel reaches, in `unit`.
-        unit: "px" of the recipe's grid, or "mm"; `in_pixels` turns the latter into the former.
+        unit: as of `HasDistances`.
     """
+
+    DISTANCES = ("sigma_alpha", "sigma_gamma")
 
     w1: NonNegativeFloat
     w2: NonNegativeFloat
     sigma_alpha: PositiveFloat
     sigma_beta: PositiveFloat
     sigma_gamma: PositiveFloat
-    unit: Literal["px", "mm"] = "px"
 
     @property
     def weights(self) -> tuple[float, float]:
@@ -43,19 +63,17 @@ class Kernels:
 
     def filters(self, images: Float[Tensor, "batch channel *space"]) -> tuple[GaussianFilter, GaussianFilter]:
         """The bilateral and the spatial filter of these slices. Raises ValueError unless `in_pixels`."""
-        if self.unit != "px":
-            raise ValueError(f"expected distances in pixels, got {self.unit}; call in_pixels() first")
+        self.check_pixels()
         shape = tuple(images.shape[2:])
         bilateral = gaussian_filter(shape, self.sigma_alpha, unit_range(images), self.sigma_beta)
         return bilateral, gaussian_filter(shape, self.sigma_gamma)
 
 
 def in_pixels(part: Part, spacing_mm: float) -> Part:
-    """The same kernels with both distances in pixels of this size; what has no kernels is given back as it is."""
-    if not isinstance(part, Kernels) or part.unit == "px":
+    """The same part with its distances in pixels of this size; what has none is given back as it is."""
+    if not isinstance(part, HasDistances) or part.unit == "px":
         return part
-    alpha, gamma = part.sigma_alpha / spacing_mm, part.sigma_gamma / spacing_mm
-    return replace(part, sigma_alpha=alpha, sigma_gamma=gamma, unit="px")
+    return replace(part, unit="px", **{name: getattr(part, name) / spacing_mm for name in part.DISTANCES})
 
 
 def unit_range(images: Float[Tensor, "batch channel *space"]) -> Float[Tensor, "batch channel *space"]:
