@@ -1,4 +1,4 @@
-"""Synthetic short-axis hearts and prostates with known truth and human-like scribbles, for demonstrations and tests.
+"""Synthetic hearts and prostates with known truth and human-like scribbles, and data sets of them and of brain tumours.
 
 Anatomy is written in millimetres, as closed curves around a long axis, and painted back to front on three sub-slices
 per slice, which are then averaged: thick slices blur oblique walls, as in a scanner. Sizes and intensities are ours,
@@ -13,18 +13,17 @@ from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
+from scribbleseg.data.tumour_phantom import ED, ET, NCR, Grid, Spacing, brain_tumour
 from scribbleseg.data.volumes import FileError, write_labels
 from scribbleseg.types import UNLABELLED, DataError, Geometry, Labels
 
 VERSION = 1  # raise it when the pictures change, so that an old set on disk is not taken for a new one
 SUB = 3  # sub-slices per slice; odd, so that the middle one carries the truth
 
-Grid = tuple[int, int, int]
-Spacing = tuple[float, float, float]
 Volume = Float32[np.ndarray, "depth height width"]
 
 
@@ -171,6 +170,13 @@ ORGANS = {
 }
 
 
+TUMOUR = "tumour"
+USUAL_SHAPE: dict[str, Grid] = {"heart": (8, 96, 96), "prostate": (8, 96, 96), TUMOUR: (24, 96, 96)}
+TUMOUR_SPACING_MM = (3.0, 2.0, 2.0)
+TUMOUR_PRESENT = ({NCR, ED, ET}, {NCR, ED, ET}, {NCR, ED}, {NCR, ED, ET}, {ED}, {NCR, ED, ET})
+"""Of case 0, 1, ..., and so on again: a third has no ET, one in six nothing but oedema. Ours."""
+
+
 def draw_scribbles(truth: Labels, rng: np.random.Generator) -> Labels:
     """Scribbles as a person draws them, slice by slice: pen lines inside each structure, loops around all of them.
 
@@ -196,20 +202,22 @@ def draw_scribbles(truth: Labels, rng: np.random.Generator) -> Labels:
 
 
 def write_phantoms(
-    folder: str | Path, organ: str = "heart", train: int = 12, test: int = 8, seed: int = 0, shape: Grid = (8, 96, 96)
+    folder: str | Path, organ: str = "heart", train: int = 12, test: int = 8, seed: int = 0, shape: Grid | None = None
 ) -> Path:
-    """Writes a data set in the `folder` layout, or finds the same one there.
+    """Writes a data set, or finds the same one there: hearts and prostates in the layout `folder`, tumours in `brats`.
 
     It is made beside its place and moved there when complete, so a killed call leaves no half-made set. Case k of
     either part depends on `(seed, part, k)` only: a larger set contains the smaller one.
 
     Args:
-        folder: images/, scribbles/ (training cases), masks/ (all cases) and dataset.json go here; absent or empty.
-        organ: "heart" or "prostate".
-        train: number of cases with scribbles, train000, train001, ...
-        test: number of cases without, test000, ...
+        folder: absent or empty. In it: images/, scribbles/ (training cases), masks/ (all cases) and dataset.json; or of
+            tumours train/CASE/ and test/CASE/ with four modalities and a mask each, no scribbles, and phantoms.json.
+        organ: "heart", "prostate" or "tumour".
+        train: number of training cases, train000, train001, ...
+        test: number of test cases, test000, ...; they have no scribbles.
         seed: not negative.
-        shape: `(depth, height, width)` of a usual case; each has its own matrix and spacing around that.
+        shape: `(depth, height, width)`; default `USUAL_SHAPE`. Each heart or prostate has its own matrix and spacing
+            around that; brains share a grid of (3, 2, 2) mm.
 
     Returns:
         `folder`.
@@ -218,33 +226,44 @@ def write_phantoms(
         DataError: no such organ, something else in the folder, or the files cannot be written.
     """
     folder = Path(folder)
-    if organ not in ORGANS:
-        raise DataError(f"organ: expected one of {', '.join(ORGANS)}, got {organ!r}")
+    if organ not in USUAL_SHAPE:
+        raise DataError(f"organ: expected one of {', '.join(USUAL_SHAPE)}, got {organ!r}")
+    shape = shape or USUAL_SHAPE[organ]
     made_by = {"version": VERSION, "organ": organ, "train": train, "test": test, "seed": seed, "shape": list(shape)}
-    description = {
-        "channel_names": {"0": "MRI"},
-        "labels": {name: value for value, name in enumerate((*ORGANS[organ].label_names, "ignore"))},
-        "file_ending": ".nii.gz",
-        "phantoms": made_by,  # tells this set from another; readers of the layout pass it over
-    }
+    file, description = _description(organ, made_by)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        _expect_same(folder / "dataset.json", description)
+        _expect_same(folder / file, description)
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
             unfinished = Path(temporary) / folder.name
-            (unfinished / "images").mkdir(parents=True)
             for part, count in enumerate((train, test)):
                 for k in range(count):
-                    _write_case(unfinished, ORGANS[organ], shape, part, k, seed)
-            (unfinished / "dataset.json").write_text(json.dumps(description, indent=2) + "\n")
+                    if organ == TUMOUR:
+                        _write_brain(unfinished, shape, part, k, seed)
+                    else:
+                        _write_case(unfinished, ORGANS[organ], shape, part, k, seed)
+            (unfinished / file).write_text(json.dumps(description, indent=2) + "\n")
             unfinished.replace(folder)
     except (OSError, FileError) as error:
         raise DataError(
             f"{folder}: could not write the phantoms ({error}); free the disk or name another folder"
         ) from error
     return folder
+
+
+def _description(organ: str, made_by: dict) -> tuple[str, dict]:
+    """A file and what stands in it; `made_by` tells this set from another, and readers of the layout pass it over."""
+    if organ == TUMOUR:
+        return "phantoms.json", {"phantoms": made_by}
+    labels = {name: value for value, name in enumerate((*ORGANS[organ].label_names, "ignore"))}
+    return "dataset.json", {
+        "channel_names": {"0": "MRI"},
+        "labels": labels,
+        "file_ending": ".nii.gz",
+        "phantoms": made_by,
+    }
 
 
 def _expect_same(file: Path, description: dict) -> None:
@@ -261,14 +280,34 @@ def _expect_same(file: Path, description: dict) -> None:
         )
 
 
+def _write_brain(root: Path, shape: Grid, part: int, k: int, seed: int) -> None:
+    """One case in BraTS 2021's naming, with 4 for ET."""
+    rng = np.random.default_rng((seed, part, k))
+    name = f"{('train', 'test')[part]}{k:03d}"
+    case = root / ("train", "test")[part] / name
+    image, truth = brain_tumour(rng, shape, TUMOUR_SPACING_MM, frozenset(TUMOUR_PRESENT[k % len(TUMOUR_PRESENT)]))
+    affine = _lps(TUMOUR_SPACING_MM)
+    case.mkdir(parents=True)
+    for modality, channel in zip(("t1", "t1ce", "t2", "flair"), image, strict=True):
+        nib.save(nib.Nifti1Image(channel.astype(np.int16).T, affine), case / f"{name}_{modality}.nii.gz")
+    truth[truth == ET] = 4
+    write_labels(case / f"{name}_seg.nii.gz", truth, Geometry(truth.shape, affine))
+
+
+def _lps(spacing_mm: Spacing) -> Float64[np.ndarray, "4 4"]:
+    """As DICOM's rows and columns run."""
+    return np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1.0])
+
+
 def _write_case(root: Path, organ: Organ, shape: Grid, part: int, k: int, seed: int) -> None:
     rng = np.random.default_rng((seed, part, k))
     zoom = rng.uniform(0.78, 1.12)  # in-plane 1.4 to 2.0 mm for hearts, at about the same field of view
     spacing_mm = (organ.spacing_mm[0], round(organ.spacing_mm[1] * zoom, 4), round(organ.spacing_mm[2] * zoom, 4))
     height, width = (2 * round(n / zoom * rng.uniform(0.95, 1.05) / 2) for n in shape[1:])
     image, truth = organ.draw(rng, (shape[0] + int(rng.integers(-1, 2)), height, width), spacing_mm)
-    affine = np.diag([-spacing_mm[2], -spacing_mm[1], spacing_mm[0], 1.0])  # LPS, as DICOM's rows and columns run
+    affine = _lps(spacing_mm)
     geometry, file = Geometry(image.shape, affine), f"{('train', 'test')[part]}{k:03d}.nii.gz"
+    (root / "images").mkdir(parents=True, exist_ok=True)
     # nibabel writes gzip without a time stamp: same seed, same bytes.
     nib.save(nib.Nifti1Image(image.round().astype(np.int16).T, affine), root / "images" / file)
     write_labels(root / "masks" / file, truth, geometry)
