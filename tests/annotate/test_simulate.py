@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -7,10 +8,24 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.draw import disk
 
-from scribbleseg.annotate.simulate import RULES, Skeleton, _longest_path, shorten, simulate, write_simulation
-from scribbleseg.data import fingerprint, open_dataset
+from scribbleseg.annotate.curves import eroded, largest_part, longest_path, parts
+from scribbleseg.annotate.simulate import (
+    RULES,
+    SMALLEST_PART,
+    ShiftedSkeleton,
+    Skeleton,
+    drawn_in,
+    shorten,
+    simulate,
+    surrounded,
+    with_lengths,
+    write_simulation,
+)
+from scribbleseg.data import coarse, fingerprint, open_dataset
 from scribbleseg.data.phantoms import write_phantoms
-from scribbleseg.types import UNLABELLED, DataError
+from scribbleseg.data.present import read_present
+from scribbleseg.data.volumes import read_labels
+from scribbleseg.types import UNLABELLED, Cases, DataError
 
 EIGHT = np.ones((3, 3))
 
@@ -34,34 +49,35 @@ def masks(draw):
     return np.digitize(smooth / smooth.std(), draw(st.sampled_from([[1.0], [0.3, 1.0], [-9.0, 0.5]]))).astype(np.uint8)
 
 
-RULE = st.builds(
-    Skeleton, length=st.sampled_from([0.0, 0.25, 0.5, 1.0]), width=st.integers(1, 5), seed=st.integers(0, 9)
+KINDS = st.sampled_from([Skeleton, ShiftedSkeleton])
+NUMBERS = st.fixed_dictionaries(
+    {"length": st.sampled_from([0.0, 0.25, 0.5, 1.0]), "width": st.integers(1, 5), "seed": st.integers(0, 9)}
 )
 
 
 class TestSimulate:
     @settings(deadline=None, max_examples=20)
-    @given(masks(), RULE)
-    def test_it_agrees_with_the_mask_and_draws_on_every_class_of_every_slice(self, mask, rule):
-        scribbles = simulate(mask, rule, "case")
+    @given(masks(), KINDS, NUMBERS)
+    def test_it_agrees_with_the_mask_and_draws_on_every_class_of_every_slice(self, mask, kind, numbers):
+        scribbles = simulate(mask, kind(**numbers), "case")
         drawn = scribbles != UNLABELLED
         assert (scribbles[drawn] == mask[drawn]).all()
         for labels, drawn_labels in zip(mask, scribbles, strict=True):
             assert set(np.unique(drawn_labels)) - {UNLABELLED} == set(np.unique(labels))
 
-    @settings(deadline=None, max_examples=20)
-    @given(masks(), st.integers(0, 9))
-    def test_a_shorter_rule_keeps_its_share_and_is_part_of_the_longer(self, mask, seed):
-        full, half, quarter = (
-            simulate(mask, Skeleton(length=length, seed=seed), "case") != UNLABELLED for length in (1.0, 0.5, 0.25)
-        )
-        assert not (half & ~full).any()
-        assert not (quarter & ~half).any()
+    @settings(deadline=None, max_examples=12)
+    @given(masks(), KINDS, st.integers(0, 9))
+    def test_a_shorter_rule_is_part_of_the_longer(self, mask, kind, seed):
+        drawn = [simulate(mask, kind(length=length, seed=seed), "case") for length in (0.0, 0.25, 0.5, 1.0)]
+        for shorter, longer in pairwise(drawn):
+            assert (longer[shorter != UNLABELLED] == shorter[shorter != UNLABELLED]).all()
 
     def test_lengths_are_what_they_say(self):
         drawn = {name: simulate(VOLUME, RULES[name], "case") for name in RULES}
         for label in range(4):
-            full, half, quarter, spots = ((drawn[name] == label).sum((1, 2)) for name in RULES)
+            full, half, quarter, spots = (
+                (drawn[name] == label).sum((1, 2)) for name in ("full", "half", "quarter", "spots")
+            )
             np.testing.assert_allclose(half, full / 2, atol=2)
             np.testing.assert_allclose(quarter, full / 4, atol=2)
             assert ((spots == 0) == (full == 0)).all()
@@ -130,72 +146,188 @@ class TestSimulate:
         assert (wide[thin != UNLABELLED] == thin[thin != UNLABELLED]).all()
         assert 2 < (wide != UNLABELLED).sum() / (thin != UNLABELLED).sum() < 4
 
-    @pytest.mark.parametrize("wrong", [{"length": -0.1}, {"length": 1.1}, {"width": 0}, {"seed": -1}])
-    def test_numbers_out_of_range_are_refused(self, wrong):
-        with pytest.raises(ValueError, match=f"expected a {next(iter(wrong))}.* got {next(iter(wrong.values()))}"):
-            Skeleton(**wrong)
+    @pytest.mark.parametrize("kind", [Skeleton, ShiftedSkeleton])
+    def test_a_label_may_have_a_length_of_its_own(self, kind):
+        mixed = simulate(VOLUME, kind(length=(0.5, 1.0, 0.0, 0.25)), "case")
+        for label, length in enumerate((0.5, 1.0, 0.0, 0.25)):
+            alone = simulate(VOLUME, kind(length=length), "case")
+            np.testing.assert_array_equal(mixed == label, alone == label)
+        with pytest.raises(ValueError, match=r"expected a length for label 2, got 2 \(0..1\)"):
+            simulate(VOLUME, kind(length=(0.5, 1.0)), "case")
+
+    @settings(deadline=None, max_examples=15)
+    @given(masks(), masks(), KINDS)
+    def test_background_is_drawn_inside_and_nothing_where_the_mask_says_nothing(self, mask, other, kind):
+        inside = other > 0
+        mask[other == 2] = UNLABELLED
+        scribbles = simulate(mask, kind(), "case", inside)
+        assert inside[scribbles == 0].all()
+        assert (scribbles[mask == UNLABELLED] == UNLABELLED).all()
+        has_background = ((mask == 0) & inside).any((1, 2))
+        np.testing.assert_array_equal((scribbles == 0).any((1, 2)), has_background)
+        for value in (1, 2):
+            np.testing.assert_array_equal((scribbles == value).any((1, 2)), (mask == value).any((1, 2)))
+
+    def test_inside_has_the_shape_of_the_mask(self):
+        with pytest.raises(ValueError, match=r"`inside` of the mask's shape \(4, 80, 90\), got \(3, 80, 90\)"):
+            simulate(VOLUME, Skeleton(), "case", np.ones((3, 80, 90), bool))
+
+    @pytest.mark.parametrize("kind", [Skeleton, ShiftedSkeleton])
+    @pytest.mark.parametrize("wrong", [{"length": -0.1}, {"length": (1.0, 1.1)}, {"width": 0}, {"seed": -1}])
+    def test_numbers_out_of_range_are_refused(self, kind, wrong):
+        with pytest.raises(ValueError, match=f"expected a {next(iter(wrong))}.* got "):
+            kind(**wrong)
 
 
-class TestLongestPath:
-    def walk(self, path):
-        steps = np.abs(np.diff(path, axis=0)).max(1)
-        assert (steps == 1).all()
-        assert len({tuple(pixel) for pixel in path}) == len(path)
+class TestShiftedSkeleton:
+    @settings(deadline=None, max_examples=15)
+    @given(masks(), st.integers(0, 9))
+    def test_each_part_has_one_line_in_what_erosion_leaves_of_it(self, mask, seed):
+        scribbles = simulate(mask, ShiftedSkeleton(width=1, seed=seed), "case")
+        for labels, drawn in zip(mask, scribbles, strict=True):
+            for value in np.unique(labels):
+                size = 3 if value else 30
+                expected = np.zeros_like(labels, bool)
+                for part in parts(labels == value, SMALLEST_PART):
+                    inner = largest_part(eroded(part, size))
+                    assert ndimage.label(inner & (drawn == value), EIGHT)[1] == 1
+                    expected |= inner
+                assert expected[drawn == value].all()
 
-    def test_branches_are_cut(self):
-        cross = np.zeros((41, 61), bool)
-        cross[20, 5:55] = True
-        cross[12:28, 30] = True
-        path = _longest_path(cross, np.random.default_rng(0))
-        self.walk(path)
-        assert sorted([path[0][1], path[-1][1]]) == [5, 54]
-        assert len(path) == 50
+    def test_lines_are_three_pixels_wide_and_whole(self):
+        scribbles = simulate(VOLUME, ShiftedSkeleton(), "case")
+        lines = simulate(VOLUME, ShiftedSkeleton(width=1), "case")
+        for label in range(4):
+            wide = np.stack([ndimage.binary_dilation(line == label, EIGHT) for line in lines])
+            np.testing.assert_array_equal(scribbles == label, wide)
 
-    def test_a_ring_is_opened_anywhere(self):
-        starts = set()
+    def test_background_keeps_its_distance(self):
+        mask = np.zeros((1, 200, 220), np.uint8)
+        mask[0][disk((80, 70), 18)] = 1
+        inside = np.zeros_like(mask, bool)
+        inside[0, 5:190, 10:215] = True
         for seed in range(5):
-            path = _longest_path(ring() == 2, np.random.default_rng(seed))
-            self.walk(path)
-            assert len(path) > 0.95 * 2 * np.pi * 18 * 0.8  # 8-connected: fewer pixels than the circle is long
-            starts.add(tuple(path[0]))
-        assert len(starts) > 1
+            drawn = simulate(mask, ShiftedSkeleton(width=1, seed=seed), "case", inside)[0] == 0
+            away = ndimage.distance_transform_cdt((inside & (mask == 0))[0], "chessboard")
+            assert away[drawn].min() >= 15
+            assert drawn.sum() > 60
 
-    @settings(deadline=None, max_examples=20)
-    @given(st.integers(0, 10_000))
-    def test_no_path_through_a_tree_is_longer(self, seed):
-        """Random walks that never touch themselves are trees; a breadth-first search from every pixel is the check."""
-        rng = np.random.default_rng(seed)
-        region = np.zeros((31, 31), bool)
-        for _ in range(3):  # a comb: one spine, teeth two pixels apart at least
-            region[15, 3:28] = True
-            column, up = 2 * rng.integers(2, 14), rng.integers(2, 12)
-            region[15 - up : 15, column] = True
-        path = _longest_path(region, rng)
-        self.walk(path)
-        steps = {tuple(p): i for i, p in enumerate(np.argwhere(region))}
-        longest = 0
-        for start in steps:
-            seen, front = {start: 0}, [start]
-            while front:
-                y, x = front.pop(0)
-                for dy in (-1, 0, 1):
-                    for dx in (-1, 0, 1):
-                        if (near := (y + dy, x + dx)) in steps and near not in seen:
-                            seen[near] = seen[y, x] + 1
-                            front.append(near)
-            longest = max(longest, *seen.values())
-        # Thinning takes a pixel off an end, and the fewest steps cut corners that the longest line does not.
-        assert abs(len(path) - 1 - longest) <= 3
+    def test_where_erosion_leaves_nothing_it_erodes_less(self):
+        thin = np.zeros((2, 60, 60), bool)
+        thin[0, 20:40, 5:55] = True  # 20 pixels: 15 x 15 leaves something
+        thin[1, 30, 10:50] = True  # a line
+        drawn = simulate(np.zeros((2, 60, 60), np.uint8), ShiftedSkeleton(width=1), "case", thin) == 0
+        assert ndimage.distance_transform_cdt(thin[0], "chessboard")[drawn[0]].min() >= 8
+        assert drawn[1].sum() > 10
+        structure = thin.astype(np.uint8)
+        assert (simulate(structure, ShiftedSkeleton(), "case") == 1).any((1, 2)).all()
+
+    def test_moves_are_as_large_as_the_rule_says_where_there_is_room(self):
+        everywhere = np.ones((400, 400), bool)
+        curve = np.stack([np.full(101, 200), np.arange(150, 251)], axis=1)
+        shifts, turns = [], []
+        for seed in range(200):
+            found = ShiftedSkeleton()._moved(curve, everywhere, np.random.default_rng(seed))
+            shifts.append(found.mean(axis=0) - curve.mean(axis=0))
+            along = found[-1] - found[0]
+            turns.append(np.degrees(np.arctan2(along[0], along[1])))
+        for values, largest in ((np.ravel(shifts), 20), (np.array(turns), 30)):
+            assert np.abs(values).max() <= largest + 1
+            assert np.abs(values).max() > 0.95 * largest
+            np.testing.assert_allclose(values.std(), largest / np.sqrt(3), rtol=0.15)  # uniform
+
+    @settings(deadline=None, max_examples=15)
+    @given(masks(), st.integers(0, 99))
+    def test_at_least_half_of_a_curve_is_left_in_one_piece(self, mask, seed):
+        region = largest_part(mask[0] > 0)
+        if not region.any():
+            return
+        curve = longest_path(region, np.random.default_rng(seed))
+        found = ShiftedSkeleton()._moved(curve, region, np.random.default_rng(seed))
+        assert region[tuple(found.T)].all()
+        assert (np.abs(np.diff(found, axis=0)).max(1) == 1).all()
+        assert len(found) >= 0.5 * 0.6 * len(curve)  # a turn by 30 degrees or cut corners take a third of the pixels
+
+    def test_without_moves_it_is_the_skeleton(self):
+        still = simulate(VOLUME, ShiftedSkeleton(shift=0.0, rotation=0.0, width=1), "case")
+        bar = longest_path(eroded(VOLUME[1] == 1, 3), np.random.default_rng(0))
+        np.testing.assert_array_equal(np.argwhere(still[1] == 1), bar[np.lexsort(bar.T[::-1])])
+
+    def test_specks_are_left_alone_and_a_single_voxel_is_drawn_on(self):
+        mask = np.zeros((1, 90, 90), np.uint8)
+        mask[0, 5, 5] = 1
+        mask[0, 40:50, 40:50] = 2
+        mask[0, 80, 80] = 2
+        scribbles = simulate(mask, ShiftedSkeleton(), "case")
+        assert scribbles[0, 5, 5] == 1
+        assert scribbles[0, 80, 80] == UNLABELLED
+        assert (scribbles[0, 40:50, 40:50] == 2).any()
+
+    def test_the_seed_and_the_name_decide(self):
+        rule = ShiftedSkeleton()
+        first = simulate(VOLUME, rule, "a")
+        np.testing.assert_array_equal(first, simulate(VOLUME, rule, "a"))
+        assert (first != simulate(VOLUME, rule, "b")).any()
+        assert (first != simulate(VOLUME, replace(rule, seed=1), "a")).any()
+
+    @pytest.mark.parametrize(
+        "wrong", [{"erosion": 0}, {"background_erosion": 0}, {"shift": -1.0}, {"rotation": float("nan")}]
+    )
+    def test_its_numbers_have_ranges(self, wrong):
+        [(name, value)] = wrong.items()
+        with pytest.raises(ValueError, match=f"expected a {name} of at least ., got {value}"):
+            ShiftedSkeleton(**wrong)
+
+
+class TestWithLengths:
+    NAMES = ("background", "ED", "ET")
+
+    @pytest.mark.parametrize(
+        ("texts", "expected"),
+        [
+            ([], 1.0),
+            (["0.5"], 0.5),
+            (["ED=0.25"], (1.0, 0.25, 1.0)),
+            (["ET=0", "0.5"], (0.5, 0.5, 0.0)),
+            (["background=.5", "ED=0.5", "ET=0.5"], 0.5),
+        ],
+    )
+    def test_one_number_or_one_for_a_label(self, texts, expected):
+        rule = with_lengths(ShiftedSkeleton(seed=3), texts, self.NAMES)
+        assert rule == ShiftedSkeleton(seed=3, length=expected)
+        assert isinstance(rule.length, tuple if isinstance(expected, tuple) else float)
+
+    @pytest.mark.parametrize("text", ["half", "", "1.5", "-1", "nan", "ED=", "ED=x", "ED=2", "WT=0.5", "=0.5"])
+    def test_what_is_no_length_is_refused(self, text):
+        with pytest.raises(DataError, match=f'a label among background, ED, ET; got "{text}"'):
+            with_lengths(Skeleton(), [text], self.NAMES)
+
+    @pytest.mark.parametrize(("texts", "of"), [(["0.5", "0.5"], "all labels"), (["ED=1", "ED=0.5"], "ED")])
+    def test_nothing_stands_twice(self, texts, of):
+        with pytest.raises(DataError, match=f'one length for {of}, got "{texts[1]}" as well'):
+            with_lengths(Skeleton(), texts, self.NAMES)
+
+
+class TestSurrounded:
+    def test_it_is_the_picture_without_its_zero_surround(self):
+        image = np.zeros((2, 3, 8, 9), np.float32)
+        image[0, 1, 2:6, 2:6] = -1.5
+        image[1, 1, 2:6, 6] = 2.0
+        image[0, 1, 3, 4] = 0.0  # enclosed in its slice
+        image[0, 2] = 1.0
+        expected = np.zeros((3, 8, 9), bool)
+        expected[1, 2:6, 2:7] = expected[2] = True
+        np.testing.assert_array_equal(surrounded(image), expected)
 
 
 class TestShorten:
     SCRIBBLES = simulate(VOLUME, Skeleton(width=2), "expert")
 
     @settings(deadline=None, max_examples=20)
-    @given(masks(), RULE)
-    def test_it_never_labels_what_nobody_did(self, drawn, rule):
+    @given(masks(), NUMBERS)
+    def test_it_never_labels_what_nobody_did(self, drawn, numbers):
         drawn[drawn == 0] = UNLABELLED
-        kept = shorten(drawn, rule, "case")
+        kept = shorten(drawn, Skeleton(**numbers), "case")
         assert (kept[kept != UNLABELLED] == drawn[kept != UNLABELLED]).all()
         for before, after in zip(drawn, kept, strict=True):
             assert set(np.unique(after)) | {UNLABELLED} == set(np.unique(before)) | {UNLABELLED}
@@ -269,6 +401,61 @@ class TestWriteSimulation:
             write_simulation(replace(dataset, read_reference=lambda name: None), RULES["full"], tmp_path / "a")
         with pytest.raises(DataError, match="case test000: expected scribbles to shorten, found none"):
             write_simulation(replace(dataset, train=dataset.test), RULES["full"], tmp_path / "b", "scribbles")
+
+
+class TestWriteSimulationOfBrains:
+    """Scribbles that are coarser than masks, an image with a zero surround, and present.json."""
+
+    @pytest.fixture
+    def brains(self, phantoms):
+        dataset = open_dataset(phantoms)
+        names = dataset.label_names[1:]
+
+        def in_a_box(name):
+            case = dataset.train.named(name)
+            image = np.zeros_like(case.image)
+            image[:, 1:, 6:66, 6:66] = case.image[:, 1:, 6:66, 6:66] + 1
+            return replace(case, image=image)
+
+        def of_two_cases(name):
+            mask = dataset.reference(name)
+            return np.where(mask == 2, 0, mask).astype(np.uint8) if name == "train001" else mask
+
+        return replace(
+            dataset,
+            train=Cases(dataset.train.names, in_a_box),
+            read_reference=of_two_cases,
+            regions={"whole": (1, 2), **{name: (value,) for value, name in enumerate(names, 1)}},
+            scribble_names=("background", "whole"),
+        )
+
+    def test_it_draws_what_is_scribbled_or_all(self, brains, tmp_path):
+        for labels, drawn_on in (("scribbled", coarse(brains)), ("all", brains)):
+            folder = write_simulation(brains, RULES["ji2019"], tmp_path / labels, labels=labels)
+            assert drawn_in(brains, labels).label_names == drawn_on.label_names
+            simulated = open_dataset(brains.root, scribbles=folder) if labels == "all" else None
+            for name in brains.train.names:
+                mask, inside = drawn_on.reference(name), surrounded(brains.train.named(name).image)
+                assert 0 < inside.mean() < 1
+                expected = simulate(mask, RULES["ji2019"], name, inside)
+                assert inside[expected == 0].all()
+                values = read_labels(folder / f"{name}.nii.gz")[0]
+                np.testing.assert_array_equal(values == drawn_on.n_labels, expected == UNLABELLED)
+                np.testing.assert_array_equal(values[expected != UNLABELLED], expected[expected != UNLABELLED])
+                if simulated:
+                    np.testing.assert_array_equal(simulated.train.named(name).scribbles, expected)
+
+    def test_present_is_derived_from_the_masks(self, brains, phantoms, tmp_path):
+        folder = write_simulation(brains, RULES["ji2019"], tmp_path / "drawn")
+        both, one = frozenset({1, 2}), frozenset({1})
+        assert read_present(folder, brains.label_names) == {"train000": both, "train001": one, "train002": both}
+        plain = write_simulation(open_dataset(phantoms), RULES["ji2019"], tmp_path / "plain")
+        assert not (plain / "present.json").exists()
+
+    def test_scribbles_cannot_be_shortened_to_finer_ones(self, brains, tmp_path):
+        with pytest.raises(DataError, match="found scribbles of background, whole; draw on the masks"):
+            write_simulation(brains, RULES["half"], tmp_path, "scribbles", "all")
+        assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.real_data
