@@ -123,7 +123,7 @@ def demo(
         run = _train(dataset, find(f"can2018.{recipe}"), out / recipe, seed, fabric, resume=True, workers=1)
         runs.append(summarise_run(run, fabric, name))
     console.print(_score_table({run.name: run.scores for run in runs}))
-    write_report(out / "report.html", runs, dataset.label_names, "scribbleseg demo")
+    write_report(out / "report.html", runs, "scribbleseg demo")
     console.print(f"Report: {(out / 'report.html').resolve()}")
 
 
@@ -299,9 +299,7 @@ def reproduce(
     Console(width=max(console.width, 120)).print(_paper_table(summary, can2018.FULLY_SUPERVISED))
     console.print(f"Paper: its best row loses {can2018.FAMILIES[family]:.3f} to full supervision, at its own scale.")
     runs = {title: open_run(run_folder(out, title, 0)) for title in recipes}
-    write_report(
-        out / "report.html", [summarise_run(run, fabric, title) for title, run in runs.items()], dataset.label_names
-    )
+    write_report(out / "report.html", [summarise_run(run, fabric, title) for title, run in runs.items()])
     console.print(f"Report: {(out / 'report.html').resolve()}")
 
 
@@ -473,7 +471,7 @@ def report(
 
     opened = [open_run(path) for path in runs]
     summaries = [summarise_run(run, make_fabric(accelerator)) for run in opened]
-    write_report(out, summaries, opened[0].details["label_names"])
+    write_report(out, summaries)
     console.print(_score_table({summary.name: summary.scores for summary in summaries}))
     console.print(f"Report: {out.resolve()}")
 

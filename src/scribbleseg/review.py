@@ -52,7 +52,10 @@ def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> RunSumma
     """All that a report says of a run. Raises DataError where its data set has gone."""
     scores = test_scores(run, fabric)
     pictures = [*_test_pictures(run, fabric, scores), *_training_pictures(run, fabric)]
-    return RunSummary(name or run.details["name"], run.recipe, run.details, run.metrics, scores, pictures)
+    details = run.details
+    return RunSummary(
+        name or details["name"], details["label_names"], run.recipe, details, run.metrics, scores, pictures
+    )
 
 
 def _training_pictures(run: Run, fabric: Fabric) -> Iterator[Picture]:

@@ -82,12 +82,14 @@ def made_up_run(name: str, shift: float = 0.0, cases: int = 14, **pieces: object
     metrics += [{"event": "train", "recursion": 0, "iteration": i, "loss": 1 / i} for i in range(1, 90)]
     metrics += [{"event": "relabel", "recursion": 1, "labelled": 0.95, "changed": 0.02, "per_label": {"RV": 0.1}}]
     recipe = {"seeds": {"tau": 0.99}, "recursions": 3}
-    return RunSummary(name, **{"recipe": recipe, "details": {"seed": 7}, "metrics": metrics, "scores": scores} | pieces)
+    return RunSummary(
+        name, NAMES, **{"recipe": recipe, "details": {"seed": 7}, "metrics": metrics, "scores": scores} | pieces
+    )
 
 
 def written(path: Path, runs: list[RunSummary], **options: str) -> str:
     """The page, after the checks that hold for every report."""
-    write_report(path / "report.html", runs, NAMES, **options)
+    write_report(path / "report.html", runs, **options)
     html = (path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?:|<script|<link|<iframe|@import|src=", html)
     assert {uri[:10] for uri in re.findall(r'href="([^#][^"]*)"', html)} <= {"data:image"}
@@ -125,7 +127,7 @@ def test_a_report_names_every_run_case_and_setting(tmp_path: Path):
 def test_the_worst_case_comes_first(tmp_path: Path):
     run = made_up_run("base")
     bad = Score("zebra", "RV", 0.0, 0.0, 0.0, math.nan, math.nan, 0.0, 80.0, -80.0)
-    html = written(tmp_path, [RunSummary("base", scores=[*run.scores, bad])])
+    html = written(tmp_path, [RunSummary("base", NAMES, scores=[*run.scores, bad])])
     rows = re.findall(r'<th scope="row">([^<]+)</th>', html[html.index("Worst first") :])
     assert rows[0] == "zebra"
     assert "1 missed altogether" in html
@@ -147,7 +149,7 @@ def test_the_worst_case_comes_first(tmp_path: Path):
     ],
 )
 def test_missing_pieces_are_left_out(pieces, tmp_path: Path):
-    html = written(tmp_path, [made_up_run("base", **pieces), RunSummary("only a name")])
+    html = written(tmp_path, [made_up_run("base", **pieces), RunSummary("only a name", ())])
     assert "only a name" in html
     assert ("Nothing has been scored" in html) == (pieces.get("scores") == ())
 
@@ -168,12 +170,59 @@ def test_runs_on_different_cases_are_not_compared_without_saying_so(tmp_path: Pa
     assert "scored on different cases" not in written(tmp_path, [made_up_run("base"), made_up_run("other")])
 
 
+TUMOUR = ("background", "NCR/NET", "ED", "ET")
+
+
+def scores_of(structures: tuple[str, ...], dice: float) -> list[Score]:
+    return [Score(f"case{i}", s, dice, 0.61, 0.72, 5.0, 1.0, 9.0, 9.0, 0.0) for i in range(3) for s in structures]
+
+
+def test_runs_with_other_labels_and_other_structures_share_a_page(tmp_path: Path):
+    whole = Picture("a", 4, 0, np.eye(9), scribbles=np.eye(9, dtype=np.uint8), reference=np.eye(9, dtype=np.uint8))
+    both = [replace(made_up_picture(), title="clusters", scribbles=None, seeds=None), made_up_picture()]
+    runs = [
+        RunSummary("WT only", ("background", "WT"), scores=scores_of(("WT",), 0.9), pictures=[whole]),
+        RunSummary("WT, fully supervised", ("background", "WT"), scores=scores_of(("WT",), 0.95)),
+        RunSummary("all", TUMOUR, scores=scores_of(("WT", "TC", "ET"), 0.7), pictures=both),
+        RunSummary("all, fully supervised", TUMOUR, scores=scores_of(("WT", "TC", "ET"), 0.8)),
+    ]
+    html = written(tmp_path, runs)
+    assert "scored on different structures" in html
+    assert "<b>all</b>, the best" in html  # a higher mean Dice of whole tumours alone is no better
+    assert re.findall(r"<td>(−0\.\d+)<small>", html) == ["−0.050", "−0.100"]  # each to its own upper bound
+    assert "0.610" in html
+    assert "0.720" in html
+    figures = re.findall("<figure>.*?</figure>", html, re.DOTALL)  # two of the same slice, for it has two titles
+    layers = [re.findall(r'<span class="soft">([^<]+)</span>', figure) for figure in figures]
+    assert layers[0] == ["Image", "Scribbles", "Reference"]
+    assert layers[1] == ["clusters", "Image", "Pseudo-labels", "Prediction", "Reference"]
+    assert layers[2] == ["Image", "Scribbles", "Seeds", "Pseudo-labels", "Prediction", "Reference"]
+    assert "<br>NCR/NET 0" in figures[1]
+    assert "scored on different structures" not in written(tmp_path, runs[:2])
+
+
+def test_a_label_has_one_colour_on_the_page_whatever_its_value():
+    labels = np.ones((5, 6), np.uint8)
+    runs = [
+        RunSummary(name, ("background", name), pictures=[Picture("p", 0, 0, np.zeros((5, 6)), labels)])
+        for name in ("WT", "ET")
+    ]
+    colours = report._label_colours([RunSummary("all", TUMOUR), *runs])
+    assert list(colours) == ["NCR/NET", "ED", "ET", "WT"]
+    assert len(set(colours.values())) == 4
+    for run in runs:
+        (figure,) = report._picture_groups(run, colours, {})
+        uri = figure["rows"][0]["tiles"][1]["overlay"]
+        rgba = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
+        assert "#{:02x}{:02x}{:02x}".format(*rgba[2, 2]) == colours[run.name]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("fully supervised", True), ("can2018.acdc_fully_supervised", True), ("base", False), ("not fully", False)],
 )
 def test_the_upper_bound_is_known_by_its_name(name, expected):
-    assert RunSummary(name).is_upper_bound == expected
+    assert RunSummary(name, NAMES).is_upper_bound == expected
 
 
 def test_a_report_holds_so_many_pictures_and_each_image_once(tmp_path: Path):
@@ -193,7 +242,7 @@ def test_a_report_holds_so_many_pictures_and_each_image_once(tmp_path: Path):
 )
 def test_a_picture_that_does_not_fit_is_refused_and_nothing_written(layers, message, tmp_path: Path):
     with pytest.raises(DataError, match=message):
-        written(tmp_path, [RunSummary("base", pictures=[Picture("p", 2, 0, np.zeros((5, 6)), **layers)])])
+        written(tmp_path, [RunSummary("base", NAMES, pictures=[Picture("p", 2, 0, np.zeros((5, 6)), **layers)])])
     with pytest.raises(DataError, match="at least one run"):
         written(tmp_path, [])
     assert list(tmp_path.iterdir()) == []
@@ -202,7 +251,7 @@ def test_a_picture_that_does_not_fit_is_refused_and_nothing_written(layers, mess
 @settings(max_examples=25, deadline=None)
 @given(arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, UNLABELLED])), st.booleans())
 def test_an_overlay_shows_each_label_in_its_colour_and_unlabelled_not_at_all(labels, background):
-    uri = report._overlay(labels, 0.5, background)
+    uri = report._overlay(labels, ["#000000", *report.STRUCTURE_COLOURS[:2]], 0.5, background)
     rgba = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).convert("RGBA"))
     assert np.array_equal(rgba[..., 3] > 0, (labels != UNLABELLED) & ((labels > 0) | background))
     for value, colour in enumerate(report.STRUCTURE_COLOURS[:2], start=1):
@@ -237,8 +286,8 @@ def test_a_slice_has_a_dice_only_where_both_maps_are_complete(tmp_path: Path):
     holes = replace(whole, prediction=whole.seeds)
     assert report._slice_dice(whole, NAMES).keys() == {"RV", "LV"}
     assert report._slice_dice(holes, NAMES) == {}
-    assert "Dice of this slice" in written(tmp_path, [RunSummary("base", pictures=[whole])])
-    assert "Dice of this slice" not in written(tmp_path, [RunSummary("base", pictures=[holes])])
+    assert "Dice of this slice" in written(tmp_path, [RunSummary("base", NAMES, pictures=[whole])])
+    assert "Dice of this slice" not in written(tmp_path, [RunSummary("base", NAMES, pictures=[holes])])
 
 
 def test_a_resumed_run_and_recursions_that_count_anew_make_one_loss_curve():

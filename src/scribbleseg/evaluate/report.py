@@ -69,7 +69,7 @@ class Picture:
         pseudo_labels: what the network was trained on in this recursion.
         prediction: the network's, after this recursion.
         reference: the reference mask.
-        title: a remark, such as why this slice is shown.
+        title: a remark, such as why this slice is shown; pictures with another title are another figure.
     """
 
     case: str
@@ -90,6 +90,7 @@ class RunSummary:
 
     Args:
         name: of the run; one that ends in "fully supervised" is the upper bound that the others are compared with.
+        label_names: by value, background first; what is scored may be regions made of several of them.
         recipe: resolved, as nested plain values.
         details: seed, versions, data fingerprint and whatever else belongs to its provenance.
         metrics: records of the run's metrics.jsonl, events "train" and "relabel".
@@ -98,6 +99,7 @@ class RunSummary:
     """
 
     name: str
+    label_names: Sequence[str]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -110,15 +112,12 @@ class RunSummary:
         return re.sub(r"[^a-z]+", " ", self.name.lower()).strip().endswith("fully supervised")
 
 
-def write_report(
-    path: Path, runs: Sequence[RunSummary], label_names: Sequence[str], title: str = "Segmentation from scribbles"
-) -> None:
+def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentation from scribbles") -> None:
     """Write the report of one or several runs, side by side.
 
     Args:
         path: of the HTML file; replaced at once or not at all.
-        runs: in the order in which they are listed.
-        label_names: by value, background first.
+        runs: in the order in which they are listed; their labels may differ.
         title: of the page.
 
     Raises:
@@ -135,19 +134,27 @@ def write_report(
     )
     environment.filters["number"] = _number
     images: dict[str, str] = {}
-    upper_bound = next((run for run in runs if run.is_upper_bound and run.scores), None)
-    colours = itertools.cycle(RUN_COLOURS)
+    colours = _label_colours(runs)
+    run_colours = itertools.cycle(RUN_COLOURS)
     views = [
-        _run_view(run, UPPER_BOUND_COLOUR if run.is_upper_bound else next(colours), upper_bound, label_names, images)
+        _run_view(
+            run,
+            UPPER_BOUND_COLOUR if run.is_upper_bound else next(run_colours),
+            _upper_bound(run, runs),
+            _picture_groups(run, colours, images),
+        )
         for run in runs
     ]
+    structures = dict.fromkeys(itertools.chain.from_iterable(view["structures"] for view in views))
     html = environment.get_template("report.html.jinja").render(
         title=title,
         runs=views,
         best=_best(views),
-        upper_bound=upper_bound,
-        same_cases=len({frozenset(view["case_names"]) for view in views if view["case_names"]}) <= 1,
-        structures=[{"name": n, "colour": _colour(v)} for v, n in list(enumerate(label_names))[1:]],
+        upper_bounds=list(dict.fromkeys(view["upper_bound"] for view in views if view["difference"])),
+        same_cases=len({frozenset(view["case_names"]) for view in views if view["cases"]}) <= 1,
+        same_structures=len({frozenset(view["structures"]) for view in views if view["cases"]}) <= 1,
+        structures=list(structures),
+        label_colours=colours,
         background_colour=BACKGROUND_COLOUR,
         curves=_curves(views),
         images=images,
@@ -160,9 +167,9 @@ def write_report(
 
 
 def _run_view(
-    run: RunSummary, colour: str, upper_bound: RunSummary | None, label_names: Sequence[str], images: dict[str, str]
+    run: RunSummary, colour: str, upper_bound: RunSummary | None, pictures: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """What the template shows of a run; its images are added to `images`, by id."""
+    """What the template shows of a run."""
     cases = _cases(run.scores)
     trained = [record for record in run.metrics if record.get("event") == "train"]
     speeds = [record["images_per_second"] for record in trained if "images_per_second" in record]
@@ -171,20 +178,31 @@ def _run_view(
         "colour": colour,
         "is_upper_bound": run.is_upper_bound,
         "summary": {row["structure"]: row for row in summarise(run.scores)},
-        "structures": list(dict.fromkeys(score.structure for score in run.scores)),
+        "structures": _structures(run),
         "case_names": {case["name"] for case in cases},
         "cases": cases,
         "poor": sum(score.dice < 0.5 for score in run.scores),
         "masks": len(run.scores),
-        "difference": None
-        if upper_bound is None or upper_bound is run
-        else _difference(cases, _cases(upper_bound.scores)),
+        "upper_bound": upper_bound and upper_bound.name,
+        "difference": upper_bound and _difference(cases, _cases(upper_bound.scores)),
         "loss": _loss_curve(trained),
         "relabelled": _relabelled(run.metrics),
         "speed": float(np.median(speeds)) if speeds else None,
-        "pictures": _picture_groups(run.pictures[:MAX_PICTURES], label_names, images),
+        "pictures": pictures,
         "more_pictures": max(0, len(run.pictures) - MAX_PICTURES),
     }
+
+
+def _structures(run: RunSummary) -> list[str]:
+    return list(dict.fromkeys(score.structure for score in run.scores))
+
+
+def _upper_bound(run: RunSummary, runs: Sequence[RunSummary]) -> RunSummary | None:
+    """The fully supervised run that was scored on the same structures: only their means compare."""
+    if run.is_upper_bound or not run.scores:
+        return None
+    bounds = (other for other in runs if other.is_upper_bound and set(_structures(other)) == set(_structures(run)))
+    return next(bounds, None)
 
 
 # ------------------------------------------------------------------------------------------------------------ numbers
@@ -220,10 +238,17 @@ def _difference(cases: list[dict[str, Any]], others: list[dict[str, Any]]) -> di
 
 
 def _best(views: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The scored run with the highest mean Dice, among those that were not fully supervised where there are any."""
+    """The run with the highest mean Dice of those scored on most structures; not fully supervised, where there is one.
+
+    The mean over more structures comes first: the mean Dice of whole tumours alone is no better for being higher.
+    """
     scored = [view for view in views if view["cases"]]
     from_scribbles = [view for view in scored if not view["is_upper_bound"]]
-    return max(from_scribbles or scored, key=lambda view: view["summary"]["mean"]["dice_mean"], default=None)
+    return max(
+        from_scribbles or scored,
+        key=lambda view: (len(view["structures"]), view["summary"]["mean"]["dice_mean"]),
+        default=None,
+    )
 
 
 def _side_by_side(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -350,25 +375,34 @@ def _svg(figure: Figure) -> Markup:
 # ----------------------------------------------------------------------------------------------------------- pictures
 
 
-def _picture_groups(
-    pictures: Sequence[Picture], label_names: Sequence[str], images: dict[str, str]
-) -> list[dict[str, Any]]:
-    """Pictures of one slice under each other by recursion, layers side by side; what stays the same is shown once."""
-    slices: dict[tuple[str, int], list[Picture]] = {}
-    for picture in pictures:
-        _check(picture, len(label_names))
-        slices.setdefault((picture.case, picture.slice_index), []).append(picture)
+def _label_colours(runs: Sequence[RunSummary]) -> dict[str, str]:
+    """A colour for each label, by its name: the same all over the page, whatever its value in each run."""
+    names = dict.fromkeys(itertools.chain.from_iterable(run.label_names[1:] for run in runs))
+    return dict(zip(names, itertools.cycle(STRUCTURE_COLOURS), strict=False))
+
+
+def _picture_groups(run: RunSummary, colours: Mapping[str, str], images: dict[str, str]) -> list[dict[str, Any]]:
+    """Figures of one slice each, their images added to `images` by id.
+
+    Pictures stand under each other by recursion, layers side by side; what stays the same is shown once.
+    """
+    figures: dict[tuple[str, int, str], list[Picture]] = {}
+    for picture in run.pictures[:MAX_PICTURES]:
+        _check(picture, len(run.label_names))
+        figures.setdefault((picture.case, picture.slice_index, picture.title), []).append(picture)
+    palette = [BACKGROUND_COLOUR, *(colours[name] for name in run.label_names[1:])]
     groups = []
-    for (case, slice_index), group in slices.items():
+    for (case, slice_index, title), group in figures.items():
         group.sort(key=lambda picture: -1 if picture.recursion is None else picture.recursion)
         layers = [layer for layer in LAYERS if any(getattr(picture, layer) is not None for picture in group)]
         box = _box(group)
         image = _embed(group[0].image, box, images)
         rows = []
         for picture, above in zip(group, [None, *group], strict=False):
-            tiles = [_tile(picture, layer, box) if _is_new(picture, above, layer) else None for layer in layers]
-            rows.append({"recursion": picture.recursion, "dice": _slice_dice(picture, label_names), "tiles": tiles})
-        title = next((picture.title for picture in group if picture.title), "")
+            tiles = [
+                _tile(picture, layer, box, palette) if _is_new(picture, above, layer) else None for layer in layers
+            ]
+            rows.append({"recursion": picture.recursion, "dice": _slice_dice(picture, run.label_names), "tiles": tiles})
         height, width = (edge.stop - edge.start for edge in box)
         groups.append(
             {"case": case, "slice": slice_index, "title": title, "layers": [LAYERS[layer][0] for layer in layers]}
@@ -402,9 +436,8 @@ def _slice_dice(picture: Picture, label_names: Sequence[str]) -> dict[str, float
     labels, reference = picture.prediction, picture.reference
     if labels is None or reference is None or UNLABELLED in labels or UNLABELLED in reference:
         return {}
-    seen = {label_names[value] for value in np.union1d(labels, reference)}
-    by_itself = {name: (value,) for value, name in list(enumerate(label_names))[1:]}
-    return {name: value for name, value in dice(labels, reference, by_itself).items() if name in seen}
+    seen = {label_names[value]: (int(value),) for value in np.union1d(labels, reference) if value}
+    return dice(labels, reference, seen)
 
 
 def _box(group: Sequence[Picture]) -> tuple[slice, slice]:
@@ -438,22 +471,24 @@ def _embed(image: Float[np.ndarray, "height width"], box: tuple[slice, slice], i
     return name
 
 
-def _tile(picture: Picture, layer: str, box: tuple[slice, slice]) -> dict[str, Any]:
+def _tile(picture: Picture, layer: str, box: tuple[slice, slice], palette: Sequence[str]) -> dict[str, Any]:
     """One label map over the image: a palette PNG of its own pixels, and the reference's contours."""
     title, opacity, background, contours = LAYERS[layer]
     tile: dict[str, Any] = {"title": title, "overlay": None, "contours": []}
     if layer == "image":
         return tile
-    tile["overlay"] = _overlay(getattr(picture, layer)[box], opacity, background)
+    tile["overlay"] = _overlay(getattr(picture, layer)[box], palette, opacity, background)
     if contours and picture.reference is not None:
         reference = picture.reference[box]
         tile["contours"] = [_contour(reference == v) for v in np.unique(reference) if v not in (0, UNLABELLED)]
     return tile
 
 
-def _overlay(labels: UInt8[np.ndarray, "height width"], opacity: float, background: bool) -> str:
-    """A label map as a data URI: structures in their colours, background faint or clear, UNLABELLED clear."""
-    colours = [BACKGROUND_COLOUR, *(_colour(value) for value in range(1, 256))]
+def _overlay(
+    labels: UInt8[np.ndarray, "height width"], palette: Sequence[str], opacity: float, background: bool
+) -> str:
+    """A label map as a data URI: labels in their colours, background faint or clear, UNLABELLED clear."""
+    colours = [*palette, *([BACKGROUND_COLOUR] * (256 - len(palette)))]
     alpha = [opacity / 2 if background else 0.0, *([opacity] * 254), 0.0]
     if opacity == 1 and background:
         alpha[0] = 1.0  # strokes are thin: show all of them as they are
@@ -468,7 +503,3 @@ def _contour(mask: Bool[np.ndarray, "height width"]) -> str:
     """The outline of a mask as an SVG path; pixel (0, 0) covers [0, 1] x [0, 1]."""
     lines = find_contours(np.pad(mask, 1).astype(float), 0.5)
     return "".join("M" + "L".join(f"{x - 0.5:.1f} {y - 0.5:.1f}" for y, x in line) + "Z" for line in lines)
-
-
-def _colour(value: int) -> str:
-    return STRUCTURE_COLOURS[(value - 1) % len(STRUCTURE_COLOURS)]
