@@ -26,7 +26,8 @@ from scribbleseg.data import open_dataset
 from scribbleseg.data.phantoms import write_phantoms
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
-from scribbleseg.em import Recipe, recipe_from
+from scribbleseg.em import Recipe
+from scribbleseg.pipeline import recipe_of
 from scribbleseg.recipes import can2018
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.review import dataset_of
@@ -133,7 +134,7 @@ def label_quality(folder: Path) -> np.ndarray:
     Against the reference on the recipe's grid, UNLABELLED counted as background in the Dice. Shape `recursion measure`.
     """
     run = open_run(folder)
-    dataset, slices, preprocess = dataset_of(run), open_slices(run.slices), recipe_from(run.recipe).preprocess
+    dataset, slices, preprocess = dataset_of(run), open_slices(run.slices), recipe_of(run).preprocess
     truth = np.full_like(slices.scribbles, UNLABELLED)
     for name, rows in slices.rows.items():
         truth[rows] = preprocess.labels(dataset.reference(name), dataset.train.named(name))

@@ -8,7 +8,8 @@ from lightning_fabric import Fabric
 
 from scribbleseg.data import acdc
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.em import em, start_run
+from scribbleseg.em import em
+from scribbleseg.pipeline import start_run
 from scribbleseg.evaluate.metrics import dice
 from scribbleseg.recipes import can2018
 from scribbleseg.train.loop import Training

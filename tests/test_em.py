@@ -14,9 +14,10 @@ from scribbleseg.data.phantoms import write_phantoms
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.data.volumes import read_labels
-from scribbleseg.em import Recipe, em, load_segmenter, override, recipe_from, recipe_to, resolve
+from scribbleseg.em import Recipe, em, load_segmenter, resolve
 from scribbleseg.runs import Run, create_run
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.settings import to_plain
 from scribbleseg.train import loop
 from scribbleseg.train.loop import Training
 from scribbleseg.train.unet import UNet
@@ -58,7 +59,7 @@ def fabric() -> Fabric:
 
 def new_run(path, recipe=TINY) -> Run:
     return create_run(
-        path, recipe_to(recipe), {"seed": 0, "label_names": ["background", "RV", "Myo", "LV"]}, resume=True
+        path, to_plain(recipe), {"seed": 0, "label_names": ["background", "RV", "Myo", "LV"]}, resume=True
     )
 
 
@@ -182,31 +183,6 @@ def test_a_segmenter_labels_every_voxel_of_a_new_image(dataset, fabric, tmp_path
 def test_an_unfinished_run_has_no_segmenter(fabric, tmp_path):
     with pytest.raises(DataError, match="finish `train`"):
         load_segmenter(new_run(tmp_path / "run"), fabric)
-
-
-def test_recipes_survive_json_and_take_overrides():
-    assert recipe_from(recipe_to(TINY)) == TINY
-    changed = override(TINY, ["training.batch=3", "seeds.tau=0.8", "preprocess.size=null", "annotation=masks"])
-    assert (changed.training.batch, changed.seeds.tau, changed.preprocess.size) == (3, 0.8, None)
-    assert changed.annotation == "masks"
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("training.batch", "expected field=value"),
-        (
-            "training.bach=3",
-            "expected a field of the recipe, got training.bach; the closest are training.batch",
-        ),
-        ("training.batch=many", r"training\.batch.*got 'many'"),
-        ("seeds.tau=2", "tau"),
-        ("annotation=boxes", "annotation"),
-    ],
-)
-def test_bad_overrides_say_what_was_expected(setting, message):
-    with pytest.raises(DataError, match=message):
-        override(TINY, [setting])
 
 
 def test_resolve_sets_what_the_recipe_leaves_to_the_data(dataset):

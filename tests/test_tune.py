@@ -10,7 +10,8 @@ from scribbleseg import tune
 from scribbleseg.data import folder
 from scribbleseg.data.phantoms import write_phantoms
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.em import Recipe, start_run
+from scribbleseg.em import Recipe
+from scribbleseg.pipeline import start_run
 from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.train.loop import Training
 from scribbleseg.train.unet import UNet

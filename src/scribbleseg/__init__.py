@@ -7,8 +7,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submodules=["data", "recipes"],
     submod_attrs={
         "data": ["open_dataset"],
-        "em": ["em", "load_segmenter", "resolve", "start_run"],
+        "em": ["em", "load_segmenter", "resolve"],
         "evaluate.metrics": ["dice", "score"],
+        "pipeline": ["start_run"],
         "runs": ["open_run"],
         "train.loop": ["make_fabric"],
         "types": ["UNLABELLED", "Case", "DataError", "Dataset"],

@@ -16,8 +16,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from scribbleseg.em import Recipe
     from scribbleseg.evaluate.metrics import Score
+    from scribbleseg.pipeline import Pipeline
     from scribbleseg.reproduce import Row
     from scribbleseg.runs import Run
     from scribbleseg.types import Dataset
@@ -36,6 +36,16 @@ errors = Console(stderr=True)
 
 DEFAULT_RECIPE = "can2018.compact_base"
 
+DEMO = {
+    "heart": {
+        "no recursion": "can2018.demo_no_recursion",
+        "base": "can2018.demo_base",
+        "fully supervised": "can2018.demo_full",
+    },
+    "tumour": {"scribbles and image-level labels": "ji2019.demo_full", "fully supervised": "ji2019.demo_sub_full"},
+}
+"""The rows of a demonstration, and their recipes."""
+
 SHOWN = 10
 """Rows of a ranking that are printed; the file has all."""
 
@@ -45,19 +55,23 @@ MAPS = ("_probabilities", "_uncertainty_p", "_entropy", "_mutual_information")
 Data = Annotated[Path, typer.Argument(help="Folder of the data set.", show_default=False)]
 Format = Annotated[
     str | None,
-    typer.Option(help="Its layout: acdc, nci_isbi, prostate158, promise12, nnunet or folder. Default: recognised."),
+    typer.Option(
+        help="Its layout: acdc, brats, nci_isbi, prostate158, promise12, nnunet or folder. Default: recognised."
+    ),
 ]
 Split = Annotated[
     str | None,
     typer.Option(help="acdc: paper, published or published_validation; nci_isbi: paper or paper_validation."),
 ]
-Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4; promise12: 0 to 2.")]
+Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4; brats: 0 to 3; promise12: 0 to 2.")]
 Scribbles = Annotated[
     Path | None, typer.Option(help="Train on these instead of the data set's own: a folder that `simulate` wrote.")
 ]
-Paper = Literal["can2018"]
-Rule = Literal["full", "half", "quarter", "spots"]
+Paper = Literal["can2018", "ji2019"]
+Organ = Literal["heart", "tumour"]
+Rule = Literal["full", "half", "quarter", "spots", "ji2019"]
 Source = Literal["masks", "scribbles"]
+Drawn = Literal["scribbled", "all"]
 Name = Annotated[str, typer.Option("--recipe", help="A name that `scribbleseg recipes` lists.")]
 Settings = Annotated[
     list[str] | None,
@@ -101,12 +115,14 @@ def _refusal(message: str) -> typer.Exit:
 @verb
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for phantoms, runs and the report.")] = Path("demo"),
+    organ: Annotated[Organ, typer.Option(help="heart: Can et al. 2018; tumour: Ji et al. 2019.")] = "heart",
     seed: Seed = 0,
 ) -> None:
-    """Train on synthetic hearts: without recursion, with it, and on full masks; print the scores, write the report.
+    """Train on synthetic patients, from scribbles and on full masks; print the scores, write the report.
 
     Example: `scribbleseg demo --out demo`
     """
+    from scribbleseg.annotate.simulate import RULES, write_simulation
     from scribbleseg.data.phantoms import write_phantoms
     from scribbleseg.evaluate.report import write_report
     from scribbleseg.recipes import find
@@ -114,16 +130,19 @@ def demo(
     from scribbleseg.train.loop import make_fabric
 
     fabric = make_fabric("cpu")
-    write_phantoms(out / "phantoms")
-    rows = {"no recursion": "demo_no_recursion", "base": "demo_base", "fully supervised": "demo_full"}
-    runs = []
-    for name, recipe in rows.items():
+    write_phantoms(out / "phantoms", organ)
+    dataset = _open(out / "phantoms")
+    if dataset.scribble_names:  # phantoms of tumours come without scribbles, as BraTS does
+        dataset = _open(
+            out / "phantoms", scribbles=write_simulation(dataset, RULES["ji2019"], out / "scribbles"), notes=False
+        )
+    summaries = []
+    for name, recipe in DEMO[organ].items():
         console.rule(name)
-        dataset = _open(out / "phantoms")
-        run = _train(dataset, find(f"can2018.{recipe}"), out / recipe, seed, fabric, resume=True, workers=1)
-        runs.append(summarise_run(run, fabric, name))
-    console.print(_score_table({run.name: run.scores for run in runs}))
-    write_report(out / "report.html", runs, "scribbleseg demo")
+        run = _train(dataset, find(recipe), out / recipe.partition(".")[2], seed, fabric, resume=True, workers=1)
+        summaries += summarise_run(run, fabric, name)
+    console.print(_score_table({summary.name: summary.scores for summary in summaries}))
+    write_report(out / "report.html", summaries, "scribbleseg demo")
     console.print(f"Report: {(out / 'report.html').resolve()}")
 
 
@@ -178,11 +197,16 @@ def seeds(
 
     Example: `scribbleseg seeds ACDC/ --out runs/first --set seeds.tau=0.95`
     """
-    from scribbleseg.em import grow_seeds, override, start_run
+    from scribbleseg.em import Recipe, grow_seeds
+    from scribbleseg.pipeline import fit, start_run
     from scribbleseg.recipes import find
+    from scribbleseg.settings import override
     from scribbleseg.train.loop import make_fabric
+    from scribbleseg.types import DataError
 
-    chosen, dataset = _fit(override(find(recipe), set or []), _open(data, format, split, fold, scribbles))
+    chosen, dataset = fit(override(find(recipe), set or []), _open(data, format, split, fold, scribbles))
+    if not isinstance(chosen, Recipe):
+        raise DataError(f"--recipe: expected a recipe of one network, got {recipe}; give that of its first phase")
     run = start_run(out, chosen, dataset, seed, resume=True)
     slices = grow_seeds(chosen, dataset, run, make_fabric("cpu"), workers or _cores())
     table = Table("class", "scribbles", "seed areas", box=None)
@@ -214,8 +238,8 @@ def train(
 
     Example: `scribbleseg train ACDC/ --out runs/first --set training.iterations=4000`
     """
-    from scribbleseg.em import override
     from scribbleseg.recipes import find
+    from scribbleseg.settings import override
     from scribbleseg.train.loop import make_fabric
 
     fabric = make_fabric(accelerator, devices, nodes)
@@ -231,7 +255,20 @@ def train(
 def simulate(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the scribbles; `train --scribbles` takes it.")],
-    rule: Annotated[Rule, typer.Option(help="How much of each curve: all, half, a quarter, or a spot.")] = "full",
+    rule: Annotated[
+        Rule,
+        typer.Option(help="full, half, quarter: so much of each middle line; spots; ji2019: that paper's lines."),
+    ] = "full",
+    length: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARE", help="Of each curve, 0 (a spot) to 1, of all labels (0.5) or one (WT=0.25); repeatable."
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Of the pen, in pixels. Default: the rule's.")] = None,
+    labels: Annotated[
+        Drawn, typer.Option(help="scribbled: what scribbles tell apart (BraTS: the whole tumour); all: all structures.")
+    ] = "scribbled",
     source: Annotated[
         Source, typer.Option(help="Draw on the masks, or keep a part of the scribbles that are there.")
     ] = "masks",
@@ -242,11 +279,17 @@ def simulate(
 ) -> None:
     """Draw scribbles by rule for the training cases, to measure what they are worth before anybody draws.
 
-    Example: `scribbleseg simulate promise12/ --out scribbles --rule quarter`
+    Example: `scribbleseg simulate BraTS/ --out scribbles --rule ji2019`
     """
-    from scribbleseg.annotate.simulate import RULES, write_simulation
+    from scribbleseg.annotate.simulate import RULES, drawn_in, with_lengths, write_simulation
 
-    folder = write_simulation(_open(data, format, split, fold), replace(RULES[rule], seed=seed), out, source)
+    dataset = _open(data, format, split, fold)
+    chosen = replace(RULES[rule], seed=seed)
+    if width is not None:
+        chosen = replace(chosen, width=width)
+    if length:
+        chosen = with_lengths(chosen, length, drawn_in(dataset, labels).label_names)
+    folder = write_simulation(dataset, chosen, out, source, labels)
     console.print(f"Scribbles: {folder}. Next: scribbleseg train {data} --scribbles {folder} --out RUN")
 
 
@@ -256,7 +299,11 @@ def reproduce(
     data: Annotated[Path, typer.Option(help="Folder of the data set.", show_default=False)],
     out: Annotated[Path, typer.Option(help="A run folder for each row and seed, and report.html.", show_default=False)],
     family: Annotated[
-        str, typer.Option(help="acdc and prostate: the paper's scale. compact and compact_prostate: a CPU's.")
+        str,
+        typer.Option(
+            help="can2018: acdc and prostate, the paper's scale; compact and compact_prostate, a CPU's. "
+            "ji2019: brats; compact."
+        ),
     ] = "compact",
     rows: Annotated[
         list[str] | None, typer.Option(help='A title of the table, such as "separate CRF"; repeatable. Default: all.')
@@ -277,29 +324,38 @@ def reproduce(
 
     Example: `scribbleseg reproduce can2018 --data ACDC/ --out runs/table_1 --seeds 3`
     """
-    from scribbleseg.em import override
+    from scribbleseg.annotate.simulate import RULES, write_simulation
     from scribbleseg.evaluate.report import write_report
-    from scribbleseg.recipes import can2018
+    from scribbleseg.recipes import can2018, ji2019
     from scribbleseg.reproduce import run_folder, summarise, train_rows
     from scribbleseg.review import summarise_run
     from scribbleseg.runs import open_run
+    from scribbleseg.settings import override
     from scribbleseg.train.loop import make_fabric
     from scribbleseg.types import DataError
 
-    known = can2018.table_1(family, iterations)
+    known = {"can2018": can2018, "ji2019": ji2019}[paper].table_1(family, iterations)
     if unknown := [title for title in rows or [] if title not in known]:
         titles = "; ".join(f'"{title}"' for title in known)
         raise DataError(f"--rows: expected titles of the table, {titles}; got {'; '.join(unknown)}")
     recipes = {title: override(row, set or []) for title, row in known.items() if not rows or title in rows}
+    if paper == "ji2019" and scribbles is None:
+        scribbles = write_simulation(_open(data, format, split, fold, notes=False), RULES["ji2019"], out / "scribbles")
     dataset = _open(data, format, split, fold, scribbles)
     train_rows(recipes, dataset, out, range(seeds), jobs, accelerator)
     fabric = make_fabric(accelerator)
     summary = summarise(recipes, out, range(seeds), fabric)
-    # Wider than many terminals: a row that a pipe or a scroll bar keeps whole beats one that is wrapped in its cells.
-    Console(width=max(console.width, 120)).print(_paper_table(summary, can2018.FULLY_SUPERVISED))
-    console.print(f"Paper: its best row loses {can2018.FAMILIES[family]:.3f} to full supervision, at its own scale.")
+    for structures in dict.fromkeys(row.structures for row in summary):  # a table for rows that are scored alike
+        table = _paper_table([row for row in summary if row.structures == structures], can2018.FULLY_SUPERVISED)
+        # Wider than many terminals: a row that a pipe or a scroll bar keeps whole beats one wrapped in its cells.
+        Console(width=max(console.width, 130)).print(table)
+    if paper == "can2018":
+        console.print(
+            f"Paper: its best row loses {can2018.FAMILIES[family]:.3f} to full supervision, at its own scale."
+        )
     runs = {title: open_run(run_folder(out, title, 0)) for title in recipes}
-    write_report(out / "report.html", [summarise_run(run, fabric, title) for title, run in runs.items()])
+    pages = [summarise_run(run, fabric, title)[-1] for title, run in runs.items()]
+    write_report(out / "report.html", pages)
     console.print(f"Report: {(out / 'report.html').resolve()}")
 
 
@@ -321,13 +377,17 @@ def tune_crf(
     Example: `scribbleseg tune-crf ACDC/ --out runs/tuning`
     """
     from scribbleseg import tune
-    from scribbleseg.em import override, start_run
+    from scribbleseg.em import Recipe
+    from scribbleseg.pipeline import fit, start_run
     from scribbleseg.recipes import find
+    from scribbleseg.settings import override
     from scribbleseg.train.loop import make_fabric
+    from scribbleseg.types import DataError
 
-    chosen, dataset = _fit(
-        override(find(recipe), [*(set or []), "recursions=0"]), _open(data, format, split, fold, scribbles)
-    )
+    chosen, dataset = fit(override(find(recipe), set or []), _open(data, format, split, fold, scribbles))
+    if not isinstance(chosen, Recipe):
+        raise DataError(f"--recipe: expected a recipe of one network, got {recipe}; give that of its first phase")
+    chosen = replace(chosen, recursions=0)
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
     run = start_run(out, chosen, rest, seed, resume=True)
@@ -373,30 +433,39 @@ def predict(
 
     from scribbleseg.data import images as open_images
     from scribbleseg.data.volumes import PNG, write_labels, write_probabilities
-    from scribbleseg.em import load_segmenter
+    from scribbleseg.pipeline import load
     from scribbleseg.relabel import uncertainty as passes
     from scribbleseg.relabel.decide import WelchTest
-    from scribbleseg.relabel.predict import check_dropout
+    from scribbleseg.relabel.predict import Segmenter, check_dropout
     from scribbleseg.runs import open_run
     from scribbleseg.train.loop import make_fabric
     from scribbleseg.types import DataError
 
-    segmenter = load_segmenter(open_run(run), make_fabric(accelerator), recursion)
-    if uncertainty:
-        check_dropout(segmenter.network)
+    segmenter = load(open_run(run), make_fabric(accelerator), recursion)
+    network = segmenter if isinstance(segmenter, Segmenter) else None
+    if (probabilities or uncertainty) and network is None:
+        raise DataError(
+            f"{run}: expected a run of one network for --probabilities and --uncertainty, found two whose labels are "
+            f"merged; give one of its phases, {run / 'whole'} or {run / 'substructures'}"
+        )
+    if uncertainty and network:
+        check_dropout(network.network)
     cases = _cases_in(images) or open_images(images, segmenter.channels)
     there = [f"{name}{end}" for name in cases.names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
     if there and not overwrite:
         raise DataError(f"{out}: expected no file of these names, found {there[0]}; give another --out, or --overwrite")
     test, ranks = WelchTest(), []
     for case in track(cases, "Segmenting", total=len(cases)):
-        likely = segmenter.probabilities(case)
         suffix = PNG if case.geometry.suffix == PNG else ".nii.gz"
-        write_labels(out / f"{case.name}{suffix}", likely.argmax(axis=0).astype("uint8"), case.geometry)
-        if probabilities:
+        if probabilities and network:
+            likely = network.probabilities(case)
             write_probabilities(out / f"{case.name}_probabilities.nii.gz", likely, case.geometry)
-        if uncertainty:
-            found = passes.uncertainty(segmenter, case, test)
+            labels = likely.argmax(axis=0).astype("uint8")
+        else:
+            labels = segmenter.segment(case)
+        write_labels(out / f"{case.name}{suffix}", labels, case.geometry)
+        if uncertainty and network:
+            found = passes.uncertainty(network, case, test)
             passes.write_uncertainty(out, case, found)
             ranks.append(passes.rank(case.name, found, test))
     console.print(f"{len(cases)} label maps in {out}")
@@ -470,7 +539,8 @@ def report(
     from scribbleseg.train.loop import make_fabric
 
     opened = [open_run(path) for path in runs]
-    summaries = [summarise_run(run, make_fabric(accelerator)) for run in opened]
+    fabric = make_fabric(accelerator)
+    summaries = [summary for run in opened for summary in summarise_run(run, fabric)]
     write_report(out, summaries)
     console.print(_score_table({summary.name: summary.scores for summary in summaries}))
     console.print(f"Report: {out.resolve()}")
@@ -482,14 +552,14 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show this one's fie
 
     Example: `scribbleseg recipes can2018.acdc_base`
     """
-    from scribbleseg.em import recipe_to
     from scribbleseg.recipes import find
     from scribbleseg.recipes import recipes as all_recipes
+    from scribbleseg.settings import to_plain
 
     if name is None:
         console.print("\n".join(all_recipes()), highlight=False)
     else:
-        console.print_json(data=recipe_to(find(name)))
+        console.print_json(data=to_plain(find(name)))
 
 
 def _cores() -> int:
@@ -510,31 +580,22 @@ def _open(
     return dataset
 
 
-def _fit(recipe: "Recipe", dataset: "Dataset") -> tuple["Recipe", "Dataset"]:
-    """The recipe with what it leaves to the data, and the data set with what the recipe trains on."""
-    from scribbleseg.data import fully_annotated
-    from scribbleseg.em import resolve
-
-    if recipe.annotation == "masks":
-        dataset = fully_annotated(dataset)
-    return resolve(recipe, dataset), dataset
-
-
 def _train(
-    dataset: "Dataset", recipe: "Recipe", out: Path, seed: int, fabric: "Fabric", resume: bool, workers: int = 0
+    dataset: "Dataset", recipe: "Pipeline", out: Path, seed: int, fabric: "Fabric", resume: bool, workers: int = 0
 ) -> "Run":
-    from scribbleseg.em import em, start_run
+    from scribbleseg import pipeline
     from scribbleseg.runs import open_run
 
-    recipe, dataset = _fit(recipe, dataset)
+    recipe, dataset = pipeline.fit(recipe, dataset)
     if fabric.is_global_zero:
-        start_run(out, recipe, dataset, seed, resume)
+        pipeline.start_run(out, recipe, dataset, seed, resume)
     fabric.barrier()
     run = open_run(out)
-    for recursion in em(recipe, dataset, run, fabric, seed, workers or _cores()):
+    for phase, recursion in pipeline.train(recipe, dataset, run, fabric, seed, workers or _cores()):
         changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
         if fabric.is_global_zero:
-            console.print(f"Recursion {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
+            name = f"{phase}: recursion" if phase else "Recursion"
+            console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
     return run
 
 
@@ -552,15 +613,16 @@ def _cases_in(folder: Path):  # type: ignore[no-untyped-def]
 
 def _paper_table(rows: Sequence["Row"], upper_bound: str) -> Table:
     """The rows beside the fully supervised one, if it is among them."""
-    full = next((row for row in rows if row.title == upper_bound), None)
-    table = Table("row", *rows[0].structures, "mean Dice", "over seeds", "HD95 mm", box=None)
+    full = next((row for row in rows if row.title.endswith(upper_bound)), None)
+    table = Table("row", *rows[0].structures, "mean Dice", "over seeds", "recall", "precision", "HD95 mm", box=None)
     if full:
         table.add_column(f"minus {upper_bound}")
     for row in rows:
         gap, low, high = row.minus(full) if full else (0.0, 0.0, 0.0)
         table.add_row(
             row.title, *(f"{dice:.3f}" for dice in row.by_structure), f"{row.dice.mean():.3f}",
-            f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}", f"{row.hd95_mm:.1f}",
+            f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}", f"{row.recall:.3f}", f"{row.precision:.3f}",
+            f"{row.hd95_mm:.1f}",
             *([f"{gap:+.3f} [{low:+.3f}, {high:+.3f}]" if row is not full else ""] if full else []),
         )  # fmt: skip
     return table
@@ -569,9 +631,11 @@ def _paper_table(rows: Sequence["Row"], upper_bound: str) -> Table:
 def _score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:
     from scribbleseg.evaluate.metrics import summarise
 
-    table = Table("", "Dice", "HD95 mm", "ASSD mm", "missed", title="mean over cases", box=None)
+    measures = ("dice", "recall", "precision", "hd95_mm", "assd_mm")
+    heads = ("Dice", "recall", "precision", "HD95 mm", "ASSD mm", "missed")
+    table = Table("", *heads, title="mean over cases", box=None)
     for name, of_run in scores.items():
         for row in summarise(of_run):
-            measures = (f"{row[f'{measure}_mean']:.3f}" for measure in ("dice", "hd95_mm", "assd_mm"))
-            table.add_row(f"{name}: {row['structure']}", *measures, str(row["missed"]))
+            means = (f"{row[f'{measure}_mean']:.3f}" for measure in measures)
+            table.add_row(f"{name}: {row['structure']}", *means, str(row["missed"]))
     return table

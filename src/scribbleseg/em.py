@@ -1,61 +1,68 @@
 """Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
 
-import json
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
-from difflib import get_close_matches
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeFloat, NonNegativeInt
 from rich.progress import track
 
 from scribbleseg.crf.kernels import in_pixels
-from scribbleseg.data import fingerprint
+from scribbleseg.data import coarse, fully_annotated
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.data.volumes import write_labels
-from scribbleseg.relabel.decide import Argmax, WelchTest, clamp
+from scribbleseg.relabel.decide import Argmax, Keep, WelchTest, clamp
 from scribbleseg.relabel.predict import Segmenter, predict, sample
 from scribbleseg.relabel.refine import DenseCRF, Identity
-from scribbleseg.runs import Run, create_run, finish_folder
+from scribbleseg.runs import Run, finish_folder
+from scribbleseg.seeds.graph_cut import GraphCut
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes, grow
+from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.train.augment import Augment
+from scribbleseg.train.crf_loss import DenseCRFLoss
 from scribbleseg.train.crf_rnn import CRFRNN
-from scribbleseg.train.loop import Training, m_step, save_state
+from scribbleseg.train.loop import SGD, Training, m_step, save_state
+from scribbleseg.train.losses import PartialCrossEntropy, ScribblesAndAreas
 from scribbleseg.train.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of the paper's table, in the pipeline's order.
+    """A row of a paper's table, in the pipeline's order.
 
     Args:
-        annotation: "masks" trains on the reference masks, for the fully supervised upper bound and nothing else.
+        annotation: "masks" trains on the reference masks, for the fully supervised upper bound and nothing else, and
+            "coarse_masks" on the same merged to the labels that the scribbles tell apart.
         preprocess: the grid.
         seeds: what grows scribbles into seed areas.
         network: what is trained.
         augment: on every batch.
         training: one M step.
+        loss: of the labels, in every M step.
+        crf: added to the loss of every M step but the first, which is a fine-tuning then; None is nothing.
         refine: E step, first half.
         decide: E step, second half.
         recursions: E steps at most; 0 is the row without recursion (Can et al. 2018, section 2.2: about 3).
         stop_below: no further recursion once an E step changes less than this share of the pixels (ours).
     """
 
-    annotation: Literal["scribbles", "masks"] = "scribbles"
+    annotation: Literal["scribbles", "masks", "coarse_masks"] = "scribbles"
     preprocess: Preprocess = Preprocess()
-    seeds: Annotated[RandomWalker | Strokes, Field(discriminator="kind")] = RandomWalker()
+    seeds: Annotated[RandomWalker | GraphCut | Strokes, Field(discriminator="kind")] = RandomWalker()
     network: Annotated[UNet | CRFRNN, Field(discriminator="kind")] = UNet()
     augment: Augment = Augment()
-    training: Training = Training()
+    training: Annotated[Training | SGD, Field(discriminator="kind")] = Training()
+    loss: Annotated[PartialCrossEntropy | ScribblesAndAreas, Field(discriminator="kind")] = PartialCrossEntropy()
+    crf: DenseCRFLoss | None = None
     refine: Annotated[Identity | DenseCRF, Field(discriminator="kind")] = Identity()
-    decide: Annotated[Argmax | WelchTest, Field(discriminator="kind")] = Argmax()
+    decide: Annotated[Argmax | WelchTest | Keep, Field(discriminator="kind")] = Argmax()
     recursions: NonNegativeInt = 3
     stop_below: NonNegativeFloat = 0.001
 
@@ -95,13 +102,23 @@ def em(
     Raises:
         DataError: for data that cannot be trained on.
     """
-    slices = grow_seeds(recipe, dataset, run, fabric, workers)
+    yield from recur(recipe, dataset, grow_seeds(recipe, dataset, run, fabric, workers), run, fabric, seed)
+
+
+def recur(
+    recipe: Recipe, dataset: Dataset, slices: Slices, run: Run, fabric: Fabric, seed: int = 0,
+    start: Path | None = None,
+) -> Iterator[Recursion]:  # fmt: skip
+    """M and E steps by turns, as `em` does, on slices which have the labels of recursion 0 already.
+
+    The first M step starts from the weights in `start`, if any: of a U-Net of the same filters, for other labels.
+    """
     if fabric.is_global_zero:
         run.forget_after(*_continue_from(run))
     for index in range(recipe.recursions + 1):
         _log_labels(slices, run, fabric, index, dataset.label_names)
         changed = slices.share(slices.labels(_name(index)) != slices.labels(_name(index - 1))) if index else None
-        network = _m_step(recipe, dataset.n_labels, slices, run, fabric, seed, index)
+        network = _m_step(recipe, dataset.n_labels, slices, run, fabric, seed, index, start)
         labels = slices.labels(_name(index))
         segmenter = Segmenter(network, recipe.preprocess, dataset.label_names, fabric)
         yield Recursion(index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
@@ -125,7 +142,7 @@ def grow_seeds(recipe: Recipe, dataset: Dataset, run: Run, fabric: Fabric, worke
             (_volume(slices, name), slices.scribbles[slices.rows[name]], slices.spacing_mm[name]) for name in cases
         )
         grown = grow(recipe.seeds, volumes, workers=workers, total=len(cases), description="Seed areas")
-        _write_labels(dataset, slices, run, fabric, 0, zip(cases, grown, strict=True), recipe.preprocess)
+        store_labels(dataset, slices, run, fabric, 0, zip(cases, grown, strict=True), recipe.preprocess)
     return slices
 
 
@@ -135,7 +152,7 @@ def _volume(slices: Slices, name: str) -> np.ndarray:
 
 
 def _m_step(
-    recipe: Recipe, n_labels: int, slices: Slices, run: Run, fabric: Fabric, seed: int, index: int
+    recipe: Recipe, n_labels: int, slices: Slices, run: Run, fabric: Fabric, seed: int, index: int, start: Path | None
 ) -> torch.nn.Module:
     """The network of recursion `index`: loaded if it is there, else trained from the last one's weights."""
     channels = slices.images.shape[1]
@@ -146,6 +163,8 @@ def _m_step(
         return load_weights(network, path)
     if index:
         load_weights(network, run.network(index - 1))
+    elif start:
+        network.start_from(_read_weights(start)["state"])  # type: ignore[operator]
     checkpoint = run.recursion(index) / "m_step.ckpt"
     iterations = recipe.training.iterations_again if index else recipe.training.iterations
     before = recipe.training.iterations + recipe.training.iterations_again * (index - 1) if index else 0
@@ -157,6 +176,7 @@ def _m_step(
     m_step(
         fabric, network, slices.images, slices.labels(_name(index)), recipe.training, recipe.augment,
         iterations, (seed, index), checkpoint, record,
+        recipe.loss, slices.scribbles, recipe.crf if index else None,
     )  # fmt: skip
     if fabric.is_global_zero:
         save_weights(network, path)
@@ -177,6 +197,9 @@ def _e_step(
     passes, draw = recipe.decide.passes, seed * (recipe.recursions + 1) + index
 
     def relabelled() -> Iterator[tuple[str, np.ndarray]]:
+        if isinstance(recipe.decide, Keep):
+            yield from ((name, slices.labels(_name(index - 1))[slices.rows[name]]) for name in cases)
+            return
         for name in track(cases, f"Relabelling {index}", disable=not fabric.is_global_zero):
             rows = slices.rows[name]
             images = slices.images[rows]
@@ -184,10 +207,10 @@ def _e_step(
             samples = sample(fabric, network, images, passes, draw) if passes else None
             yield name, clamp(recipe.decide(refined, samples), seeds[rows])
 
-    _write_labels(dataset, slices, run, fabric, index, relabelled(), recipe.preprocess)
+    store_labels(dataset, slices, run, fabric, index, relabelled(), recipe.preprocess)
 
 
-def _write_labels(
+def store_labels(
     dataset: Dataset, slices: Slices, run: Run, fabric: Fabric, index: int,
     labels: Iterator[tuple[str, np.ndarray]], preprocess: Preprocess,
 ) -> None:  # fmt: skip
@@ -269,27 +292,18 @@ def load_segmenter(run: Run, fabric: Fabric, recursion: int | None = None) -> Se
     if not path.exists():
         done = f"recursions 0 to {run.recursions - 1} are" if run.recursions else "none is"
         raise DataError(f"{path}: expected the weights of a finished M step, {done} there; finish `train` (--resume)")
-    recipe = recipe_from(run.recipe)
+    recipe = from_plain(Recipe, run.recipe)
     label_names = tuple(run.details["label_names"])
     channels = _read_weights(path)["channels"]
     network = load_weights(recipe.network.build(channels, len(label_names)), path)
     return Segmenter(network, recipe.preprocess, label_names, fabric)
 
 
-def start_run(path: str | Path, recipe: Recipe, dataset: Dataset, seed: int = 0, resume: bool = False) -> Run:
-    """Make the run folder of a resolved recipe on a data set, or with `resume` go on with the one that is there.
-
-    Raises:
-        DataError: if the folder holds something else, or a run of another recipe, seed or data.
-    """
-    details = {
-        "name": Path(path).name,
-        "seed": seed,
-        "label_names": dataset.label_names,
-        "data": {"folder": str(dataset.root.resolve()), "format": dataset.name, "options": dataset.options},
-        "fingerprint": fingerprint(dataset.train),
-    }
-    return create_run(Path(path), recipe_to(recipe), details, resume)
+def taught(recipe: Recipe, dataset: Dataset) -> Dataset:
+    """The data set as the recipe trains on it: its scribbles in their own labels, or masks in their place."""
+    if recipe.annotation == "masks":
+        return fully_annotated(replace(dataset, scribble_names=()))
+    return coarse(dataset) if recipe.annotation == "scribbles" else fully_annotated(coarse(dataset))
 
 
 def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
@@ -299,16 +313,17 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
         DataError: for a value out of its range, a slice size that the network cannot take, or a test of uncertainty
             on a network without dropout.
     """
-    recipe = recipe_from(recipe_to(recipe))
+    recipe = from_plain(Recipe, to_plain(recipe))
     preprocess = recipe.preprocess.resolve(dataset.train)
     spacing_mm = float(preprocess.spacing_mm or 0)
     resolved = replace(
         recipe,
         preprocess=preprocess,
         network=in_pixels(recipe.network, spacing_mm),
+        crf=in_pixels(recipe.crf, spacing_mm),
         refine=in_pixels(recipe.refine, spacing_mm),
     )
-    if recipe.decide.passes and not recipe.network.dropout:
+    if isinstance(recipe.decide, WelchTest) and not recipe.network.dropout:
         raise DataError(
             f"recipe field decide: {recipe.decide.kind} expects a network with dropout, got dropout 0; "
             "set network.dropout (network.unet.dropout of a CRF-RNN) to 0.5, or decide.kind to argmax"
@@ -318,77 +333,3 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
     except ValueError as error:
         raise DataError(f"recipe field preprocess.size: {error}") from None
     return resolved
-
-
-_ADAPTER = TypeAdapter(Recipe)
-
-KINDS = {part.kind for part in (RandomWalker, Strokes, UNet, CRFRNN, Identity, DenseCRF, Argmax, WelchTest)}
-"""Of the parts that a recipe chooses among."""
-
-
-def recipe_to(recipe: Recipe) -> dict[str, Any]:
-    """Plain data for JSON."""
-    return _ADAPTER.dump_python(recipe, mode="json")
-
-
-def recipe_from(data: dict[str, Any]) -> Recipe:
-    """A recipe from plain data. Raises DataError naming the field, what was expected and what came."""
-    try:
-        return _ADAPTER.validate_python(data)
-    except ValidationError as error:
-        problems = error.errors()
-        if missing := [_where(problem) for problem in problems if problem["type"] == "missing"]:
-            raise DataError(
-                f"recipe fields {', '.join(missing)}: expected values, got none; "
-                "set them, too, or start from a recipe that has them"
-            ) from None
-        raise DataError("; ".join(_explain(problem) for problem in problems)) from None
-
-
-def _where(problem: Any) -> str:
-    """The field's path as `--set` takes it: without the kind that a union is told apart by."""
-    return ".".join(str(part) for part in problem["loc"] if part not in KINDS)
-
-
-def _explain(problem: Any) -> str:
-    where = _where(problem)
-    if problem["type"] == "value_error":  # our own: it says what it got
-        return f"recipe field {where}: {problem['ctx']['error']}"
-    return f"recipe field {where}: {problem['msg'].lower()}, got {problem['input']!r}"
-
-
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Apply `field=value` settings, such as `training.batch=4` or `seeds.tau=0.9`; values are JSON or plain text.
-
-    Raises:
-        DataError: for a field that the recipe does not have, or a value of the wrong type.
-    """
-    data = recipe_to(recipe)
-    for setting in settings:
-        path, equals, text = setting.partition("=")
-        if not equals:
-            raise DataError(f"--set {setting}: expected field=value, such as training.batch=4")
-        *parents, leaf = path.split(".")
-        node: Any = data
-        for name in parents:
-            node = node.get(name) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or leaf not in node:
-            closest = get_close_matches(path, list(_paths(recipe)), n=5, cutoff=0.3)
-            raise DataError(
-                f"--set {setting}: expected a field of the recipe, got {path}; the closest are "
-                f"{', '.join(closest) or 'none'}, and `scribbleseg recipes NAME` lists all"
-            )
-        try:
-            node[leaf] = json.loads(text)
-        except json.JSONDecodeError:
-            node[leaf] = text
-    return recipe_from(data)
-
-
-def _paths(part: Any, prefix: str = "") -> Iterator[str]:
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if is_dataclass(value):
-            yield from _paths(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name

@@ -14,13 +14,17 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import track
 
-from scribbleseg.data import fully_annotated
-from scribbleseg.em import Recipe, em, recipe_from, resolve, start_run
+from scribbleseg.em import Recipe
 from scribbleseg.evaluate.metrics import Score, paired_interval
+from scribbleseg.hierarchy import WHOLE, Hierarchy, start_phase
+from scribbleseg.pipeline import Pipeline, fit, recipe_of, start_run, train
 from scribbleseg.review import test_scores
 from scribbleseg.runs import Run, open_run
 from scribbleseg.train.loop import make_fabric
 from scribbleseg.types import DataError, Dataset
+
+BEGINNING = ("annotation", "preprocess", "seeds", "network", "augment", "loss")
+"""The fields of a recipe that its first recursion depends on, beside the training's."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,16 @@ class Row:
     Args:
         title: as in the paper.
         dice: `seed case structure`.
+        recall: mean over everything.
+        precision: mean over everything.
         hd95_mm: mean over everything, cases in which a structure was missed left out.
         structures: the names of the last axis.
     """
 
     title: str
     dice: np.ndarray
+    recall: float
+    precision: float
     hd95_mm: float
     structures: tuple[str, ...]
 
@@ -56,11 +64,12 @@ class Row:
 
 def run_folder(out: Path, title: str, seed: int) -> Path:
     """Where a row's run of one seed lies."""
-    return out / f"{'_'.join(title.replace(',', '').replace('+', 'and').lower().split())}_seed{seed}"
+    words = title.replace(",", "").replace(" + ", " and ").replace("+", " ").lower().split()
+    return out / f"{'_'.join(words)}_seed{seed}"
 
 
 def train_rows(
-    rows: Mapping[str, Recipe],
+    rows: Mapping[str, Pipeline],
     dataset: Dataset,
     out: Path,
     seeds: Sequence[int],
@@ -105,40 +114,47 @@ def train_rows(
             raise
 
 
-def _train_row_quietly(title: str, recipe: Recipe, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
+def _train_row_quietly(title: str, recipe: Pipeline, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
     progress = run_folder(out, title, seed).with_suffix(".progress.txt")
     with progress.open("w") as file, redirect_stdout(file):
         _train_row(title, recipe, dataset, out, seed, accelerator)
     progress.unlink()
 
 
-def _train_row(title: str, recipe: Recipe, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
-    if recipe.annotation == "masks":
-        dataset = fully_annotated(dataset)
-    recipe, fabric = resolve(recipe, dataset), make_fabric(accelerator)
+def _train_row(title: str, recipe: Pipeline, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
+    recipe, dataset = fit(recipe, dataset)
+    fabric = make_fabric(accelerator)
     run = start_run(run_folder(out, title, seed), recipe, dataset, seed, resume=True)
-    _inherit_beginning(run, recipe, out)
-    for _ in em(recipe, dataset, run, fabric, seed):
+    if isinstance(recipe, Hierarchy):
+        _inherit(start_phase(recipe, dataset, run, fabric, WHOLE), recipe.whole, out)
+    else:
+        _inherit(run, recipe, out)
+    for _ in train(recipe, dataset, run, fabric, seed):
         pass
     test_scores(run, fabric)
 
 
-def _inherit_beginning(run: Run, recipe: Recipe, out: Path) -> None:
-    """Copy seed areas and first network from a row of the same seed and data that began alike, if there is one."""
+def _inherit(run: Run, recipe: Recipe, out: Path) -> None:
+    """Copy what a row of the same seed and data that began alike has done: all of it, or its first M step."""
     if run.recursions:
         return
-    for path in sorted(out.glob("*/run.json")):
+    for path in sorted([*out.glob("*/recipe.json"), *out.glob(f"*/{WHOLE}/recipe.json")]):
         donor = open_run(path.parent)
-        alike = all(donor.details[key] == run.details[key] for key in ("seed", "fingerprint", "label_names"))
-        if donor.recursions and alike and _beginning(recipe_from(donor.recipe)) == _beginning(recipe):
+        if any(donor.details[key] != run.details[key] for key in ("seed", "fingerprint", "label_names")):
+            continue
+        if donor.recipe == run.recipe and donor.recursions > recipe.recursions:
+            run.inherit(donor, donor.recursions)
+            return
+        if donor.recursions and _beginning(recipe_of(donor)) == _beginning(recipe):
             run.inherit(donor)
             return
 
 
-def _beginning(recipe: Recipe) -> Recipe:
+def _beginning(recipe: Pipeline) -> Recipe:
     """What the first recursion depends on; everything else at its default."""
+    assert isinstance(recipe, Recipe), "a hierarchy has no networks of its own"
     training = replace(recipe.training, iterations_again=1)
-    return Recipe(recipe.annotation, recipe.preprocess, recipe.seeds, recipe.network, recipe.augment, training)
+    return replace(Recipe(training=training), **{name: getattr(recipe, name) for name in BEGINNING})
 
 
 def summarise(titles: Iterable[str], out: Path, seeds: Sequence[int], fabric: Fabric) -> list[Row]:
@@ -153,4 +169,6 @@ def summarise(titles: Iterable[str], out: Path, seeds: Sequence[int], fabric: Fa
 def _row(title: str, scores: Sequence[Sequence[Score]]) -> Row:
     structures = tuple(dict.fromkeys(score.structure for score in scores[0]))
     dice = np.array([[score.dice for score in run] for run in scores]).reshape(len(scores), -1, len(structures))
-    return Row(title, dice, float(np.nanmean([[score.hd95_mm for score in run] for run in scores])), structures)
+    measures = ("recall", "precision", "hd95_mm")
+    means = {name: float(np.nanmean([[getattr(score, name) for score in run] for run in scores])) for name in measures}
+    return Row(title, dice, structures=structures, **means)

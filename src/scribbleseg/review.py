@@ -6,11 +6,13 @@ import numpy as np
 from lightning_fabric import Fabric
 from rich.progress import track
 
-from scribbleseg.data import fully_annotated, open_dataset
+from scribbleseg.data import open_dataset
 from scribbleseg.data.slices import open_slices
 from scribbleseg.em import load_segmenter
 from scribbleseg.evaluate.metrics import Score, read_scores, score, write_scores
 from scribbleseg.evaluate.report import Picture, RunSummary
+from scribbleseg.hierarchy import HierarchySegmenter
+from scribbleseg.pipeline import load, phases, recipe_of, taught
 from scribbleseg.relabel.predict import Segmenter
 from scribbleseg.runs import Run
 from scribbleseg.types import UNLABELLED, Cases, Dataset, Labels
@@ -22,11 +24,12 @@ PICTURED_CASES = 3
 def dataset_of(run: Run) -> Dataset:
     """The data set that the run was trained on, opened again as it was then."""
     data = run.details["data"]
-    dataset = open_dataset(data["folder"], data["format"], **data["options"])
-    return fully_annotated(dataset) if run.recipe["annotation"] == "masks" else dataset
+    return taught(recipe_of(run), open_dataset(data["folder"], data["format"], **data["options"]))
 
 
-def score_cases(segmenter: Segmenter, dataset: Dataset, cases: Cases, description: str = "Scoring") -> list[Score]:
+def score_cases(
+    segmenter: Segmenter | HierarchySegmenter, dataset: Dataset, cases: Cases, description: str = "Scoring"
+) -> list[Score]:
     """Segment each case that has a reference and measure it in 3-D on its native grid."""
     scores: list[Score] = []
     for name in track(cases.names, description):
@@ -39,39 +42,49 @@ def score_cases(segmenter: Segmenter, dataset: Dataset, cases: Cases, descriptio
 
 def test_scores(run: Run, fabric: Fabric) -> list[Score]:
     """Scores of the last network on the data set's test cases, kept in the run folder; none without references."""
-    folder = run.path / f"test_scores_{run.recursions - 1}"
+    *_, last = phases(run).values()
+    folder = run.path / f"test_scores_{last.recursions - 1}"
     if (kept := read_scores(folder / "scores.json")) is not None:
         return kept
     dataset = dataset_of(run)
-    scores = score_cases(load_segmenter(run, fabric), dataset, dataset.test)
+    scores = score_cases(load(run, fabric), dataset, dataset.test)
     write_scores(scores, folder)
     return scores
 
 
-def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> RunSummary:
-    """All that a report says of a run. Raises DataError where its data set has gone."""
-    scores = test_scores(run, fabric)
-    pictures = [*_test_pictures(run, fabric, scores), *_training_pictures(run, fabric)]
-    details = run.details
-    return RunSummary(
-        name or details["name"], details["label_names"], run.recipe, details, run.metrics, scores, pictures
-    )
+def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[RunSummary]:
+    """All that a report says of a run; a hierarchy's first phase is summed up by itself, before the whole.
+
+    Raises:
+        DataError: where its data set has gone, or it has not finished.
+    """
+    name = name or run.details["name"]
+    *before, last = phases(run).items()
+    summaries = [summary for phase, each in before for summary in summarise_run(each, fabric, f"{name}: {phase}")]
+    scores, details = test_scores(run, fabric), run.details
+    pictures = [*_test_pictures(run, fabric, scores), *_training_pictures(run, *last, fabric)]
+    summary = RunSummary(name, details["label_names"], run.recipe, details, last[1].metrics, scores, pictures)
+    return [*summaries, summary]
 
 
-def _training_pictures(run: Run, fabric: Fabric) -> Iterator[Picture]:
+def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric) -> Iterator[Picture]:
     """The middle slice of a few training cases: scribbles, seeds, and what each recursion was taught and learned."""
-    dataset, slices = dataset_of(run), open_slices(run.slices)
-    segmenters = [load_segmenter(run, fabric, index) for index in range(run.recursions)]
+    dataset, slices = dataset_of(run), open_slices(part.slices)
+    segmenters = [load_segmenter(part, fabric, index) for index in range(part.recursions)]
+    preprocess = segmenters[0].preprocess
     for name in _spread(dataset.train.names):
         case = dataset.train.named(name)
-        z = _fullest(case.scribbles)
+        rows = slices.rows[name]
+        scribbles = preprocess.native_labels(slices.scribbles[rows], case) if phase else case.scribbles
+        z = _fullest(scribbles)
         reference = dataset.read_reference(name)
-        on_grid = [slices.labels(f"labels_{index}")[slices.rows[name]] for index in range(run.recursions)]
-        taught = [segmenters[0].preprocess.native_labels(labels, case)[z] for labels in on_grid]
+        on_grid = [slices.labels(f"labels_{index}")[rows] for index in range(part.recursions)]
+        learned = [preprocess.native_labels(labels, case)[z] for labels in on_grid]
         for index, segmenter in enumerate(segmenters):
             yield Picture(
-                name, z, index, case.image[0, z], case.scribbles[z], taught[0], taught[index],
-                segmenter.segment(case)[z], None if reference is None else reference[z], "training case",
+                name, z, index, case.image[dataset.shown, z], scribbles[z], learned[0], learned[index],
+                segmenter.segment(case)[z], None if reference is None else reference[z],
+                f"training case{f', {phase}' if phase else ''}",
             )  # fmt: skip
 
 
@@ -80,7 +93,7 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Pi
     if not scores:
         return
     dataset = dataset_of(run)
-    segmenter = load_segmenter(run, fabric)
+    segmenter = load(run, fabric)
     names = list(dict.fromkeys(s.case for s in scores))
     by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name]))
     for title, name in zip(("worst", "median", "best"), _spread(by_dice), strict=False):
@@ -88,7 +101,13 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Pi
         z = _fullest(np.where(reference == 0, UNLABELLED, reference).astype(np.uint8))
         labels = segmenter.segment(case)[z]
         yield Picture(
-            name, z, None, case.image[0, z], prediction=labels, reference=reference[z], title=f"{title} test case"
+            name,
+            z,
+            None,
+            case.image[dataset.shown, z],
+            prediction=labels,
+            reference=reference[z],
+            title=f"{title} test case",
         )
 
 

@@ -7,6 +7,8 @@ RUN/
   recursion_0/           network.pt (weights after its M step), m_step.ckpt (while it runs)
   labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the case's own geometry; labels/1/ ...
   slices/                the cache: preprocessed slices and label maps, memory-mapped
+
+A hierarchy's has recipe.json and run.json, and such a folder for each phase: whole/ and substructures/.
 """
 
 import json
@@ -19,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.volumes import atomically
+from scribbleseg.data.volumes import atomically, link_or_copy
 from scribbleseg.types import DataError
 
 PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai", "nibabel", "simpleitk")
@@ -88,21 +90,23 @@ class Run:
 
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.metrics if kept(r)))
 
-    def inherit(self, donor: "Run") -> None:
-        """Begin as another run did: its cache, seed areas, records and weights of recursion 0.
+    def inherit(self, donor: "Run", recursions: int = 1) -> None:
+        """Begin as another run did: its cache, and labels, records and weights of so many recursions.
 
         The weights come last: after a kill, what had not come over yet is made anew.
         """
-        for name in ("slices", "labels/0"):
+        own = range(recursions)
+        for name in ("slices", *(f"labels/{index}" for index in own)):
             partial = self.path / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            ignored = shutil.ignore_patterns("labels_[!0]*") if name == "slices" else None
-            shutil.copytree(donor.path / name, partial, ignore=ignored)
+            ignored = shutil.ignore_patterns(*(f"labels_{n}.*" for n in range(recursions, donor.recursions + 1)))
+            shutil.copytree(donor.path / name, partial, ignore=ignored, copy_function=link_or_copy)
             finish_folder(partial, self.path / name)
-        records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] == 0)
+        records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] in own)
         write_text(self.path / "metrics.jsonl", "".join(records))
-        with atomically(self.network(0)) as temporary:
-            shutil.copyfile(donor.network(0), temporary)
+        for index in own:
+            with atomically(self.network(index)) as temporary:
+                shutil.copyfile(donor.network(index), temporary)
 
     @cached_property
     def _tensorboard(self):
@@ -119,7 +123,7 @@ def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resu
     """
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: expected a folder for the run, found a file; give another --out")
-    begun = (path / "slices" / "index.json").exists()  # else nothing is there yet that anybody could want back
+    begun = next(path.glob("**/slices/index.json"), None)  # else nothing is there yet that anybody could want back
     if not ((path / "run.json").exists() and begun):
         if not (path / "run.json").exists() and path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: expected a new or empty folder for the run, found files; give another --out")

@@ -1,6 +1,6 @@
 """From native grids to the recipe's grid and back: resampling, cropping, normalisation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -27,10 +27,13 @@ class Preprocess:
     Args:
         spacing_mm: in-plane pixel size of the grid; None is the data set's median, chosen by `resolve`.
         size: side of the square slice in pixels; None is the smallest multiple of 16 that covers every slice.
+        brain: whether mean and variance are those of the brain alone: of the voxels that are not 0 in any channel of a
+            skull-stripped scan. What is outside stays 0 then (Ji et al. 2019, section 3).
     """
 
     spacing_mm: PositiveFloat | None = None
     size: PositiveInt | None = None
+    brain: bool = False
 
     def resolve(self, cases: Cases) -> "Preprocess":
         """The same with both numbers set, from the cases' geometries where they were None (reads every case once)."""
@@ -39,7 +42,7 @@ class Preprocess:
         grids = [(case.geometry.shape[1:], case.spacing_mm[1:]) for case in cases]
         spacing = self.spacing_mm or round(median(mm for _, in_plane in grids for mm in in_plane), 3)
         extent = max(n * mm / spacing for shape, in_plane in grids for n, mm in zip(shape, in_plane, strict=True))
-        return Preprocess(spacing, self.size or STRIDE * int(np.ceil(round(extent) / STRIDE)))
+        return replace(self, spacing_mm=spacing, size=self.size or STRIDE * int(np.ceil(round(extent) / STRIDE)))
 
     def resampled(self, case: Case) -> tuple[int, int]:
         """Height and width of the whole slice at the grid's spacing, before crop or padding."""
@@ -51,13 +54,13 @@ class Preprocess:
         return height, width
 
     def image(self, case: Case) -> Float32[np.ndarray, "depth channel size size"]:
-        """The case's slices on the grid, normalised; padding takes each channel's minimum, which is air."""
+        """The case's slices on the grid, normalised; padding is air: each channel's minimum, or 0 around a brain."""
         assert self.size is not None, "resolve() first"
-        normalised = normalise(case.image)
+        normalised = normalise_brain(case.image) if self.brain else normalise(case.image)
         slices = functional.interpolate(
             torch.from_numpy(normalised.swapaxes(0, 1)), self.resampled(case), mode="bilinear", antialias=True
         ).numpy()
-        floor = normalised.min(axis=(1, 2, 3))[:, None, None]
+        floor = normalised.min(axis=(1, 2, 3))[:, None, None] * (not self.brain)
         return _fit(slices, self.size, np.broadcast_to(floor, (*slices.shape[:-2], 1, 1)))
 
     def labels(self, labels: Labels, case: Case) -> UInt8[np.ndarray, "depth size size"]:
@@ -96,6 +99,16 @@ def normalise(image: Image) -> Image:
     clipped = np.clip(image, low, high)
     mean, std = clipped.mean(axis=(1, 2, 3), keepdims=True), clipped.std(axis=(1, 2, 3), keepdims=True)
     return ((clipped - mean) / np.maximum(std, 1e-8)).astype(np.float32)
+
+
+def normalise_brain(image: Image) -> Image:
+    """Each channel shifted and scaled to mean 0, variance 1 over the brain: what is not 0 in every channel."""
+    brain = (image != 0).any(axis=0)
+    normalised = np.zeros_like(image)
+    for channel, values in enumerate(image[:, brain]):
+        scaled = (values - values.mean(dtype=np.float64)) / max(values.std(dtype=np.float64), 1e-8)
+        normalised[channel, brain] = scaled
+    return normalised
 
 
 def resample_labels(

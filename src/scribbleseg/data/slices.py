@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 from rich.progress import track
 
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.data.volumes import atomically
+from scribbleseg.data.volumes import atomically, link_or_copy
 from scribbleseg.types import UNLABELLED, Cases, DataError
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ class Slices:
         images: `slice channel height width`.
         scribbles: `slice height width`.
         n_pixels: of all slices together, padding left out.
+        present: case name to its image-level labels, or None where nobody gave any.
     """
 
     folder: Path
@@ -37,6 +40,7 @@ class Slices:
     images: Float32[np.ndarray, "slice channel size size"]
     scribbles: UInt8[np.ndarray, "slice size size"]
     n_pixels: int
+    present: dict[str, frozenset[int] | None]
 
     def share(self, mask: Bool[np.ndarray, "slice size size"]) -> float:
         """The share of the pixels that show an image, padding left out, where `mask` is true (false in padding)."""
@@ -78,12 +82,19 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> None:
         if json.loads((folder / "index.json").read_text())["key"] == key:
             return
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
+    with _complete_or_absent(folder) as partial:
+        index = _write_arrays(cases, preprocess, partial)
+        (partial / "index.json").write_text(json.dumps({"key": key, **index}, indent=1))
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name once everything is there, and is gone if it does not come to that."""
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        index = _write_arrays(cases, preprocess, partial)
-        (partial / "index.json").write_text(json.dumps({"key": key, **index}, indent=1))
+        yield partial
         os.replace(partial, folder)
     except OSError as error:
         raise DataError(
@@ -113,6 +124,7 @@ def _write_arrays(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
             spacing_mm = (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm)
             n_pixels = len(image) * int(preprocess.inside(case).sum())
             index[case.name] = {"slices": len(image), "pixels": n_pixels, "spacing_mm": spacing_mm}
+            index[case.name]["present"] = None if case.present is None else sorted(case.present)
             _warn_of_lost_classes(case.name, case.scribbles, strokes)
     if not labelled:
         raise DataError(
@@ -120,6 +132,19 @@ def _write_arrays(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
             "declare which value means unlabelled (dataset.json, 'ignore')"
         )
     return {"shape": shape, "cases": index}
+
+
+def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"], folder: Path) -> None:
+    """Write a cache of the same images with other scribbles; the images are shared on disk where links are possible.
+
+    An existing one is kept. Raises DataError where it cannot be written.
+    """
+    if (folder / "index.json").exists():
+        return
+    with _complete_or_absent(folder) as partial:
+        link_or_copy(slices.folder / "images.raw", partial / "images.raw")
+        (partial / "scribbles.raw").write_bytes(np.ascontiguousarray(scribbles).tobytes())
+        shutil.copyfile(slices.folder / "index.json", partial / "index.json")
 
 
 def open_slices(folder: Path) -> Slices:
@@ -137,6 +162,7 @@ def open_slices(folder: Path) -> Slices:
         np.memmap(folder / "images.raw", np.float32, "r", shape=(start, channels, height, width)),
         np.memmap(folder / "scribbles.raw", np.uint8, "r", shape=(start, height, width)),
         sum(case["pixels"] for case in index["cases"].values()),
+        {name: None if (p := case["present"]) is None else frozenset(p) for name, case in index["cases"].items()},
     )
 
 

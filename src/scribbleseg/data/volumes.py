@@ -8,6 +8,7 @@ so that a run that is killed or a disk that is full leaves no half-written file.
 import errno
 import locale
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import product
@@ -255,6 +256,14 @@ def write_map(path: Path, values: Float32[np.ndarray, "depth height width"], geo
         raise ValueError(f"maps are written as .nii.gz or .nii, not as {path.name}")
     with atomically(path) as temporary:
         nib.save(_as_nifti(values.T, geometry), temporary)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """The same file under another name too, or a copy of it. For files that nobody writes to any more."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
 
 
 @contextmanager

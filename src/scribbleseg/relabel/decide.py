@@ -28,6 +28,14 @@ class Argmax:
 
 
 @dataclass(frozen=True)
+class Keep:
+    """The labels stay as they are: the next M step is a fine-tuning on the same ones (Ji et al. 2019, section 3)."""
+
+    kind: Literal["keep"] = "keep"
+    passes: ClassVar[int] = 0
+
+
+@dataclass(frozen=True)
 class WelchTest:
     """The most probable label where the network is sure of it, else UNLABELLED (Can et al. 2018, section 2.4).
 

@@ -44,15 +44,15 @@ class Augment:
     def __call__(
         self,
         images: Float[Tensor, "batch channel height width"],
-        labels: UInt8[Tensor, "batch height width"],
-    ) -> tuple[Float[Tensor, "batch channel height width"], UInt8[Tensor, "batch height width"]]:
-        """A batch of new tensors of the same shapes and types."""
+        labels: UInt8[Tensor, "batch *map height width"],
+    ) -> tuple[Float[Tensor, "batch channel height width"], UInt8[Tensor, "batch *map height width"]]:
+        """A batch of new tensors of the same shapes and types; several label maps of a slice move together, too."""
         grid = self._grid(images)
         moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
         # Sampling pads with 0, so 0 has to mean UNLABELLED while it runs.
-        shifted = (labels.to(images.dtype) - UNLABELLED)[:, None]
+        shifted = (labels.to(images.dtype) - UNLABELLED).reshape(len(labels), -1, *labels.shape[-2:])
         new = functional.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return self._intensities(moved), (new[:, 0] + UNLABELLED).round().to(torch.uint8)
+        return self._intensities(moved), (new.reshape(labels.shape) + UNLABELLED).round().to(torch.uint8)
 
     def _grid(self, images: Tensor) -> Tensor:
         """Where in the original (x, y in [-1, 1]) each pixel of the new slice is taken from."""

@@ -41,8 +41,8 @@ class DenseCRFLoss(HasDistances):
     kind: Literal["dense_crf_loss"] = "dense_crf_loss"
     alpha: NonNegativeFloat = 1e-8 * (192 * 192) ** 2
     channels: tuple[NonNegativeInt, ...] = (0, 2, 3)
-    sigma_space: PositiveFloat = 30.0
-    sigma_intensity: PositiveFloat = 0.5
+    sigma_space: PositiveFloat = 15.0
+    sigma_intensity: PositiveFloat = 0.3
     scale: PositiveInt = 1
 
     def __call__(

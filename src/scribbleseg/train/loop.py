@@ -8,23 +8,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, UInt8
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import nn
 
 from scribbleseg.data.volumes import atomically
 from scribbleseg.train.augment import Augment
-from scribbleseg.train.losses import partial_cross_entropy
+from scribbleseg.train.losses import PartialCrossEntropy, ScribblesAndAreas
 from scribbleseg.types import UNLABELLED, DataError
 
 LOG_EVERY = 50
 """Iterations between two records of the loss."""
+
+POOLED = PartialCrossEntropy()
 
 CHECKPOINT_EVERY = 250
 """Iterations between two checkpoints: at most this much work is done twice after a kill."""
@@ -43,12 +46,49 @@ class Training:
         iterations_again: of each later one, which starts from the last network's weights.
     """
 
+    kind: Literal["adam"] = "adam"
     batch: PositiveInt = 10
     learning_rate: PositiveFloat = 0.001
     decay: PositiveFloat = 0.9
     decay_every: PositiveInt = 3000
     iterations: PositiveInt = 12000
     iterations_again: PositiveInt = 6000
+
+    def optimiser(self, part: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """Of a part of the network."""
+        return torch.optim.Adam(part.parameters(), learning_rate)
+
+    def factor(self, iteration: int, iterations: int) -> float:
+        """On the learning rate of an iteration, counted from 0."""
+        return self.decay ** (iteration // self.decay_every)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """How one M step trains with momentum and a rate that falls linearly to 0 (Ji et al. 2019, section 3).
+
+    Args:
+        batch: slices in one update on one device; 32 in the paper.
+        learning_rate: the first iteration's; 0.01 is our reading of the paper's "0.011".
+        momentum: 0.9 in the paper.
+        iterations: of the first M step; 10k in the paper.
+        iterations_again: of each later one, from `learning_rate` down to 0 again; 20k in the paper, with its CRF loss.
+    """
+
+    kind: Literal["sgd"] = "sgd"
+    batch: PositiveInt = 32
+    learning_rate: PositiveFloat = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    iterations: PositiveInt = 10000
+    iterations_again: PositiveInt = 20000
+
+    def optimiser(self, part: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """Of a part of the network."""
+        return torch.optim.SGD(part.parameters(), learning_rate, momentum=self.momentum)
+
+    def factor(self, iteration: int, iterations: int) -> float:
+        """On the learning rate of an iteration, counted from 0."""
+        return 1 - iteration / iterations
 
 
 def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
@@ -88,12 +128,15 @@ def m_step(
     network: nn.Module,
     images: Float32[np.ndarray, "slice channel size size"],
     labels: UInt8[np.ndarray, "slice size size"],
-    training: Training,
+    training: Training | SGD,
     augment: Augment,
     iterations: int,
     stream: tuple[int, int],
     checkpoint: Path,
     log: Callable[[dict], None],
+    loss: PartialCrossEntropy | ScribblesAndAreas = POOLED,
+    scribbles: UInt8[np.ndarray, "slice size size"] | None = None,
+    crf: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """Train `network` in place on the labelled pixels.
 
@@ -112,11 +155,15 @@ def m_step(
         stream: the run's seed and the recursion's number.
         checkpoint: written every 250 iterations, atomically; continued from if it exists.
         log: called on rank 0 with {"iteration", "loss", "learning_rate", "images_per_second"} every 50 iterations.
+        loss: of the labels.
+        scribbles: the part of `labels` that was drawn, for a loss that `sees_scribbles`.
+        crf: added to the loss: of logits and images.
 
     Raises:
         ValueError: if no slice has a label.
         DataError: if the loss is no longer finite; the last checkpoint is kept.
     """
+    maps = [labels, scribbles] if loss.sees_scribbles and scribbles is not None else [labels]
     usable = np.flatnonzero((labels != UNLABELLED).any(axis=(1, 2)))
     if not len(usable):
         raise ValueError(f"expected labelled pixels to train on, found none in {len(labels)} slices")
@@ -124,7 +171,7 @@ def m_step(
     turns = getattr(network, "turns", ((network, None, 1),))  # several where parts are trained by turns
     rates = [training.learning_rate if rate is None else rate for _, rate, _ in turns]
     turn_of = [turn for turn, (_, _, updates) in enumerate(turns) for _ in range(updates)]
-    optimisers = [torch.optim.Adam(part.parameters(), lr) for (part, _, _), lr in zip(turns, rates, strict=True)]
+    optimisers = [training.optimiser(part, lr) for (part, _, _), lr in zip(turns, rates, strict=True)]
     model, *optimisers = fabric.setup(network, *optimisers)
     parts = {"network": network, **{f"optimiser_{turn}": each for turn, each in enumerate(optimisers)}}
     first = 0
@@ -142,15 +189,19 @@ def m_step(
         for iteration in range(first, iterations):
             torch.manual_seed(_mix(*stream, iteration, fabric.global_rank))
             chosen = batches(iteration)
-            x, y = augment(*(fabric.to_device(torch.from_numpy(a[chosen])) for a in (images, labels)))
-            loss = partial_cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), y)
+            batch = images[chosen], np.stack([each[chosen] for each in maps], axis=1)
+            x, y = augment(*(fabric.to_device(torch.from_numpy(array)) for array in batch))
+            logits = model(x.contiguous(memory_format=torch.channels_last))
+            objective = loss(logits, *y.unbind(1))
+            if crf is not None:
+                objective = objective + crf(logits, x)
             model.zero_grad()
-            fabric.backward(loss)
-            turn, decay = turn_of[iteration % len(turn_of)], training.decay ** (iteration // training.decay_every)
+            fabric.backward(objective)
+            turn, decay = turn_of[iteration % len(turn_of)], training.factor(iteration, iterations)
             for group in optimisers[turn].param_groups:
                 group["lr"] = rates[turn] * decay
             optimisers[turn].step()
-            losses.append(loss.detach())
+            losses.append(objective.detach())
             done = iteration + 1
             if done % LOG_EVERY == 0 or done == iterations:
                 record = {

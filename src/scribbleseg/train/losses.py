@@ -1,7 +1,11 @@
-"""Losses that see labelled pixels only."""
+"""Losses that see labelled pixels only: one mean over all of them, or scribbles and grown areas each by its own."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,3 +22,48 @@ def partial_cross_entropy(
     """
     summed = functional.cross_entropy(logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="sum")
     return summed / torch.count_nonzero(labels != UNLABELLED).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class PartialCrossEntropy:
+    """One mean over all labelled pixels, drawn or grown (Can et al. 2018, section 2.2)."""
+
+    kind: Literal["partial_cross_entropy"] = "partial_cross_entropy"
+    sees_scribbles: ClassVar[bool] = False
+    """Whether it tells scribbles from the areas that grew out of them."""
+
+    def __call__(
+        self, logits: Float[Tensor, "batch label *space"], labels: UInt8[Tensor, "batch *space"]
+    ) -> Float[Tensor, ""]:
+        """See `partial_cross_entropy`."""
+        return partial_cross_entropy(logits, labels)
+
+
+@dataclass(frozen=True)
+class ScribblesAndAreas:
+    """L = scribbles LS + areas LG: Ji et al. 2019, section 2.1.
+
+    LS is the partial cross-entropy over the scribbles, LG that over the labelled pixels which are not scribbled; each
+    is a mean over its own pixels of the batch, so that thousands of grown pixels do not drown the few that somebody
+    drew.
+
+    Args:
+        scribbles: weight of LS; 1 in the paper.
+        areas: weight of LG: lambda, 0.8 in the paper's first phase and 0.2 in its second (section 3).
+    """
+
+    kind: Literal["scribbles_and_areas"] = "scribbles_and_areas"
+    scribbles: NonNegativeFloat = 1.0
+    areas: NonNegativeFloat = 0.8
+    sees_scribbles: ClassVar[bool] = True
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "batch label *space"],
+        labels: UInt8[Tensor, "batch *space"],
+        scribbles: UInt8[Tensor, "batch *space"],
+    ) -> Float[Tensor, ""]:
+        """Of areas and scribbles together (`labels`) and of the scribbles among them."""
+        areas = torch.where(scribbles == UNLABELLED, labels, UNLABELLED)
+        parts = ((self.scribbles, scribbles), (self.areas, areas))
+        return torch.stack([weight * partial_cross_entropy(logits, each) for weight, each in parts if weight]).sum()

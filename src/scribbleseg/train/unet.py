@@ -1,5 +1,6 @@
 """The paper's modified U-Net, at full size or compact, with dropout in its innermost blocks."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
@@ -123,6 +124,19 @@ class UNetModule(nn.Module):
             x = self.up[level](x)
             x = self.merge[level](torch.cat([x, _centre(skips[level], x.shape[-2:])], dim=1))
         return self.head(x)
+
+    def start_from(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights of a network of the same filters that tells other labels apart, all but the last layer's.
+
+        With the last layer, those of the way up stay new: in this U-Net they are made label by label (see `UNet`).
+        """
+        own = self.state_dict()
+        for name, weights in state.items():
+            if name.startswith("merge.") and weights.ndim == 4:  # inputs: first the labels, then the skip
+                skip = len(weights)
+                own[name][:, -skip:] = weights[:, -skip:]
+            elif name.startswith(("down.", "merge.")):
+                own[name].copy_(weights)
 
     def for_passes(self) -> "UNetModule":
         """A copy for stochastic passes: dropout is on, running batch statistics are folded into the convolutions."""

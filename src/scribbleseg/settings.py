@@ -1,0 +1,95 @@
+"""Recipes as plain data: to JSON and back, and with single fields changed; errors name the field as people write it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from scribbleseg.types import DataError
+
+Part = TypeVar("Part")
+
+
+def to_plain(part: Any) -> dict[str, Any]:
+    """A frozen dataclass, nested ones included, as plain data for JSON."""
+    return TypeAdapter(type(part)).dump_python(part, mode="json")
+
+
+def from_plain(kind: type[Part], data: dict[str, Any]) -> Part:
+    """The dataclass from plain data. Raises DataError naming the field, what was expected and what came."""
+    try:
+        return TypeAdapter(kind).validate_python(data)
+    except ValidationError as error:
+        tags = frozenset(_tags(kind))
+        problems = error.errors()
+        if missing := [_where(problem, tags) for problem in problems if problem["type"] == "missing"]:
+            raise DataError(
+                f"recipe fields {', '.join(missing)}: expected values, got none; "
+                "set them, too, or start from a recipe that has them"
+            ) from None
+        raise DataError("; ".join(_explain(problem, tags) for problem in problems)) from None
+
+
+def override(part: Part, settings: Sequence[str]) -> Part:
+    """Apply `field=value` settings, such as `training.batch=4` or `seeds.tau=0.9`; values are JSON or plain text.
+
+    Raises:
+        DataError: for a field that there is not, or a value of the wrong type.
+    """
+    data = to_plain(part)
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise DataError(f"--set {setting}: expected field=value, such as training.batch=4")
+        *parents, leaf = path.split(".")
+        node: Any = data
+        for name in parents:
+            node = node.get(name) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or leaf not in node:
+            closest = get_close_matches(path, list(_paths(part)), n=5, cutoff=0.3)
+            raise DataError(
+                f"--set {setting}: expected a field of the recipe, got {path}; the closest are "
+                f"{', '.join(closest) or 'none'}, and `scribbleseg recipes NAME` lists all"
+            )
+        try:
+            node[leaf] = json.loads(text)
+        except json.JSONDecodeError:
+            node[leaf] = text
+    return from_plain(type(part), data)
+
+
+def _where(problem: Any, tags: frozenset[str]) -> str:
+    """The field's path as `--set` takes it: without the kind that a union is told apart by."""
+    return ".".join(str(part) for part in problem["loc"] if part not in tags)
+
+
+def _explain(problem: Any, tags: frozenset[str]) -> str:
+    where = _where(problem, tags)
+    if problem["type"] == "value_error":  # our own: it says what it got
+        return f"recipe field {where}: {problem['ctx']['error']}"
+    return f"recipe field {where}: {problem['msg'].lower()}, got {problem['input']!r}"
+
+
+def _tags(kind: Any) -> Iterator[str]:
+    """The `kind` of every part that a recipe chooses among."""
+    if not is_dataclass(kind):
+        for argument in get_args(kind):
+            yield from _tags(argument)
+        return
+    for field in fields(kind):
+        if field.name == "kind":
+            yield str(field.default)
+    for annotation in get_type_hints(kind).values():
+        yield from _tags(annotation)
+
+
+def _paths(part: Any, prefix: str = "") -> Iterator[str]:
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if is_dataclass(value):
+            yield from _paths(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
