@@ -2,6 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.data import fingerprint, fully_annotated, open_dataset
 from scribbleseg.data.acdc import PUBLISHED_TEST, PUBLISHED_TRAIN, PUBLISHED_VALIDATION, acdc, patients
 from scribbleseg.types import UNLABELLED, DataError
@@ -102,6 +103,22 @@ def test_missing_scribbles_are_an_error_not_an_empty_case(tree):
     (tree / "patient002" / "patient002_frame01_scribble.nii.gz").unlink()
     with pytest.raises(DataError, match=r"patient002_frame01_scribble\.nii\.gz: expected this file, found none"):
         acdc(tree).train.named("patient002_frame01")
+
+
+def test_masks_alone_can_be_simulated_upon(tree):
+    for file in tree.rglob("*_scribble.nii.gz"):
+        file.unlink()
+    dataset = open_dataset(tree)
+    assert all((case.scribbles == UNLABELLED).all() for case in dataset.train)
+    np.testing.assert_array_equal(dataset.reference("patient001_frame01"), MASK.T)
+    assert "no training case has scribbles: `scribbleseg simulate`" in dataset.notes[-1]
+    folder = write_simulation(dataset, RULES["full"], tree / "drawn")
+    simulated = open_dataset(tree, scribbles=folder)
+    assert (simulated.train[0].scribbles != UNLABELLED).any()
+    assert not any("no training case has scribbles" in note for note in simulated.notes)
+    (tree / "empty").mkdir()  # a folder that was given has to have them
+    with pytest.raises(DataError, match=r"patient001_frame01_scribble\.nii\.gz: expected this file, found none"):
+        acdc(tree, scribbles=tree / "empty").train[0]
 
 
 def test_own_patient_lists(tree):

@@ -1,5 +1,6 @@
 import json
 import pickle
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -106,6 +107,46 @@ def test_a_misnamed_scribble_is_not_silently_a_test_case(root):
     assert dataset.train.names == ("a", "b_scribble")
     with pytest.raises(DataError, match=r"images/b_scribble\.nii\.gz: expected this file, found none"):
         dataset.train.named("b_scribble")
+
+
+class TestMasksWithoutScribbles:
+    @pytest.fixture
+    def root(self, root):
+        shutil.rmtree(root / "scribbles")
+        save(root / "masks" / "a.nii.gz", strokes(unlabelled=0))
+        return root
+
+    @pytest.mark.parametrize("ignore", [{}, {"ignore": 9}])
+    def test_cases_with_masks_train_and_the_others_test(self, root, ignore):
+        declare(root, {"background": 0, "liver": 1, "tumour": 2, **ignore})
+        dataset = open_dataset(root)
+        assert (dataset.train.names, dataset.test.names) == (("a", "c"), ("b",))
+        assert all((case.scribbles == UNLABELLED).all() for case in dataset.train)
+        np.testing.assert_array_equal(dataset.reference("a"), strokes(unlabelled=0).T)
+        assert "simulate" in dataset.notes[0]
+        assert dataset.notes[1] == "1 of 3 cases have no mask and are test cases"
+
+    def test_their_values_must_be_declared(self, root):
+        declare(root, {"background": 0, "liver": 1})
+        with pytest.raises(DataError, match=r"case a: .*expected the values 0 background, 1 liver, found 2 \("):
+            folder(root).reference("a")
+        declare(root, {"liver": 1, "tumour": 2})
+        with pytest.raises(DataError, match='expected "background" among the labels'):
+            folder(root)
+        (root / "dataset.json").unlink()
+        with pytest.raises(DataError, match=r"dataset\.json: expected this file to say what the masks' values mean"):
+            folder(root)
+
+    def test_masks_of_other_images_are_refused(self, root):
+        for name in "ac":
+            (root / "masks" / f"{name}.nii.gz").rename(root / "masks" / f"{name}_seg.nii.gz")
+        with pytest.raises(DataError, match="expected masks named like the images, found a_seg, c_seg"):
+            folder(root)
+
+    def test_neither_is_refused(self, root):
+        shutil.rmtree(root / "masks")
+        with pytest.raises(DataError, match="expected scribbles in .*found none; draw some, or add masks/"):
+            folder(root)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,21 @@ def test_references_come_from_masks_tr_and_labels_ts(raw):
         dataset.reference("b")
 
 
+def test_without_an_ignore_label_the_label_maps_are_full_masks(raw):
+    declare(raw, labels={"background": 0, "core": 1, "edema": 2})
+    save(raw / "labelsTr" / "b.nii.gz", SCRIBBLE % 3)
+    dataset = open_dataset(raw)
+    assert [(case.scribbles == UNLABELLED).all() for case in dataset.train] == [True, True]
+    np.testing.assert_array_equal(dataset.reference("b"), [[[0, 2], [1, 0]]])
+    with pytest.raises(DataError, match=r"case a: .*expected the values 0 background, 1 core, 2 edema, found 3"):
+        dataset.reference("a")
+    assert "simulate" in dataset.notes[0]
+    assert 'if they are scribbles, declare "ignore": 3' in dataset.notes[1]
+    (raw / "labelsTr" / "b.nii.gz").unlink()
+    with pytest.raises(DataError, match=r"case b: .*labelsTr/b\.nii\.gz: expected this file, found none"):
+        nnunet(raw).reference("b")
+
+
 def test_pictures_may_hold_their_colours_in_one_file(tmp_path):
     for folder in ("imagesTr", "labelsTr"):
         (tmp_path / folder).mkdir()
@@ -74,7 +89,8 @@ def test_a_missing_file_is_an_error_of_its_case(raw, missing):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": {"background": 0, "core": 1, "edema": 2}}, r'add "ignore": 3'),
+        ({"labels": {"background": 0, "core": 1, "edema": 3}}, "without gaps"),
+        ({"labels": {"core": 1, "edema": 2}}, 'expected "background" among the labels'),
         ({"labels": {"0": "background", "1": "core"}, "modality": {"0": "T1"}}, "nnUNetv2_convert_old_nnUNet_dataset"),
         ({"labels": {"background": 0, "whole": [1, 2], "ignore": 3}}, 'the label "whole".*regions'),
         ({"labels": {"background": 0, "core": 1, "ignore": 4}}, "without gaps"),

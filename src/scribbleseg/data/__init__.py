@@ -15,7 +15,7 @@ import numpy as np
 
 from scribbleseg.data.acdc import acdc
 from scribbleseg.data.brats import brats
-from scribbleseg.data.case_files import CaseError, Encoding
+from scribbleseg.data.case_files import WITHOUT_SCRIBBLES, CaseError, Encoding
 from scribbleseg.data.folder import declared_encoding, folder, images, read_declaration
 from scribbleseg.data.nnunet import nnunet
 from scribbleseg.data.present import read_present
@@ -197,7 +197,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         dataset,
         train=Cases(dataset.train.names, partial(_read_scribbled, dataset.train, files, encoding, present)),
         scribble_names=scribble_names,
-        notes=(*dataset.notes, *notes),
+        notes=(*(note for note in dataset.notes if note != WITHOUT_SCRIBBLES), *notes),
         options={**dataset.options, "scribbles": str(root.resolve())},
     )
 

@@ -11,6 +11,9 @@ Trees that are understood (`.nii` or `.nii.gz`), in the folder itself, in `train
     patientNNN/patientNNN_frameNN_gt.nii.gz          its mask
     patientNNN/patientNNN_frameNN_scribble.nii.gz    its scribbles, here or in the folder given as `scribbles`
     patientNNN/Info.cfg                              optional; names the two frames
+
+The official data set has no scribbles; where there are none at all, training cases are entirely UNLABELLED until a
+folder of simulated ones is given.
 """
 
 import re
@@ -19,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.case_files import CaseFiles, Encoding, dataset, nifti
+from scribbleseg.data.case_files import WITHOUT_SCRIBBLES, CaseFiles, Encoding, dataset, nifti
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 ENCODING = Encoding(("background", "RV", "Myo", "LV"), {0: 0, 1: 1, 2: 2, 3: 3, 4: UNLABELLED})
@@ -68,7 +71,8 @@ def acdc(
 
     Returns:
         Training cases with scribbles and test cases without. Patients that are not on disk are left out and listed in
-        `notes`; a frame whose image or scribbles are missing is an error when it is read.
+        `notes`; a frame whose image or scribbles are missing is an error when it is read, unless no training case has
+        any (see above), which `notes` then say.
 
     Raises:
         DataError: no such tree, no such split or fold, or a patient in both lists.
@@ -97,6 +101,9 @@ def acdc(
         n_asked = len(train_patients) + len(test_patients)
         numbers = ", ".join(map(str, absent))
         notes.append(f"{len(absent)} of the split's {n_asked} patients are not in {root} and are skipped: {numbers}")
+    if apart is None and not any(case.scribbles and case.scribbles.is_file() for case in train):
+        train = [replace(case, scribbles=None) for case in train]
+        notes.append(WITHOUT_SCRIBBLES)
     if not train:
         raise DataError(f"acdc: expected training patients {_numbers(train_patients)}, found none of them in {root}")
     return replace(dataset("acdc", root, ENCODING, train, test, notes), options=options)

@@ -12,6 +12,9 @@ from jaxtyping import Integer
 from scribbleseg.data.volumes import NIFTI, FileError, check_same_grid, read_geometry, read_image, read_labels
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels
 
+WITHOUT_SCRIBBLES = "no training case has scribbles: `scribbleseg simulate` draws some from the masks"
+"""A note of data sets that have masks only."""
+
 
 @dataclass(frozen=True)
 class CaseFiles:
@@ -20,7 +23,7 @@ class CaseFiles:
     Args:
         name: unique within the data set.
         images: one file a channel.
-        scribbles: or None where nobody drew any (a test case): the case is then entirely UNLABELLED.
+        scribbles: or None where nobody drew any (a test case, or masks only): the case is then entirely UNLABELLED.
         reference: the full mask, or None.
     """
 

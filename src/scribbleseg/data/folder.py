@@ -2,8 +2,11 @@
 
     images/CASE.nii.gz       or, with several channels, images/CASE_0000.nii.gz, images/CASE_0001.nii.gz, ...
     scribbles/CASE.nii.gz    a case with scribbles is trained on; a case without is a test case
-    masks/CASE.nii.gz        optional: full reference masks, for evaluation only
+    masks/CASE.nii.gz        optional: full reference masks, for evaluation, and to simulate scribbles from
     dataset.json             {"labels": {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}}
+
+Without scribbles/, cases with masks are the training cases, entirely UNLABELLED until a folder of simulated scribbles
+is given; "ignore" is then not needed.
 
 `ignore` (nnU-Net's word) is the value of the voxels that nobody has labelled; it may be any value, 0 included, and so
 may background. It has to be declared: in many drawing tools 0 is "nothing drawn here", in label maps it is background,
@@ -14,13 +17,13 @@ and 0 is background.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scribbleseg.data.case_files import CaseFiles, Encoding, cases, dataset
+from scribbleseg.data.case_files import WITHOUT_SCRIBBLES, CaseFiles, Encoding, cases, dataset
 from scribbleseg.data.volumes import ENDINGS, ending, read_labels, stem, volumes_in
 from scribbleseg.types import UNLABELLED, Cases, DataError, Dataset
 
@@ -40,9 +43,10 @@ def folder(folder: str | Path) -> Dataset:
     images, scribbles, masks = (volumes_in(root / name) for name in ("images", "scribbles", "masks"))
     if not images:
         raise DataError(f"{root}: expected images in {root / 'images'} ({', '.join(ENDINGS)}), found none")
-    if not scribbles:
+    if not scribbles and not masks:
         raise DataError(
-            f"{root}: expected scribbles in {root / 'scribbles'}, named like their images, found none; draw some"
+            f"{root}: expected scribbles in {root / 'scribbles'}, named like their images, found none; draw some, or "
+            "add masks/ to simulate some from"
         )
     encoding = _declared(root, scribbles)
     channels = group_channels(images.values(), whole_names={*scribbles, *masks})
@@ -52,8 +56,16 @@ def folder(folder: str | Path) -> Dataset:
         CaseFiles(name, paths, scribbles.get(name), masks.get(name))
         for name, paths in sorted({**expected, **channels}.items())
     ]
-    train, test = ([f for f in files if (f.scribbles is not None) is drawn] for drawn in (True, False))
-    notes = [f"{len(test)} of {len(files)} cases have no scribbles and are test cases"] if test else []
+    trained_on = scribbles or masks
+    train, test = ([f for f in files if (f.name in trained_on) is drawn] for drawn in (True, False))
+    if not train:
+        raise DataError(
+            f"{root}: expected masks named like the images, found {', '.join(list(masks)[:3])}; rename them"
+        )
+    notes = [] if scribbles else [WITHOUT_SCRIBBLES]
+    if test:
+        what = "scribbles" if scribbles else "mask"
+        notes.append(f"{len(test)} of {len(files)} cases have no {what} and are test cases")
     if orphans := sorted(set(masks) - {f.name for f in files}):
         notes.append(f"masks without an image are skipped: {', '.join(orphans)}")
     return dataset("folder", root, encoding, train, test, notes)
@@ -119,8 +131,15 @@ def read_declaration(file: Path) -> dict[str, Any]:
     return declaration
 
 
-def declared_encoding(file: Path, labels: Mapping[str, Any]) -> Encoding:
+def declared_encoding(
+    file: Path, labels: Mapping[str, Any], needed: Sequence[str] = ("background", "ignore")
+) -> Encoding:
     """The encoding that `{"background": 0, "RV": 1, ..., "ignore": 4}` declares.
+
+    Args:
+        file: where it stands, for messages.
+        labels: values by name.
+        needed: names that must be among them; full masks need no "ignore".
 
     Raises:
         DataError: a value is not a whole number or stands twice, or background, ignore or any structure is missing.
@@ -131,21 +150,27 @@ def declared_encoding(file: Path, labels: Mapping[str, Any]) -> Encoding:
             raise DataError(f'{file}: expected a whole number for the label "{name}", found {value!r}{hint}; write one')
     if twice := [value for value, count in Counter(labels.values()).items() if count > 1]:
         raise DataError(f"{file}: expected a value of its own for each label, found {twice} twice; correct it")
-    for needed in ("background", "ignore"):
-        if needed not in labels:
-            raise DataError(
-                f'{file}: expected "{needed}" among the labels, found {", ".join(labels)}; declare its value'
-            )
+    for name in needed:
+        if name not in labels:
+            raise DataError(f'{file}: expected "{name}" among the labels, found {", ".join(labels)}; declare its value')
     structures = sorted((value, name) for name, value in labels.items() if name not in ("background", "ignore"))
     if not structures:
         raise DataError(f"{file}: expected at least one structure among the labels, found only background and ignore")
-    values = {labels["background"]: 0, labels["ignore"]: UNLABELLED}
-    values |= {value: label for label, (value, _) in enumerate(structures, start=1)}
+    values = {labels["background"]: 0} | {value: label for label, (value, _) in enumerate(structures, start=1)}
+    if "ignore" in labels:
+        values[labels["ignore"]] = UNLABELLED
     return Encoding(("background", *(name for _, name in structures)), values)
 
 
 def _declared(root: Path, scribbles: Mapping[str, Path]) -> Encoding:
     file = root / "dataset.json"
+    if not scribbles:
+        if not file.is_file():
+            raise DataError(
+                f"{file}: expected this file to say what the masks' values mean, found none; write "
+                '{"labels": {"background": 0, "NAME": 1, ...}} with your names'
+            )
+        return declared_encoding(file, read_declaration(file)["labels"], needed=("background",))
     if not file.is_file():
         raise DataError(
             f"{file}: expected this file to say what the scribbles' values mean, found none. {_advice(scribbles)}"

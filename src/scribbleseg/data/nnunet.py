@@ -2,17 +2,18 @@
 
     dataset.json                     channel_names, labels with "ignore" as the highest value, file_ending
     imagesTr/CASE_0000.nii.gz        one file a channel
-    labelsTr/CASE.nii.gz             the scribbles
+    labelsTr/CASE.nii.gz             the scribbles; full masks where the labels have no "ignore"
     masksTr/CASE.nii.gz              optional and ours: full reference masks of the training cases
     imagesTs/, labelsTs/             optional: test images and their full masks
 
 Format: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md and ignore_label.md beside it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.case_files import CaseFiles, Encoding, dataset
+from scribbleseg.data.case_files import WITHOUT_SCRIBBLES, CaseFiles, Encoding, dataset
 from scribbleseg.data.folder import CHANNEL, declared_encoding, read_declaration
 from scribbleseg.data.volumes import PNG, volumes_in
 from scribbleseg.types import UNLABELLED, DataError, Dataset
@@ -23,10 +24,12 @@ def nnunet(folder: str | Path) -> Dataset:
 
     Returns:
         A training case for each label map and each image in `imagesTr`, a test case for each image in `imagesTs`.
-        Missing channels and label maps are errors when the case is read.
+        Missing channels and label maps are errors when the case is read. Where the labels have no "ignore", `labelsTr`
+        are full masks by nnU-Net's definition: references, and the training cases are entirely UNLABELLED until a
+        folder of simulated scribbles is given.
 
     Raises:
-        DataError: no dataset.json, one of version 1, labels with gaps, or no "ignore" as the highest of them.
+        DataError: no dataset.json, one of version 1, labels with gaps, or an "ignore" that is not the highest of them.
     """
     root = Path(folder)
     encoding, n_channels, suffix = _declared(root / "dataset.json")
@@ -34,13 +37,18 @@ def nnunet(folder: str | Path) -> Dataset:
         CaseFiles(name, paths, root / "labelsTr" / f"{name}{suffix}", volumes_in(root / "masksTr").get(name))
         for name, paths in _images(root / "imagesTr", root / "labelsTr", n_channels, suffix).items()
     ]
+    notes = []
+    if UNLABELLED not in encoding.labels.values():
+        train = [replace(case, scribbles=None, reference=case.scribbles) for case in train]
+        ignore = len(encoding.label_names)
+        notes = [WITHOUT_SCRIBBLES, f'labelsTr are full masks; if they are scribbles, declare "ignore": {ignore}']
     test = [
         CaseFiles(name, paths, None, volumes_in(root / "labelsTs").get(name))
         for name, paths in _images(root / "imagesTs", root / "labelsTs", n_channels, suffix).items()
     ]
     if not train:
         raise DataError(f"{root}: expected CASE_0000{suffix} in {root / 'imagesTr'}, found none; check file_ending")
-    return dataset("nnunet", root, encoding, train, test)
+    return dataset("nnunet", root, encoding, train, test, notes)
 
 
 def _declared(file: Path) -> tuple[Encoding, int, str]:
@@ -56,17 +64,13 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
             f"{file}: expected version 2 of nnU-Net's format, found version 1 (labels by number, modality); "
             "convert it with nnUNetv2_convert_old_nnUNet_dataset"
         )
-    if "ignore" not in labels:
+    encoding = declared_encoding(file, labels, needed=("background",))
+    structures = list(range(len(encoding.label_names)))
+    in_order = [*structures, UNLABELLED] if "ignore" in labels else structures
+    if encoding.labels != dict(enumerate(in_order)):
         raise DataError(
-            f'{file}: expected the value of unlabelled voxels as "ignore" among the labels, found {labels}, so that 0 '
-            f'could mean background or unlabelled; add "ignore": {len(labels)} and give unlabelled voxels that value'
-        )
-    encoding = declared_encoding(file, labels)
-    values = sorted(encoding.labels)
-    if values != list(range(len(values))) or encoding.labels[values[-1]] != UNLABELLED or encoding.labels[0] != 0:
-        raise DataError(
-            f"{file}: expected background 0, structures 1, 2, ... without gaps and ignore as the highest value, found "
-            f"{labels}; renumber them, or use the layout of --format folder, which takes any values"
+            f"{file}: expected background 0, structures 1, 2, ... without gaps and, if any, ignore as the highest value, "
+            f"found {labels}; renumber them, or use the layout of --format folder, which takes any values"
         )
     if not isinstance(channels := declaration.get("channel_names"), dict) or not channels:
         raise DataError(f'{file}: expected "channel_names": {{"0": "MRI", ...}}, found {channels!r}; add it')
