@@ -226,7 +226,7 @@ def test_bad_images_are_refused():
     with pytest.raises(DataError, match="1 voxels that are NaN"):
         RandomWalker()(broken, scribbles, MM)
     with pytest.raises(DataError, match="same grid"):
-        random_walker._check(image, scribbles[:, :-1], MM)  # the public call's types are checked here first
+        random_walker.check_volume(image, scribbles[:, :-1], MM, "x")  # the public call's types are checked here first
     with pytest.raises(DataError, match="voxel sizes"):
         RandomWalker()(image, scribbles, (1.0, 0.0, 1.0))
 

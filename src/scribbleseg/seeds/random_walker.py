@@ -105,7 +105,7 @@ class RandomWalker:
         Raises:
             DataError: shapes that do not fit, or an image that is not finite.
         """
-        _check(image, scribbles, spacing_mm)
+        check_volume(image, scribbles, spacing_mm, "random walker")
         scaled = _scale(np.asarray(image))
         drawn = scribbles[scribbles != UNLABELLED]
         n_labels = max(int(drawn.max(initial=0)) + 1, 2)
@@ -154,7 +154,7 @@ def grow(
     than one worker needs the usual `if __name__ == "__main__":`, as the workers do not fork (torch would not survive).
 
     Args:
-        seeder: a RandomWalker, Strokes, or any other that can be pickled.
+        seeder: a RandomWalker, Strokes, GraphCut, or any other that can be pickled.
         volumes: read lazily, memory maps welcome.
         workers: processes; 1 works in this one.
         total: number of volumes, for the bar's estimate of the time left.
@@ -198,18 +198,19 @@ def _in_processes(seeder: Seeder, volumes: Iterable[Volume], workers: int) -> It
             pool.shutdown(cancel_futures=True)
 
 
-def _check(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[float]) -> None:
+def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[float], seeder: str) -> None:
+    """Raises DataError, with the seeder's name, where a volume is not one."""
     if image.ndim != 4 or image.shape[1:] != scribbles.shape:
         raise DataError(
-            "random walker: expected an image `channel depth height width` and scribbles `depth height width` on the "
+            f"{seeder}: expected an image `channel depth height width` and scribbles `depth height width` on the "
             f"same grid, got {image.shape} and {scribbles.shape}; resample one to the other"
         )
     if len(spacing_mm) != 3 or not all(0.0 < s < np.inf for s in spacing_mm):
-        raise DataError(f"random walker: expected three positive voxel sizes in mm, got {tuple(spacing_mm)}")
+        raise DataError(f"{seeder}: expected three positive voxel sizes in mm, got {tuple(spacing_mm)}")
     bad = int(np.count_nonzero(~np.isfinite(image)))
     if bad:
         raise DataError(
-            f"random walker: expected finite intensities, got {bad} voxels that are NaN or infinite among "
+            f"{seeder}: expected finite intensities, got {bad} voxels that are NaN or infinite among "
             f"{image.size}; replace them in the image file"
         )
 
