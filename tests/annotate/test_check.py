@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scribbleseg.annotate.check import DATA_SET, check
-from scribbleseg.data import acdc, folder, nnunet
+from scribbleseg.data import acdc, folder, nnunet, open_dataset
 from scribbleseg.types import UNLABELLED
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2, "ignore": 9}
@@ -58,7 +58,7 @@ def test_a_sound_data_set_has_no_faults(root):
     audit = check(folder(root))
     assert audit.sound
     [note] = audit.faults
-    assert (note.severity, note.case) == ("warning", DATA_SET)
+    assert (note.severity, note.case) == ("note", DATA_SET)
 
 
 def test_coverage_counts_cases_and_voxels(root):
@@ -172,6 +172,76 @@ def test_progress_sees_every_case_once(root):
 
     check(folder(root), progress)
     assert seen == [("train", "a"), ("train", "b"), ("test", "c")]
+
+
+class TestOfTheWholeTumour:
+    """Scribbles that are coarser than the masks, and image-level labels."""
+
+    @pytest.fixture
+    def brain(self, tmp_path):
+        """Three training cases: everything, no ET, and no tumour scribbled."""
+        for k, structures in enumerate([(1, 2, 4), (1, 2), (1, 2, 4)]):
+            for seed, part in enumerate(("t1", "t1ce", "t2", "flair")):
+                save(tmp_path / "train" / f"c{k}" / f"c{k}_{part}.nii.gz", image(10 * k + seed))
+            mask = np.zeros((12, 10, 2), np.uint8)
+            for row, value in enumerate(structures):
+                mask[2:8, 4 + row] = value
+            save(tmp_path / "train" / f"c{k}" / f"c{k}_seg.nii.gz", mask)
+            labels = np.full((12, 10, 2), 2, np.uint8)
+            labels[1:9, 1] = 0
+            labels[3:5, 4:6] = 1 if k < 2 else 2
+            save(tmp_path / "drawn" / f"c{k}.nii.gz", labels)
+        declaration = {"labels": {"background": 0, "WT": 1, "ignore": 2}}
+        (tmp_path / "drawn" / "dataset.json").write_text(json.dumps(declaration))
+        return tmp_path
+
+    @staticmethod
+    def audit(brain, **present):
+        if present:
+            (brain / "drawn" / "present.json").write_text(json.dumps(present))
+        return check(open_dataset(brain, scribbles=brain / "drawn"))
+
+    @staticmethod
+    def problems(audit):
+        return [(fault.case, fault.severity, fault.problem) for fault in audit.faults if fault.severity != "note"]
+
+    def test_coverage_is_of_the_scribbles_labels(self, brain):
+        audit = self.audit(brain)
+        assert audit.sound
+        rows = [(row.name, row.n_cases, row.n_voxels) for row in audit.coverage.classes]
+        assert rows == [("background", 3, 48), ("WT", 2, 16)]
+        assert self.problems(audit) == [("c2", "warning", "no scribble of WT")]
+        assert [fault.severity for fault in audit.faults].count("note") == 1
+
+    def test_image_level_labels_that_agree_are_no_fault(self, brain):
+        full = ["NCR/NET", "ED", "ET"]
+        assert self.problems(self.audit(brain, c0=full, c1=full[:2], c2=full)) == [
+            ("c2", "warning", "no scribble of WT")
+        ]
+
+    def test_a_case_without_them_where_others_have_them(self, brain):
+        problems = self.problems(self.audit(brain, c1=["NCR/NET", "ED"]))
+        for case in ("c0", "c2"):
+            assert (case, "warning", "expected image-level labels, as c1 has them, found none") in problems
+
+    def test_labels_that_the_scribbles_or_the_mask_contradict(self, brain):
+        audit = self.audit(brain, c0=[], c1=["NCR/NET", "ED", "ET"], c2=[])
+        assert not audit.sound
+        assert self.problems(audit) == [
+            ("c0", "fault", "image-level labels say nothing, there are scribbles of WT"),
+            ("c0", "warning", "image-level labels say nothing, the reference mask has NCR/NET, ED, ET"),
+            ("c1", "warning", "image-level labels say NCR/NET, ED, ET, the reference mask has NCR/NET, ED"),
+            ("c2", "warning", "image-level labels say nothing, the reference mask has NCR/NET, ED, ET"),
+        ]
+
+    def test_scribbles_of_all_labels_are_compared_one_by_one(self, brain):
+        labels = {"background": 0, "NCR/NET": 1, "ED": 3, "ET": 4, "ignore": 2}
+        (brain / "drawn" / "dataset.json").write_text(json.dumps({"labels": labels}))
+        audit = self.audit(brain, c0=["ED"], c1=["NCR/NET", "ED"], c2=["NCR/NET", "ED", "ET"])
+        assert [row.name for row in audit.coverage.classes] == ["background", "NCR/NET", "ED", "ET"]
+        problems = self.problems(audit)
+        assert ("c0", "fault", "image-level labels say ED, there are scribbles of NCR/NET") in problems
+        assert ("c1", "warning", "no scribble of ED") in problems  # not of ET, which is known to be absent
 
 
 @pytest.mark.real_data

@@ -1,7 +1,7 @@
 """Audits a data set before anybody waits for training: every fault, its case and file, and what to do about it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,9 +9,10 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
+from scribbleseg.data import coarse
 from scribbleseg.data.case_files import CaseError
 from scribbleseg.data.volumes import FileError
-from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels
 
 DATA_SET = "(data set)"
 """In the place of a case's name, where a fault is of the whole data set."""
@@ -21,19 +22,19 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong ("fault": training or testing would fail or mislead) or worth a look ("warning").
+    """Something that is wrong ("fault": training or testing would fail or mislead), worth a look ("warning"), or said.
 
     Args:
         case: its name, or `DATA_SET`.
         file: the one to open, or None where it is not one file's fault.
-        severity: "fault" or "warning".
+        severity: "fault", "warning", or "note" for what the data set says of itself (`Dataset.notes`).
         problem: what was expected and what came.
         remedy: what to do about it.
     """
 
     case: str
     file: Path | None
-    severity: Literal["fault", "warning"]
+    severity: Literal["fault", "warning", "note"]
     problem: str
     remedy: str
 
@@ -53,7 +54,7 @@ class Coverage:
     """How much of the training images is scribbled; counts only the cases that could be read.
 
     Args:
-        classes: one row a class, background first.
+        classes: one row for each label of the scribbles, background first.
         n_cases: that were read.
         n_voxels: in them.
     """
@@ -65,7 +66,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Audit:
-    """What `check` found. `sound` is False if there is any fault; warnings are no fault."""
+    """What `check` found. `sound` is False if there is any fault; warnings and notes are no fault."""
 
     faults: tuple[Fault, ...]
     coverage: Coverage
@@ -73,7 +74,7 @@ class Audit:
     @property
     def sound(self) -> bool:
         """Whether training can start."""
-        return all(fault.severity == "warning" for fault in self.faults)
+        return not any(fault.severity == "fault" for fault in self.faults)
 
 
 def check(
@@ -86,14 +87,20 @@ def check(
         progress: wraps the sequence of `(part, case name)` to go through, such as `rich.progress.track`.
     """
     parts: dict[Part, Cases] = {"train": dataset.train, "test": dataset.test}
-    faults = [Fault(DATA_SET, None, "warning", note, "nothing, if that is as it should be") for note in dataset.notes]
+    label_names = coarse(dataset).label_names  # what scribbles tell apart
+    faults = [Fault(DATA_SET, None, "note", note, "nothing, if that is as it should be") for note in dataset.notes]
     faults += _in_both_parts(dataset)
     duplicates = _Duplicates()
     counts: list[np.ndarray] = []
     channels: dict[int, str] = {}
+    present: dict[str, frozenset[int] | None] = {}
     n_voxels = 0
     for part, name in progress([(part, name) for part, cases in parts.items() for name in cases.names]):
-        faults += _of_reference(dataset, name)
+        reference: Labels | None = None
+        try:
+            reference = dataset.read_reference(name)
+        except DataError as error:
+            faults += _of_error(name, error)
         try:
             case = parts[part].named(name)
         except DataError as error:
@@ -101,10 +108,13 @@ def check(
             continue
         faults += [*_of_image(case, channels), *duplicates.of(case, part)]
         if part == "train":
-            faults += _of_scribbles(case, dataset.label_names)
-            counts.append(np.bincount(case.scribbles.ravel(), minlength=256)[: dataset.n_labels])
+            shown = _shown(case, dataset)
+            faults += [*_of_scribbles(case, label_names, shown), *_of_present(case, dataset, shown, reference)]
+            present[name] = case.present
+            counts.append(np.bincount(case.scribbles.ravel(), minlength=256)[: len(label_names)])
             n_voxels += case.scribbles.size
-    coverage = _coverage(dataset.label_names, counts, n_voxels)
+    faults += _without_present(present)
+    coverage = _coverage(label_names, counts, n_voxels)
     faults += _of_coverage(coverage)
     return Audit(tuple(faults), coverage)
 
@@ -115,13 +125,6 @@ def _of_error(name: str, error: DataError) -> Iterator[Fault]:
             yield Fault(name, each.file, "fault", each.problem, each.remedy)
         else:
             yield Fault(name, None, "fault", str(each), "see the problem")
-
-
-def _of_reference(dataset: Dataset, name: str) -> Iterator[Fault]:
-    try:
-        dataset.read_reference(name)
-    except DataError as error:
-        yield from _of_error(name, error)
 
 
 def _of_image(case: Case, channels: dict[int, str]) -> Iterator[Fault]:
@@ -147,7 +150,41 @@ def _of_image(case: Case, channels: dict[int, str]) -> Iterator[Fault]:
             )
 
 
-def _of_scribbles(case: Case, label_names: Sequence[str]) -> Iterator[Fault]:
+def _shown(case: Case, dataset: Dataset) -> set[int]:
+    """The labels of scribbles that the case may have by its image-level labels; all of them where there are none."""
+    if case.present is None or (dataset.scribble_names and case.present):
+        return set(range(1, coarse(dataset).n_labels))
+    return set(case.present)
+
+
+def _of_present(case: Case, dataset: Dataset, shown: set[int], reference: Labels | None) -> Iterator[Fault]:
+    """Faults of the image-level labels: scribbles or a mask that say something else."""
+    if case.present is None:
+        return
+    said = _names(dataset.label_names, case.present)
+    file = case.files[-1] if case.files else None
+    if contrary := set(np.unique(case.scribbles).tolist()) - {0, UNLABELLED} - shown:
+        drawn = _names(coarse(dataset).label_names, contrary)
+        problem = f"image-level labels say {said}, there are scribbles of {drawn}"
+        yield Fault(case.name, file, "fault", problem, "correct the labels in its present file, or the scribbles")
+    if reference is not None and (masked := set(np.unique(reference).tolist()) - {0}) != case.present:
+        problem = f"image-level labels say {said}, the reference mask has {_names(dataset.label_names, masked)}"
+        yield Fault(case.name, None, "warning", problem, "correct the labels in its present file, if the mask is right")
+
+
+def _without_present(present: Mapping[str, frozenset[int] | None]) -> Iterator[Fault]:
+    example = next((name for name, labels in present.items() if labels is not None), None)
+    for name, labels in present.items():
+        if example and labels is None:
+            problem = f"expected image-level labels, as {example} has them, found none"
+            yield Fault(name, None, "warning", problem, "list it in the present file: recipes with clusters need them")
+
+
+def _names(label_names: Sequence[str], labels: Iterable[int]) -> str:
+    return ", ".join(label_names[label] for label in sorted(labels)) or "nothing"
+
+
+def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int]) -> Iterator[Fault]:
     file = case.files[-1] if case.files else None
     labelled = case.scribbles != UNLABELLED
     if not labelled.any():
@@ -173,12 +210,12 @@ def _of_scribbles(case: Case, label_names: Sequence[str]) -> Iterator[Fault]:
             f"structures are scribbled but no background in slice(s) {', '.join(map(str, slices))} (the first is 0)",
             "draw some background there",
         )
-    if missing := [name for label, name in enumerate(label_names) if label not in drawn and label != 0]:
+    if missing := shown - drawn:
         yield Fault(
             case.name,
             file,
             "warning",
-            f"no scribble of {', '.join(missing)}",
+            f"no scribble of {_names(label_names, missing)}",
             "draw one, unless the case does not show it",
         )
 
