@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scribbleseg.crf.gaussian import Dense
 from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.train.crf_loss import DenseCRFLoss
 
@@ -49,7 +50,9 @@ def test_equals_the_double_loop(batch):
     assert float(LOSS(*batch)) == pytest.approx(double_loop(LOSS, *batch), rel=1e-12)
 
 
-def test_value_and_gradient_equal_those_of_the_dense_sum(batch):
+@pytest.mark.parametrize("tile", [1, 7, 24])
+def test_value_and_gradient_equal_those_of_the_dense_sum(batch, tile, monkeypatch):
+    monkeypatch.setattr(Dense, "TILE", tile)
     logits, images = batch
     logits.requires_grad_()
     (found,) = torch.autograd.grad(LOSS(logits, images), logits)

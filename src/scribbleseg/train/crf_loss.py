@@ -15,25 +15,30 @@ from scribbleseg.crf.kernels import HasDistances
 
 @dataclass(frozen=True)
 class DenseCRFLoss(HasDistances):
-    """alpha / N^2 sum_ij sum_k y_ik (1 - y_jk) W_ij, the mean over slices: Ji et al. 2019, section 2.1.
+    """alpha / N^2 sum_ij sum_k y_ik (1 - y_jk) W_ij, the mean over slices: Ji et al. 2019 (arXiv:1911.02014).
 
     W_ij = exp(-|p_i - p_j|^2 / 2 sigma_space^2 - |I_i - I_j|^2 / 2 sigma_intensity^2), y = softmax(logits), over all
-    pairs of a slice's N pixels, i = j included (which asks for confidence: y_ik (1 - y_ik)). Exact, as is its gradient.
-    The relaxed energy of a dense CRF with Potts, as in Tang et al. 2018 (arXiv:1803.09569). Not as the only loss: one
-    label everywhere has loss 0.
+    pairs of a slice's N pixels, i = j included, which asks for confidence: y_ik (1 - y_ik). It is a dense CRF's Potts
+    energy, relaxed to probabilities (Tang et al. 2018, arXiv:1803.09569). No pair is left out and nothing is expanded,
+    so that value and gradient are those of the double sum but for rounding. Not by itself: one label everywhere has
+    loss 0.
 
-    The paper sums over pairs. Here it is their mean, so that alpha means the same on every grid: the paper's alpha of
-    1e-8 on 192 x 192 pixels is 1e-8 * (192 * 192)^2 = 13.6 here.
+    The paper sums over pairs. Here it is their mean, so that alpha means the same on every grid: the paper's 1e-8 on
+    192 x 192 pixels is 1e-8 * (192 * 192)^2 = 13.6 here.
+
+    The sigmas are ours (the paper's were not at hand): of 30 pairs compared on BraTS slices, those for which both the
+    reference mask is nearly a fixed point of the loss's gradient and masks eroded or dilated are drawn towards it.
+    Kernels that are much wider prefer small structures to vanish.
 
     Args:
         alpha: weight of this loss beside the others.
         channels: of the images, whose intensities are compared.
-        sigma_space: how far the kernel reaches, in `unit`. Ours.
+        sigma_space: how far the kernel reaches, in `unit`.
         sigma_intensity: how far apart in intensity pixels still belong together, in the normalised images' unit: the
-            standard deviation of a volume's brain. Ours.
+            standard deviation within a volume's brain.
         unit: as of `HasDistances`.
-        scale: slices are averaged over blocks of so many pixels along each axis first: the time falls with its fourth
-            power. 1 is the paper's; Tang et al. take 2, for the same reason.
+        scale: probabilities and images are averaged over squares of so many pixels a side first, which divides the
+            time by its fourth power. 1 is the paper's; for a CPU 2, as Tang et al. do.
     """
 
     DISTANCES = ("sigma_space",)
@@ -50,7 +55,11 @@ class DenseCRFLoss(HasDistances):
         logits: Float[Tensor, "batch label height width"],
         images: Float[Tensor, "batch channel height width"],
     ) -> Float[Tensor, ""]:
-        """In float32 also where autocast is on (float64 for logits of float64).
+        """In float32 also where autocast is on (in float64 for logits of float64).
+
+        Args:
+            logits: of the network.
+            images: what it has seen, normalised by the brain.
 
         Raises:
             ValueError: for channels that the images do not have, for sides that `scale` does not divide, or unless
