@@ -292,7 +292,7 @@ def _of_coverage(coverage: Coverage) -> Iterator[Fault]:
             None,
             "fault",
             f"expected scribbles to train on, found none in {coverage.n_cases} readable training case(s)",
-            'draw some, or check which value is declared as "ignore"',
+            'draw some, simulate some from masks, or check which value is declared as "ignore"',
         )
         return
     for row in coverage.classes[1:]:  # the background has been asked for in each case
