@@ -9,8 +9,8 @@ from lightning_fabric import Fabric
 from scribbleseg.data import acdc
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.em import em
-from scribbleseg.pipeline import start_run
 from scribbleseg.evaluate.metrics import dice
+from scribbleseg.pipeline import start_run
 from scribbleseg.recipes import can2018
 from scribbleseg.train.loop import Training
 from scribbleseg.types import UNLABELLED

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,15 +168,14 @@ def check(
         coverage.add_row(row.name, str(row.n_cases), str(row.n_voxels), f"{row.share:.2%}")
     console.print(coverage)
     for fault in audit.faults:
-        colour = "red" if fault.severity == "fault" else "yellow"
+        colour = {"fault": "red", "warning": "yellow", "note": "dim"}[fault.severity]
         where = escape(f"{fault.case}{f' ({fault.file})' if fault.file else ''}")
         console.print(
             f"[{colour}]{fault.severity}[/] {where}: {escape(f'{fault.problem}; {fault.remedy}')}", soft_wrap=True
         )
-    n_faults = sum(fault.severity == "fault" for fault in audit.faults)
-    console.print(
-        f"{n_faults} faults, {len(audit.faults) - n_faults} warnings in {len(dataset.train) + len(dataset.test)} cases"
-    )
+    count = Counter(fault.severity for fault in audit.faults)
+    n_cases = len(dataset.train) + len(dataset.test)
+    console.print(f"{count['fault']} faults, {count['warning']} warnings in {n_cases} cases")
     if not audit.sound:
         raise typer.Exit(2)
 

@@ -302,7 +302,7 @@ def load_segmenter(run: Run, fabric: Fabric, recursion: int | None = None) -> Se
 def taught(recipe: Recipe, dataset: Dataset) -> Dataset:
     """The data set as the recipe trains on it: its scribbles in their own labels, or masks in their place."""
     if recipe.annotation == "masks":
-        return fully_annotated(replace(dataset, scribble_names=()))
+        return fully_annotated(dataset)
     return coarse(dataset) if recipe.annotation == "scribbles" else fully_annotated(coarse(dataset))
 
 

@@ -195,7 +195,8 @@ def _divide_case(
         scribbles = recipe.whole.preprocess.labels(drawn, case)
         return scribbles, scribbles
     images = np.ascontiguousarray(slices.images[rows].swapaxes(0, 1))
-    whole = clamp(predict(fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8), slices.scribbles[rows])
+    labels = predict(fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+    whole = clamp(labels, slices.scribbles[rows]) * (images != 0).any(axis=0)
     present = slices.present[name]
     assert present is not None, "_check_present() first"
     clusters = recipe.clusters(images, whole == 1, present, slices.spacing_mm[name], seed)

@@ -28,7 +28,8 @@ class Preprocess:
         spacing_mm: in-plane pixel size of the grid; None is the data set's median, chosen by `resolve`.
         size: side of the square slice in pixels; None is the smallest multiple of 16 that covers every slice.
         brain: whether mean and variance are those of the brain alone: of the voxels that are not 0 in any channel of a
-            skull-stripped scan. What is outside stays 0 then (Ji et al. 2019, section 3).
+            skull-stripped scan. What is outside stays 0 then (Ji et al. 2019, section 3), and is background in every
+            prediction (ours): nobody scribbles on air, so a network may paint it.
     """
 
     spacing_mm: PositiveFloat | None = None
@@ -77,12 +78,17 @@ class Preprocess:
     def native_probabilities(
         self, probabilities: Float32[np.ndarray, "depth label size size"], case: Case
     ) -> Probabilities:
-        """Probabilities of this grid, interpolated to the case's own; outside the crop background is certain."""
+        """Probabilities of this grid, interpolated to the case's own; outside crop and brain background is certain."""
         whole = np.zeros((*probabilities.shape[:2], *self.resampled(case)), np.float32)
         whole[:, 0] = 1
         _paste(whole, probabilities)
         native = functional.interpolate(torch.from_numpy(whole), case.geometry.shape[1:], mode="bilinear").numpy()
-        return np.ascontiguousarray(native.swapaxes(0, 1))
+        native = np.ascontiguousarray(native.swapaxes(0, 1))
+        if self.brain:
+            outside = (case.image == 0).all(axis=0)
+            native[:, outside] = 0
+            native[0, outside] = 1
+        return native
 
     def native_labels(self, labels: UInt8[np.ndarray, "depth size size"], case: Case) -> Labels:
         """Training labels of this grid on the case's own, by nearest pixel; outside the crop UNLABELLED."""

@@ -12,8 +12,8 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.case_files import CaseFiles, Encoding, dataset
-from scribbleseg.data.volumes import NIFTI, volumes_in
+from scribbleseg.data.case_files import CaseFiles, Encoding, dataset, nifti
+from scribbleseg.data.volumes import volumes_in
 from scribbleseg.types import DataError, Dataset
 
 ZONES = ("background", "PZ", "CG")
@@ -102,7 +102,7 @@ def prostate158(folder: str | Path, *, train_cases: Names | None = None, test_ca
     files = {}
     for place in (root, root / "train", root / "test"):
         for patient in sorted(place.glob("[0-9][0-9][0-9]")):
-            image, zones = (_nifti(patient, name) for name in ("t2", "t2_anatomy_reader1"))
+            image, zones = (nifti(name, patient) for name in ("t2", "t2_anatomy_reader1"))
             files[patient.name] = CaseFiles(patient.name, (image,), None, zones if zones.is_file() else None)
     if not files:
         raise DataError(f"prostate158: expected folders 001, 002, ... in {root} or {root / 'train'}, found none")
@@ -234,9 +234,3 @@ def _nci_isbi_labels(root: Path) -> dict[str, Path]:
         if match := NCI_ISBI_PATIENT.match(file.name):
             found[match[0]] = file
     return found
-
-
-def _nifti(folder: Path, name: str) -> Path:
-    """The file that exists, else the one that should."""
-    candidates = [folder / f"{name}{ending}" for ending in NIFTI]
-    return next((path for path in candidates if path.is_file()), candidates[0])
