@@ -168,6 +168,14 @@ class TestSimulate:
         for value in (1, 2):
             np.testing.assert_array_equal((scribbles == value).any((1, 2)), (mask == value).any((1, 2)))
 
+    def test_what_the_mask_does_not_know_is_no_structure(self):
+        known = np.pad(VOLUME, ((0, 0), (0, 0), (0, 30)))
+        partial = known.copy()
+        partial[:, :, 105:] = UNLABELLED
+        drawn = simulate(known, Skeleton(), "case")
+        assert (drawn[:, :, 105:] == UNLABELLED).all()
+        np.testing.assert_array_equal(simulate(partial, Skeleton(), "case"), drawn)
+
     def test_inside_has_the_shape_of_the_mask(self):
         with pytest.raises(ValueError, match=r"`inside` of the mask's shape \(4, 80, 90\), got \(3, 80, 90\)"):
             simulate(VOLUME, Skeleton(), "case", np.ones((3, 80, 90), bool))
@@ -247,6 +255,14 @@ class TestShiftedSkeleton:
         assert region[tuple(found.T)].all()
         assert (np.abs(np.diff(found, axis=0)).max(1) == 1).all()
         assert len(found) >= 0.5 * 0.6 * len(curve)  # a turn by 30 degrees or cut corners take a third of the pixels
+
+    def test_small_structures_get_small_moves(self):
+        small = np.zeros((60, 60), bool)
+        small[26:35, 20:40] = True
+        curve = np.stack([np.full(14, 30), np.arange(23, 37)], axis=1)
+        lines = [ShiftedSkeleton()._moved(curve, small, np.random.default_rng(seed)) for seed in range(50)]
+        # Nearly all of the moves of up to 20 pixels lead out of it.
+        assert len({line.tobytes() for line in lines}) > 40
 
     def test_without_moves_it_is_the_skeleton(self):
         still = simulate(VOLUME, ShiftedSkeleton(shift=0.0, rotation=0.0, width=1), "case")
@@ -446,7 +462,11 @@ class TestWriteSimulationOfBrains:
                     np.testing.assert_array_equal(simulated.train.named(name).scribbles, expected)
 
     def test_present_is_derived_from_the_masks(self, brains, phantoms, tmp_path):
-        folder = write_simulation(brains, RULES["ji2019"], tmp_path / "drawn")
+        fold = replace(brains, train=Cases(brains.train.names[:2], brains.train.named))
+        folder = write_simulation(fold, RULES["ji2019"], tmp_path / "drawn")
+        assert list(read_present(folder, brains.label_names)) == ["train000", "train001"]
+        fold = replace(brains, train=Cases(brains.train.names[1:], brains.train.named))
+        write_simulation(fold, RULES["ji2019"], folder)
         both, one = frozenset({1, 2}), frozenset({1})
         assert read_present(folder, brains.label_names) == {"train000": both, "train001": one, "train002": both}
         plain = write_simulation(open_dataset(phantoms), RULES["ji2019"], tmp_path / "plain")

@@ -36,7 +36,7 @@ from scribbleseg.annotate.curves import (
     zigzag,
 )
 from scribbleseg.data import coarse
-from scribbleseg.data.present import write_present
+from scribbleseg.data.present import read_present, write_present
 from scribbleseg.data.volumes import atomically, write_labels
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Image, Labels
 
@@ -123,12 +123,12 @@ class Skeleton(Rule):
 
 @dataclass(frozen=True)
 class ShiftedSkeleton(Rule):
-    """The skeleton of each structure, and of the background far from any, moved at random: Ji et al. 2019, section 3.
+    """The skeleton of each structure, and of the background far from any, moved at random.
 
-    A structure is eroded by 3 x 3 pixels and skeletonised; branches are cut so that one curve is left, 3 pixels wide,
-    which is shifted by -20 to 20 pixels along each axis and turned by -30 to 30 degrees, inside the structure.
-    Background gets the same, eroded by 30 x 30 pixels. Pixels are those of BraTS' axial slices (1 mm): on a coarser
-    grid, give smaller numbers.
+    Ji et al. 2019, section 3 (arXiv:1911.02014). A structure is eroded by 3 x 3 pixels and skeletonised; branches are
+    cut so that one curve is left, 3 pixels wide, which is shifted by -20 to 20 pixels along each axis and turned by -30
+    to 30 degrees, inside the structure. Background gets the same, eroded by 30 x 30 pixels. Pixels are those of BraTS'
+    axial slices (1 mm): on a coarser grid, give smaller numbers.
 
     Ours, where the section leaves it open: each part of a structure is a structure (specks are left alone) and has a
     curve in the largest piece that erosion leaves of it. Where erosion leaves nothing, half its size is tried, and so
@@ -349,8 +349,9 @@ def write_simulation(
         drawn[drawn == UNLABELLED] = values["ignore"]
         write_labels(file, drawn, case.geometry)
     if dataset.regions and source == "masks":
-        present = {name: _structures(dataset.reference(name)) for name in dataset.train.names}
-        write_present(folder / "present.json", present, dataset.label_names)
+        known = read_present(folder, dataset.label_names) or {}  # cases that train in another fold, too
+        if new := {name: _structures(dataset.reference(name)) for name in dataset.train.names if name not in known}:
+            write_present(folder / "present.json", known | new, dataset.label_names)
     _declare(folder / "dataset.json", {"labels": values})
     return folder
 
