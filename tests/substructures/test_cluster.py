@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from scribbleseg.data.brats import LABEL_NAMES
 from scribbleseg.substructures import KMeans, cluster
 from scribbleseg.substructures.cluster import ED, ET, NET, depth_mm, features
 from scribbleseg.types import DataError
@@ -36,6 +37,10 @@ def planted(present, seed=0, shape=(12, 20, 20), noise=0.1):
 def random_case(seed, shape=(5, 7, 8)):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(4, *shape)).astype(np.float32), rng.random(shape) < 0.5
+
+
+def test_labels_are_those_of_the_data_set():
+    assert [LABEL_NAMES[value] for value in (0, NET, ED, ET)] == ["background", "NCR/NET", "ED", "ET"]
 
 
 @pytest.mark.parametrize("present", SUBSETS, ids=sorted)
@@ -128,6 +133,18 @@ def test_depth_is_the_distance_to_the_nearest_voxel_outside(seed, spacing_mm):
     np.testing.assert_allclose(depth_mm(tumour, spacing_mm), slow, rtol=1e-12)
 
 
+def test_enhancement_decides_between_t1ce_and_the_rest():
+    """Four groups by two values of T1ce and two of FLAIR: a large weight divides by T1ce, a small one by FLAIR."""
+    image, tumour = random_case(12)
+    image *= 0.01
+    bright, wet = (np.random.default_rng(seed).random(tumour.shape) < 0.5 for seed in (13, 14))
+    image[1] += bright
+    image[3] += wet
+    for enhancement, group in ((5.0, bright), (0.1, wet)):
+        labels = KMeans(enhancement=enhancement)(image, tumour, frozenset({NET, ET}), MM)
+        assert len({(label, side) for label, side in zip(labels[tumour], group[tumour], strict=True)}) == 2
+
+
 def slow_names(numbers, t1ce, depth, present):
     """The table, cluster by cluster."""
     mean = {k: (np.mean(t1ce[numbers == k]), np.mean(depth[numbers == k])) for k in sorted(set(numbers.tolist()))}
@@ -188,10 +205,12 @@ def test_starts_from_a_sample_end_where_those_from_all_voxels_do(monkeypatch):
     assert distortion(described, KMeans()(image, tumour, present, MM)[tumour]) == pytest.approx(whole, rel=1e-4)
 
 
-def test_seeds_repeat_and_do_not_matter_where_structures_differ():
+def test_seeds_repeat_and_matter_only_where_structures_do_not_differ():
     image, tumour = random_case(8)
     present = frozenset({NET, ED, ET})
-    np.testing.assert_array_equal(KMeans()(image, tumour, present, MM, 3), KMeans()(image, tumour, present, MM, 3))
+    again = [[KMeans()(image, tumour, present, MM, seed) for seed in range(6)] for _ in range(2)]
+    np.testing.assert_array_equal(*again)
+    assert len(np.unique(again[0], axis=0)) > 1
     image, truth = planted(present, noise=0.3)
     first = KMeans()(image, truth > 0, present, MM)
     for seed in range(1, 6):

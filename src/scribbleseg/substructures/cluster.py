@@ -1,7 +1,7 @@
 """Clusters: a brain tumour divided into its structures by k-means, guided by which of them are known to be present.
 
 Ji et al. 2019 (arXiv:1911.02014), section 2.2: a whole tumour and image-level labels become a first, noisy map of
-enhancing tumour (ET), necrotic and non-enhancing tumour (NCR/NET) and edema (ED), from which phase 2 is trained.
+enhancing tumour (ET), necrotic and non-enhancing tumour (NCR/NET) and oedema (ED), from which phase 2 is trained.
 """
 
 from collections.abc import Sequence
@@ -20,13 +20,14 @@ T1, T1CE, T2, FLAIR = range(4)
 """The channels of an image of a brain tumour, in this order."""
 
 NET, ED, ET = 1, 2, 3
-"""The labels of its structures: NCR/NET, edema, enhancing tumour; 0 is background."""
+"""The labels of its structures: NCR/NET, oedema, enhancing tumour; 0 is background."""
 
 STARTS = 8
 """Random starts of k-means, of which the one of least distortion goes on; ours: on BraTS they seldom differ."""
 
 SAMPLE = 20_000
-"""Voxels that the starts see, at most; the best start is then finished on all voxels. Ours: it saves half a second."""
+"""Voxels that the starts see, at most; the best start is then finished on all voxels. Ours: for 231 000 voxels it
+takes 0.2 s of CPU time where starts on all of them take 1.1 s."""
 
 
 @dataclass(frozen=True)
@@ -95,29 +96,11 @@ class KMeans:
         if tumour.any():
             (box,) = ndimage.find_objects(tumour.view(np.uint8))  # the rest of the volume costs time
             inside = tumour[box]
-            labels[box][inside] = self._name(image[:, *box][:, inside], depth_mm(inside, spacing_mm), present, seed)
+            voxels = image[:, *box][:, inside]
+            _check_finite(voxels)
+            described, depth = features(voxels, self.enhancement), depth_mm(inside, spacing_mm)
+            labels[box][inside] = named_clusters(described, voxels[T1CE], depth, present, seed)
         return labels
-
-    def _name(
-        self,
-        voxels: Float32[np.ndarray, "4 voxel"],
-        depth: Float64[np.ndarray, " voxel"],
-        present: frozenset[int],
-        seed: int,
-    ) -> UInt8[np.ndarray, " voxel"]:
-        bad = int(np.count_nonzero(~np.isfinite(voxels)))
-        if bad:
-            raise DataError(
-                f"clusters: expected finite intensities in the tumour, got {bad} that are NaN or infinite; "
-                "replace them in the image file"
-            )
-        if len(present) < 2:
-            return np.full(len(depth), max(present, default=0), np.uint8)
-        described = features(voxels, self.enhancement)
-        cluster, _ = vq(described, _centres(described, len(present), np.random.default_rng(seed)))
-        if len(np.unique(cluster)) < len(present):
-            return np.full(len(depth), ED if ED in present else NET, np.uint8)
-        return _names(cluster, voxels[T1CE], depth, present)[cluster]
 
 
 def features(voxels: Float32[np.ndarray, "4 voxel"], enhancement: float = 2.0) -> Float64[np.ndarray, "voxel 5"]:
@@ -131,6 +114,31 @@ def depth_mm(tumour: Bool[np.ndarray, "depth height width"], spacing_mm: Sequenc
     """Distance of each tumour voxel, in array order, to the nearest voxel outside, beyond the grid being outside."""
     distance = ndimage.distance_transform_edt(np.pad(tumour, 1), sampling=spacing_mm)
     return distance[1:-1, 1:-1, 1:-1][tumour]
+
+
+def named_clusters(
+    described: Float64[np.ndarray, "voxel feature"],
+    t1ce: Float32[np.ndarray, " voxel"],
+    depth: Float64[np.ndarray, " voxel"],
+    present: frozenset[int],
+    seed: int = 0,
+) -> UInt8[np.ndarray, " voxel"]:
+    """The label of each tumour voxel, by `KMeans`'s table.
+
+    Args:
+        described: what the clusters are made of, one row a voxel; at least one row.
+        t1ce: by which ET is named.
+        depth: by which ED is named, as of `depth_mm`.
+        present: labels of the structures in the case.
+        seed: of the starts.
+    """
+    k = len(present)
+    if k < 2:
+        return np.full(len(described), max(present, default=0), np.uint8)
+    cluster, _ = vq(described, _centres(described, k, np.random.default_rng(seed)))
+    if len(np.unique(cluster)) < k:
+        return np.full(len(described), ED if ED in present else NET, np.uint8)
+    return _names(cluster, t1ce, depth, present)[cluster]
 
 
 def _centres(
@@ -169,3 +177,12 @@ def _check(image: np.ndarray, tumour: np.ndarray, present: frozenset[int], spaci
         )
     if len(spacing_mm) != 3 or not all(0.0 < s < np.inf for s in spacing_mm):
         raise DataError(f"clusters: expected three positive voxel sizes in mm, got {tuple(spacing_mm)}")
+
+
+def _check_finite(voxels: np.ndarray) -> None:
+    bad = int(np.count_nonzero(~np.isfinite(voxels)))
+    if bad:
+        raise DataError(
+            f"clusters: expected finite intensities in the tumour, got {bad} that are NaN or infinite; "
+            "replace them in the image file"
+        )
