@@ -171,9 +171,7 @@ def supervoxels(
     slic.SetSuperGridSize([min(side, n) for side, n in zip(sides, intensity.shape, strict=True)][::-1])
     slic.SetSpatialProximityWeight(compactness)
     slic.SetMaximumNumberOfIterations(ITERATIONS)
-    clusters = SimpleITK.GetArrayFromImage(
-        slic.Execute(SimpleITK.GetImageFromArray(np.where(inside, intensity, far)))
-    )
+    clusters = SimpleITK.GetArrayFromImage(slic.Execute(SimpleITK.GetImageFromArray(np.where(inside, intensity, far))))
     regions = np.full(inside.shape, OUTSIDE, np.int32)
     regions[inside] = np.unique(clusters[inside], return_inverse=True)[1].ravel()
     return regions
@@ -201,8 +199,8 @@ def log_likelihood_ratio(
     at: PerRegion,
 ) -> PerRegion:
     """`log P(at | structure) - log P(at | background)`, from smoothed histograms of the scribbled voxels' values."""
-    edges = np.linspace(values.min(), values.max() + 1e-6, BINS + 1)
-    place = np.searchsorted(edges, at, side="right") - 1
+    edges = np.linspace(values.min(), values.max(), BINS + 1)
+    place = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, BINS - 1)
     logs = []
     for scribbled in (structure, background):
         counts = np.histogram(values[scribbled], edges)[0] / scribbled.sum()
