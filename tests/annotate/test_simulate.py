@@ -335,6 +335,11 @@ class TestSurrounded:
         expected[1, 2:6, 2:7] = expected[2] = True
         np.testing.assert_array_equal(surrounded(image), expected)
 
+    def test_all_four_sides_are_outside(self):
+        across = np.zeros((1, 2, 8, 9), np.float32)
+        across[0, 0, 3:5] = across[0, 1, :, 3:5] = 1.0
+        np.testing.assert_array_equal(surrounded(across), across[0] > 0)
+
 
 class TestShorten:
     SCRIBBLES = simulate(VOLUME, Skeleton(width=2), "expert")
