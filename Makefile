@@ -4,14 +4,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format files
+.PHONY: help demo demo-tumour test lint format files
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: .venv/.installed  ## train on synthetic hearts (minutes on a CPU), print the scores, write the report
 	$(BIN)/scribbleseg demo
+
+demo-tumour: .venv/.installed  ## the same on synthetic brain tumours, whose parts nobody scribbles
+	$(BIN)/scribbleseg demo --organ tumour --out demo_tumour
 
 test: lint  ## run every check, then the tests; with SCRIBBLESEG_DATA set, also those that read real images
 	$(BIN)/pytest -q

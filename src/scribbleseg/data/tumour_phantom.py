@@ -122,9 +122,9 @@ def _tumour(head: _Head, tissues: dict[str, Mask], present: frozenset[int]) -> L
     at_mm = head.half_mm * (u(-0.3, 0.3), u(-0.4, 0.4), side * u(0.35, 0.5))
     half_mm = np.minimum(mm * u(23, 33) * head.rng.uniform(0.8, 1.25, 3), 0.6 * head.half_mm)
     whole = head.ellipsoid(at_mm, half_mm) + 0.25 * half_mm.min() * head.noise(9.0) + 6 * mm * tissues["grey"]
-    core_mm = u(0.5, 0.65) * half_mm
+    core_mm = u(0.6, 0.75) * half_mm
     core = head.ellipsoid(at_mm + u(-0.2, 0.2, 3) * half_mm, core_mm) + 0.12 * core_mm.min() * head.noise(6.0)
-    rim_mm = core_mm.min() * u(0.25, 0.45) * np.clip(1 + 0.5 * head.noise(6.0), 0, 1.8)  # with gaps
+    rim_mm = core_mm.min() * u(0.15, 0.28) * np.clip(1 + 0.5 * head.noise(6.0), 0, 1.8)  # with gaps
     inside = (core < 0) & (head.depth_mm > 2 * mm)
     truth = np.zeros(core.shape, np.uint8)
     truth[(whole < 0) & (side * head.x > 0) & (head.depth_mm > 0) & ~tissues["csf"]] = ED
