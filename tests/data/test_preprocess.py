@@ -1,11 +1,13 @@
 """The grid and back: strokes stay, geometry returns, padding is UNLABELLED."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribbleseg.data.preprocess import Preprocess, normalise, resample_labels
+from scribbleseg.data.preprocess import Preprocess, normalise, normalise_brain, resample_labels
 from scribbleseg.types import UNLABELLED, Case, Cases, Geometry
 
 
@@ -131,3 +133,33 @@ def test_an_automatic_grid_is_the_median_spacing_and_covers_all():
     cases = Cases(["a", "b", "c"], lambda name: {"a": small, "b": large, "c": large}[name])
     assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64)
     assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32)
+
+
+def test_a_brain_is_normalised_by_itself_and_air_stays_air():
+    case = make_case(shape=(3, 40, 40), spacing=(3.0, 1.0, 1.0), channels=2)
+    brain = np.zeros((3, 40, 40), bool)
+    brain[:, 8:30, 10:34] = True
+    image = np.where(brain, 100 + 10 * case.image, 0).astype(np.float32)
+    image[0, 1, 9, 11] = 0  # 0 in one channel is still brain
+    normalised = normalise_brain(image)
+    assert np.allclose(normalised[:, brain].mean(axis=1), 0, atol=1e-4)
+    assert np.allclose(normalised[:, brain].std(axis=1), 1, atol=1e-4)
+    assert not normalised[:, ~brain].any()
+    assert normalised[0, 1, 9, 11] < -3
+    grid = Preprocess(spacing_mm=1.0, size=48, brain=True)
+    slices = grid.image(replace(case, image=image))
+    assert not slices[..., :4, :].any()  # padding
+    assert not slices[..., 4 + 32 :, :].any()  # air below
+    assert slices[:, :, 4 + 10, 4 + 12].all()
+
+
+def test_nothing_but_background_is_predicted_outside_a_brain():
+    case = make_case(shape=(2, 32, 32), spacing=(3.0, 1.0, 1.0), channels=2)
+    image = case.image.copy()
+    image[:, :, :10] = 0
+    certain = np.zeros((2, 2, 32, 32), np.float32)
+    certain[:, 1] = 1
+    native = Preprocess(spacing_mm=1.0, size=32, brain=True).native_probabilities(certain, replace(case, image=image))
+    assert (native[0, :, :10] == 1).all()
+    assert (native[1, :, 10:] == 1).all()
+    assert np.allclose(native.sum(axis=0), 1)

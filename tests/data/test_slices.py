@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.data.slices import build_slices, open_slices
+from scribbleseg.data.slices import build_slices, derive_slices, open_slices
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 GRID = Preprocess(spacing_mm=2.0, size=16)
@@ -94,3 +94,26 @@ def test_a_crop_that_loses_a_class_is_reported(tmp_path, caplog):
 
     build_slices(Cases(cases.names, read), GRID, tmp_path / "slices")
     assert "loses every scribble of label 2" in caplog.text
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_derived_cache_has_the_same_images_and_other_scribbles(tmp_path, monkeypatch, linked):
+    if not linked:
+        monkeypatch.setattr("os.link", lambda *args: (_ for _ in ()).throw(OSError("no links here")))
+    build_slices(make_cases(), GRID, tmp_path / "slices")
+    slices = open_slices(tmp_path / "slices")
+    other = np.where(slices.scribbles == UNLABELLED, 0, UNLABELLED).astype(np.uint8)
+    derive_slices(slices, other, tmp_path / "derived")
+    derived = open_slices(tmp_path / "derived")
+    assert np.array_equal(derived.images, slices.images)
+    assert np.array_equal(derived.scribbles, other)
+    assert (derived.rows, derived.spacing_mm, derived.present) == (slices.rows, slices.spacing_mm, slices.present)
+    assert (tmp_path / "derived/images.raw").samefile(tmp_path / "slices/images.raw") is linked
+
+
+def test_image_level_labels_come_back(tmp_path):
+    cases = make_cases()
+    known = {"0": frozenset({1, 3}), "1": frozenset(), "2": None}
+    with_present = Cases(cases.names, lambda name: replace(cases.named(name), present=known[name]))
+    build_slices(with_present, GRID, tmp_path / "slices")
+    assert open_slices(tmp_path / "slices").present == known

@@ -59,3 +59,13 @@ def test_slices_of_a_batch_are_drawn_one_by_one_and_a_seed_fixes_them():
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     assert not torch.equal(first[1][0], first[1][1])
+
+
+def test_several_maps_of_a_slice_move_together():
+    images, labels = blobs(3)
+    torch.manual_seed(5)
+    one = GEOMETRY(images, labels)[1]
+    torch.manual_seed(5)
+    both = GEOMETRY(images, torch.stack([labels, 1 - labels], dim=1))[1]
+    assert torch.equal(both[:, 0], one)
+    assert torch.equal(both[:, 1], torch.where(one == UNLABELLED, UNLABELLED, 1 - one))

@@ -6,7 +6,8 @@ import torch
 
 from scribbleseg.train import loop
 from scribbleseg.train.augment import Augment
-from scribbleseg.train.loop import Training, m_step
+from scribbleseg.train.loop import SGD, Training, m_step
+from scribbleseg.train.losses import ScribblesAndAreas
 from scribbleseg.train.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError
 
@@ -98,3 +99,55 @@ def test_a_diverged_training_stops_and_says_so(fabric, data, tmp_path):
     images[0] = np.nan
     with pytest.raises(DataError, match=r"expected a finite loss, got nan .* lower training\.learning_rate"):
         train(fabric, (images, labels), tmp_path, 60)
+
+
+def test_sgd_falls_linearly_to_nothing_and_resumes_to_the_same_weights(fabric, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    spec, rates, records = SGD(batch=3, learning_rate=0.1), [], []
+    step = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self, *args: (rates.append(self.param_groups[0]["lr"]), step(self, *args))
+    )
+
+    def run(folder, log):
+        torch.manual_seed(0)
+        network = SPEC.build(1, 2)
+        m_step(fabric, network, *data, spec, Augment(), 10, (0, 0), folder / "m_step.ckpt", log)
+        return network.state_dict()
+
+    def kill(record):
+        if record["iteration"] == 6:
+            raise Killed
+
+    (tmp_path / "whole").mkdir()
+    whole = run(tmp_path / "whole", records.append)
+    assert rates == pytest.approx([0.1 * (1 - i / 10) for i in range(10)])
+    assert records[-1]["learning_rate"] == pytest.approx(0.01)
+    with pytest.raises(Killed):
+        run(tmp_path, kill)
+    assert all(torch.equal(a, b) for a, b in zip(whole.values(), run(tmp_path, records.append).values(), strict=True))
+
+
+def test_a_loss_that_sees_scribbles_gets_them_and_a_crf_is_added(fabric, data, tmp_path):
+    images, labels = data
+    scribbles = np.where(np.arange(32) % 8 == 1, labels.swapaxes(1, 2), UNLABELLED).swapaxes(1, 2).astype(np.uint8)
+    seen, records = [], []
+
+    def crf(logits, batch):
+        seen.append((tuple(logits.shape), tuple(batch.shape)))
+        return 1000 + 0 * logits.sum()
+
+    class Spy(ScribblesAndAreas):
+        def __call__(self, logits, labels, scribbles):
+            drawn = scribbles != UNLABELLED
+            assert drawn.any()
+            assert torch.equal(labels[drawn], scribbles[drawn])
+            return super().__call__(logits, labels, scribbles)
+
+    m_step(
+        fabric, SPEC.build(1, 2), images, labels, Training(batch=3), Augment(), 2, (0, 0), tmp_path / "m_step.ckpt",
+        records.append, Spy(), scribbles, crf,
+    )  # fmt: skip
+    assert seen == [((3, 2, 32, 32), (3, 1, 32, 32))] * 2
+    assert 1000 < records[-1]["loss"] < 1010

@@ -116,3 +116,22 @@ def test_dropout_takes_any_memory_layout_passes_gradients_and_is_off_in_evaluati
 def test_sides_are_checked_before_dropout_too():
     with pytest.raises(ValueError, match="preprocess.size"):
         UNet(base=4, padded=True, dropout=0.5).build(1, 2).before_dropout(torch.zeros(1, 1, 90, 96))
+
+
+def test_a_network_starts_from_one_of_other_labels_in_all_but_what_is_made_by_label():
+    torch.manual_seed(0)
+    spec = UNet(base=4, padded=True)
+    old, new = spec.build(3, 2), spec.build(3, 4)
+    fresh = {name: value.clone() for name, value in new.state_dict().items()}
+    new.start_from(old.state_dict())
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(new.down[0](image), old.down[0](image))
+    for name, value in new.state_dict().items():
+        before = old.state_dict()[name]
+        if name.startswith(("up.", "head.")):
+            assert torch.equal(value, fresh[name])
+        elif name.startswith("merge.") and name.endswith(".0.weight"):
+            assert torch.equal(value[:, :4], fresh[name][:, :4])  # from the way up: four labels
+            assert torch.equal(value[:, 4:], before[:, 2:])  # from the skip connection
+        else:
+            assert torch.equal(value, before)

@@ -95,7 +95,7 @@ SUB_KM = Hierarchy(
 )
 SUB_KM_SC = _taught(SUB_KM, loss=ScribblesAndAreas(scribbles=1.0, areas=0.2))  # section 3: lambda 0.2
 # Section 2.2: T1, T1ce, FLAIR.
-SUB_KM_SC_CRF = _taught(SUB_KM_SC, crf=DenseCRFLoss(alpha=ALPHA, channels=(0, 1, 3), unit="mm"))
+SUB_KM_SC_CRF = _taught(SUB_KM_SC, crf=DenseCRFLoss(alpha=ALPHA, channels=(0, 1, 3), sigma_intensity=0.15, unit="mm"))
 SUB_TRUE_SC_CRF = replace(
     _taught(SUB_KM_SC_CRF, loss=ScribblesAndAreas(scribbles=1.0, areas=0.0)), clusters=ReferenceMasks()
 )
