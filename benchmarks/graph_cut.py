@@ -178,8 +178,8 @@ def main() -> None:
     cost: dict[str, dict[str, float]] = {}
     ratio = None
     for whole in track(volumes(arguments.quick, arguments.spacing_mm), "Cases"):
-        cost[whole.name] = steps(whole)
         volume = whole.within(ndimage.find_objects(whole.brain.astype(np.uint8))[0])
+        cost[whole.name] = steps(volume)
         found.setdefault("graph cut", {})[whole.name] = by_cut(whole, OURS)
         found.setdefault("graph cut, edges only", {})[whole.name] = by_cut(whole, EDGES)
         for dimensions in arguments.walker:
