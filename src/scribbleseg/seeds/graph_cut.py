@@ -58,9 +58,10 @@ class GraphCut:
     rest, a voxel keeps its label if the square of `2 erosion + 1` pixels around it in its slice has no other. Scribbled
     voxels stay what they are, whatever the cut says.
 
-    What is exactly 0 in all channels, the air around a skull-stripped brain, is background: nothing of a brain is
-    there. Whoever padded the image must make UNLABELLED of the padding. A volume whose brain has scribbles of one kind
-    only, or none, stays as scribbled: nothing tells how far they go.
+    What is exactly 0 in all channels, the air around a skull-stripped brain, stays UNLABELLED: with
+    `Preprocess(brain=True)` it is background in every prediction, and three quarters of a slice that need no learning
+    would drown the rest in a mean over labelled pixels. A volume whose brain has scribbles of one kind only, or none,
+    stays as scribbled: nothing tells how far they go.
 
     Not for structures that share the intensities of what surrounds them.
 
@@ -121,7 +122,7 @@ class GraphCut:
         pull = self.likelihood * size * np.prod(spacing_mm) * ratio
         sides = minimum_cut(coo_array((weights, area.coords), shape=area.shape), seeds, pull)
         sides[~seeded(area, sides, seeds)] = 0
-        labels = np.zeros_like(scribbles)
+        labels = np.full_like(scribbles, UNLABELLED)
         labels[brain] = np.array([0, UNLABELLED, structure], np.uint8)[sides + 1][numbers]
         return labels
 
