@@ -2,9 +2,9 @@
 
     SCRIBBLESEG_DATA=... python benchmarks/ji2019_cpu.py --out runs/ji2019
 
-Four folds (`data.brats`): each case is tested once, by networks that were trained on the others. Scribbles are simulated
-by the paper's rule. Grid of 2 mm, 96 x 96; U-Net of base 16; the same number of iterations in every network, a third of
-them before the fine-tuning; last checkpoint, scored in 3-D on the native grid.
+Four folds (`data.brats`): each case is tested once, by networks that were trained on the other folds. Scribbles are
+simulated by the paper's rule. Grid of 2 mm, 96 x 96; U-Net of base 16; in every network the same number of iterations,
+a third of them before the fine-tuning; last checkpoint, scored in 3-D on the native grid.
 
 Continues where it was stopped; folds may be given to several processes and summed up by one more call. Without
 SCRIBBLESEG_DATA, or with --quick, it runs on phantoms at a toy size.
@@ -99,12 +99,13 @@ def report(titles: Sequence[str], datasets: dict[Path, Dataset], seeds: Sequence
 
 def joined(folds: Sequence[Row]) -> Row:
     """One row of all folds' cases; folds have the same number of them."""
-    means = {name: float(np.nanmean([getattr(row, name) for row in folds])) for name in ("recall", "precision", "hd95_mm")}
+    measures = ("recall", "precision", "hd95_mm")
+    means = {name: float(np.nanmean([getattr(row, name) for row in folds])) for name in measures}
     return replace(folds[0], dice=np.concatenate([row.dice for row in folds], axis=1), **means)
 
 
 def label_quality(folder: Path, dataset: Dataset) -> np.ndarray:
-    """Of what the row's last network was taught first: share of the brain labelled, share of those right, Dice by label.
+    """Of the labels that the row's last network began with: share of the brain labelled, of those right, Dice by label.
 
     On the grid, against the reference mask, over all training cases; UNLABELLED counts as background in the Dice.
     """

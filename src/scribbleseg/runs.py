@@ -96,11 +96,15 @@ class Run:
         The weights come last: after a kill, what had not come over yet is made anew.
         """
         own = range(recursions)
+        cache = {"index.json", "images.raw", "scribbles.raw", *(f"labels_{index}.raw" for index in own)}
+
+        def left_out(folder: str, names: list[str]) -> set[str]:
+            return {*names} - cache if folder == str(donor.slices) else set()
+
         for name in ("slices", *(f"labels/{index}" for index in own)):
             partial = self.path / f"{name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            ignored = shutil.ignore_patterns(*(f"labels_{n}.*" for n in range(recursions, donor.recursions + 1)))
-            shutil.copytree(donor.path / name, partial, ignore=ignored, copy_function=link_or_copy)
+            shutil.copytree(donor.path / name, partial, ignore=left_out, copy_function=link_or_copy)
             finish_folder(partial, self.path / name)
         records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] in own)
         write_text(self.path / "metrics.jsonl", "".join(records))
