@@ -1,6 +1,7 @@
 """The verbs of the command line; each imports what it needs, so that --help is instant."""
 
 import functools
+import json
 import logging
 import os
 from collections import Counter
@@ -66,7 +67,7 @@ Split = Annotated[
 ]
 Fold = Annotated[int | None, typer.Option(help="acdc, split paper: 0 to 4; brats: 0 to 3; promise12: 0 to 2.")]
 Scribbles = Annotated[
-    Path | None, typer.Option(help="Train on these instead of the data set's own: a folder that `simulate` wrote.")
+    Path | None, typer.Option(help="Train on these instead of the data set's own: a folder as `simulate` writes it.")
 ]
 Paper = Literal["can2018", "ji2019"]
 Organ = Literal["heart", "tumour"]
@@ -290,7 +291,8 @@ def simulate(
     if length:
         chosen = with_lengths(chosen, length, drawn_in(dataset, labels).label_names)
     folder = write_simulation(dataset, chosen, out, source, labels)
-    console.print(f"Scribbles: {folder}. Next: scribbleseg train {data} --scribbles {folder} --out RUN")
+    recipe = "--recipe ji2019.compact_full " if dataset.scribble_names and labels == "scribbled" else ""
+    console.print(f"Scribbles: {folder}. Next: scribbleseg train {data} --scribbles {folder} {recipe}--out RUN")
 
 
 @verb
@@ -437,7 +439,7 @@ def predict(
     from scribbleseg.relabel import uncertainty as passes
     from scribbleseg.relabel.decide import WelchTest
     from scribbleseg.relabel.predict import Segmenter, check_dropout
-    from scribbleseg.runs import open_run
+    from scribbleseg.runs import open_run, write_text
     from scribbleseg.train.loop import make_fabric
     from scribbleseg.types import DataError
 
@@ -468,7 +470,9 @@ def predict(
             found = passes.uncertainty(network, case, test)
             passes.write_uncertainty(out, case, found)
             ranks.append(passes.rank(case.name, found, test))
-    console.print(f"{len(cases)} label maps in {out}")
+    values = {name: value for value, name in enumerate(segmenter.label_names)}
+    write_text(out / "dataset.json", json.dumps({"labels": values}) + "\n")  # as nnU-Net does: `evaluate` reads it
+    console.print(f"{len(cases)} label maps in {out}, {', '.join(f'{v} {name}' for name, v in values.items())}")
     if ranks:
         passes.write_ranking(out, ranks)
         table = Table("most uncertain first", "entropy, nats", "uncertain", box=None)
@@ -499,7 +503,7 @@ def evaluate(
     from scribbleseg.evaluate.metrics import score, write_scores
     from scribbleseg.types import DataError
 
-    dataset = _open(data, format, split, fold)
+    dataset = _as_declared(_open(data, format, split, fold), predictions)
     files = {name: path for name, path in volumes_in(predictions).items() if not name.endswith(MAPS)}
     known = {name: cases for cases in (dataset.train, dataset.test) for name in cases.names}
     if not known.keys() & files.keys():
@@ -599,6 +603,25 @@ def _train(
     return run
 
 
+def _as_declared(dataset: "Dataset", predictions: Path) -> "Dataset":
+    """The data set in the labels of a folder of label maps, where it says which those are (`predict` does)."""
+    from scribbleseg.data import coarse
+    from scribbleseg.data.folder import read_declaration
+    from scribbleseg.types import DataError
+
+    file = predictions / "dataset.json"
+    if not file.is_file():
+        return dataset
+    values = read_declaration(file)["labels"]
+    for seen in (dataset, coarse(dataset)):
+        if values == {name: value for value, name in enumerate(seen.label_names)}:
+            return seen
+    raise DataError(
+        f"{file}: expected label maps of {', '.join(dataset.label_names[1:])}, found those of "
+        f"{', '.join(name for name in values if name != 'background')}; give the data set that they belong to"
+    )
+
+
 def _cases_in(folder: Path):  # type: ignore[no-untyped-def]
     """The test cases of a data set, or all its cases if it has none; None if the folder is not a data set."""
     from scribbleseg.data import open_dataset
@@ -631,11 +654,12 @@ def _paper_table(rows: Sequence["Row"], upper_bound: str) -> Table:
 def _score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:
     from scribbleseg.evaluate.metrics import summarise
 
-    measures = ("dice", "recall", "precision", "hd95_mm", "assd_mm")
     heads = ("Dice", "recall", "precision", "HD95 mm", "ASSD mm", "missed")
     table = Table("", *heads, title="mean over cases", box=None)
     for name, of_run in scores.items():
         for row in summarise(of_run):
-            means = (f"{row[f'{measure}_mean']:.3f}" for measure in measures)
-            table.add_row(f"{name}: {row['structure']}", *means, str(row["missed"]))
+            overlaps = (f"{row[f'{measure}_mean']:.3f}" for measure in ("dice", "recall", "precision"))
+            of = "" if row["distances"] == row["cases"] else f" ({row['distances']} of {row['cases']})"
+            distances = (f"{row[f'{measure}_mean']:.3f}{of}" for measure in ("hd95_mm", "assd_mm"))
+            table.add_row(f"{name}: {row['structure']}", *overlaps, *distances, str(row["missed"]))
     return table

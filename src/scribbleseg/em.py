@@ -76,7 +76,7 @@ class Recursion:
         segmenter: the trained network, ready for new images.
         labels: what it was trained on, a label map of `Slices`.
         labelled: share of pixels that were not UNLABELLED.
-        changed: share of pixels that the E step before it changed; None for the first.
+        changed: share of pixels that the E step before it changed; None for the first, and where labels are kept.
     """
 
     index: int
@@ -116,8 +116,9 @@ def recur(
     if fabric.is_global_zero:
         run.forget_after(*_continue_from(run))
     for index in range(recipe.recursions + 1):
-        _log_labels(slices, run, fabric, index, dataset.label_names)
-        changed = slices.share(slices.labels(_name(index)) != slices.labels(_name(index - 1))) if index else None
+        relabelled = index > 0 and not isinstance(recipe.decide, Keep)
+        changed = slices.share(slices.labels(_name(index)) != slices.labels(_name(index - 1))) if relabelled else None
+        _log_labels(slices, run, fabric, index, dataset.label_names, changed)
         network = _m_step(recipe, dataset.n_labels, slices, run, fabric, seed, index, start)
         labels = slices.labels(_name(index))
         segmenter = Segmenter(network, recipe.preprocess, dataset.label_names, fabric)
@@ -236,15 +237,17 @@ def store_labels(
     fabric.barrier()
 
 
-def _log_labels(slices: Slices, run: Run, fabric: Fabric, index: int, label_names: tuple[str, ...]) -> None:
+def _log_labels(
+    slices: Slices, run: Run, fabric: Fabric, index: int, label_names: tuple[str, ...], changed: float | None
+) -> None:
     """Record once how much the labels of recursion `index` cover and, after an E step, how much it changed."""
     if not fabric.is_global_zero or any(r["event"] == "relabel" and r["recursion"] == index for r in run.metrics):
         return
     labels = slices.labels(_name(index))
     record = {"event": "relabel", "recursion": index, "labelled": slices.share(labels != UNLABELLED)}
     record["per_label"] = {name: slices.share(labels == value) for value, name in enumerate(label_names)}
-    if index:
-        record["changed"] = slices.share(labels != slices.labels(_name(index - 1)))
+    if changed is not None:
+        record["changed"] = changed
     run.log(record)
 
 

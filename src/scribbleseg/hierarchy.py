@@ -1,6 +1,6 @@
 """Pipeline 2 (Ji et al. 2019): whole tumour from scribbles, clusters inside it, substructures from those, merged."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
@@ -87,6 +87,7 @@ def resolve_hierarchy(recipe: Hierarchy, dataset: Dataset) -> Hierarchy:
             f"{dataset.root}: expected scribbles of all structures as one (such as WT of BraTS) and image-level "
             f"labels, found scribbles of {', '.join(dataset.label_names[1:])}; train on those with another recipe"
         )
+    _check_present({dataset.train.names[0]: dataset.train[0].present}, dataset)  # the rest once they have been read
     whole = resolve(recipe.whole, coarse(dataset))
     substructures = resolve(replace(recipe.substructures, preprocess=whole.preprocess), dataset)
     first, second = whole.network, substructures.network
@@ -116,7 +117,7 @@ def train_hierarchy(
     whole, parts = (start_phase(recipe, dataset, run, fabric, phase) for phase in (WHOLE, SUBSTRUCTURES))
     seen = coarse(dataset)
     slices = grow_seeds(recipe.whole, seen, whole, fabric, workers)
-    _check_present(slices, dataset)
+    _check_present(slices.present, dataset)
     for recursion in recur(recipe.whole, seen, slices, whole, fabric, seed):
         yield WHOLE, recursion
     slices = _divide(recipe, dataset, slices, recursion.segmenter.network, parts, fabric, seed)
@@ -143,9 +144,9 @@ def load_hierarchy(run: Run, fabric: Fabric, recursion: int | None = None) -> Hi
     return HierarchySegmenter(load_segmenter(whole, fabric), load_segmenter(parts, fabric, recursion))
 
 
-def _check_present(slices: Slices, dataset: Dataset) -> None:
+def _check_present(known: Mapping[str, frozenset[int] | None], dataset: Dataset) -> None:
     """Before hours of training: what the clusters will need."""
-    if missing := [name for name, present in slices.present.items() if present is None]:
+    if missing := [name for name, present in known.items() if present is None]:
         others = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise DataError(
             f"case {missing[0]}{others}: expected image-level labels, "

@@ -158,7 +158,7 @@ class Dataset:
         labels = self.read_reference(name)
         if labels is None:
             raise DataError(
-                f"case {name}: expected a reference mask to compare with, found none in {self.root}; "
-                "evaluate on cases that have one"
+                f"case {name}: expected a reference mask, found none in {self.root}; "
+                "choose cases or a data set that has one"
             )
         return labels

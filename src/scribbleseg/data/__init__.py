@@ -193,6 +193,10 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         if not n_listed:
             raise _of_other_cases(root, "a present file that lists", dataset, present)
         notes.append(f"{n_listed} of {len(dataset.train)} training cases have image-level labels from {root}")
+        if strangers := sorted(present.keys() - {*dataset.train.names, *dataset.test.names}):
+            notes.append(f"image-level labels of what is no case of {dataset.root}: {', '.join(strangers)}")
+    elif scribble_names:
+        notes.append(f"no present.csv or present.json in {root}: recipes of two phases (ji2019.full) need one")
     return replace(
         dataset,
         train=Cases(dataset.train.names, partial(_read_scribbled, dataset.train, files, encoding, present)),

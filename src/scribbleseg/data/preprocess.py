@@ -29,7 +29,8 @@ class Preprocess:
         size: side of the square slice in pixels; None is the smallest multiple of 16 that covers every slice.
         brain: whether mean and variance are those of the brain alone: of the voxels that are not 0 in any channel of a
             skull-stripped scan. What is outside stays 0 then (Ji et al. 2019, section 3), and is background in every
-            prediction (ours): nobody scribbles on air, so a network may paint it.
+            prediction and nowhere learned (ours): nobody scribbles on air, and three quarters of a slice that need no
+            learning drown the rest in a mean over labelled pixels.
     """
 
     spacing_mm: PositiveFloat | None = None
@@ -70,10 +71,15 @@ class Preprocess:
         resampled = np.stack([resample_labels(plane, self.resampled(case)) for plane in labels])
         return _fit(resampled, self.size, UNLABELLED)
 
-    def inside(self, case: Case) -> Bool[np.ndarray, "size size"]:
-        """Which pixels of the grid show the image; the others are padding, and are never labelled."""
+    def inside(self, case: Case) -> Bool[np.ndarray, "depth size size"]:
+        """Which pixels of the grid show the image, or the brain; the others are never labelled in training."""
         assert self.size is not None, "resolve() first"
-        return _fit(np.ones(self.resampled(case), bool), self.size, False)
+        if not self.brain:
+            whole = np.ones(self.resampled(case), bool)
+            return np.repeat(_fit(whole, self.size, False)[None], len(case.scribbles), axis=0)
+        brain = torch.from_numpy((case.image != 0).any(axis=0)[:, None].astype(np.float32))
+        shares = functional.interpolate(brain, self.resampled(case), mode="bilinear", antialias=True).numpy()
+        return _fit(shares[:, 0] > 0, self.size, False)
 
     def native_probabilities(
         self, probabilities: Float32[np.ndarray, "depth label size size"], case: Case

@@ -82,7 +82,9 @@ def _read_json(file: Path) -> dict[str, list[str]]:
 def _read_csv(file: Path, structures: Iterable[str]) -> dict[str, list[str]]:
     header = ["case", *structures]
     try:
-        rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines(), strict=True))
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        delimiter = ";" if lines and ";" in lines[0] else ","  # what spreadsheets write where a comma is in numbers
+        rows = list(csv.reader(lines, strict=True, delimiter=delimiter))
     except (OSError, ValueError, csv.Error) as error:
         raise FileError(file, f"expected a CSV file, could not read it ({error})", "correct it") from error
     rows = [[cell.strip() for cell in row] for row in rows if any(cell.strip() for cell in row)]

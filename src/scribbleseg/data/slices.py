@@ -30,7 +30,7 @@ class Slices:
         spacing_mm: case name to voxel size along depth, height, width on the grid.
         images: `slice channel height width`.
         scribbles: `slice height width`.
-        n_pixels: of all slices together, padding left out.
+        n_pixels: of all slices together, without padding and the air around a brain.
         present: case name to its image-level labels, or None where nobody gave any.
     """
 
@@ -43,7 +43,7 @@ class Slices:
     present: dict[str, frozenset[int] | None]
 
     def share(self, mask: Bool[np.ndarray, "slice size size"]) -> float:
-        """The share of the pixels that show an image, padding left out, where `mask` is true (false in padding)."""
+        """The share of the pixels that show an image (see `Preprocess.inside`) where `mask` is true."""
         return float(np.count_nonzero(mask) / self.n_pixels)
 
     def __len__(self) -> int:
@@ -122,7 +122,7 @@ def _write_arrays(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
             scribbles.write(strokes.tobytes())
             labelled += int(np.count_nonzero(strokes != UNLABELLED))
             spacing_mm = (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm)
-            n_pixels = len(image) * int(preprocess.inside(case).sum())
+            n_pixels = int(preprocess.inside(case).sum())
             index[case.name] = {"slices": len(image), "pixels": n_pixels, "spacing_mm": spacing_mm}
             index[case.name]["present"] = None if case.present is None else sorted(case.present)
             _warn_of_lost_classes(case.name, case.scribbles, strokes)
