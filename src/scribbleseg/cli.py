@@ -18,6 +18,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+    from scribbleseg.em import Recipe
     from scribbleseg.evaluate.metrics import Score
     from scribbleseg.pipeline import Pipeline
     from scribbleseg.reproduce import Row
@@ -198,16 +199,13 @@ def seeds(
 
     Example: `scribbleseg seeds ACDC/ --out runs/first --set seeds.tau=0.95`
     """
-    from scribbleseg.em import Recipe, grow_seeds
-    from scribbleseg.pipeline import fit, start_run
-    from scribbleseg.recipes import find
-    from scribbleseg.settings import override
+    from scribbleseg.em import grow_seeds, resolve, taught
+    from scribbleseg.pipeline import start_run
     from scribbleseg.train.loop import make_fabric
-    from scribbleseg.types import DataError
 
-    chosen, dataset = fit(override(find(recipe), set or []), _open(data, format, split, fold, scribbles))
-    if not isinstance(chosen, Recipe):
-        raise DataError(f"--recipe: expected a recipe of one network, got {recipe}; give that of its first phase")
+    one = _of_one_network(recipe, set)
+    dataset = taught(one, _open(data, format, split, fold, scribbles))
+    chosen = resolve(one, dataset)
     run = start_run(out, chosen, dataset, seed, resume=True)
     slices = grow_seeds(chosen, dataset, run, make_fabric("cpu"), workers or _cores())
     table = Table("class", "scribbles", "seed areas", box=None)
@@ -379,17 +377,13 @@ def tune_crf(
     Example: `scribbleseg tune-crf ACDC/ --out runs/tuning`
     """
     from scribbleseg import tune
-    from scribbleseg.em import Recipe
-    from scribbleseg.pipeline import fit, start_run
-    from scribbleseg.recipes import find
-    from scribbleseg.settings import override
+    from scribbleseg.em import resolve, taught
+    from scribbleseg.pipeline import start_run
     from scribbleseg.train.loop import make_fabric
-    from scribbleseg.types import DataError
 
-    chosen, dataset = fit(override(find(recipe), set or []), _open(data, format, split, fold, scribbles))
-    if not isinstance(chosen, Recipe):
-        raise DataError(f"--recipe: expected a recipe of one network, got {recipe}; give that of its first phase")
-    chosen = replace(chosen, recursions=0)
+    one = replace(_of_one_network(recipe, set), recursions=0)
+    dataset = taught(one, _open(data, format, split, fold, scribbles))
+    chosen = resolve(one, dataset)
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
     run = start_run(out, chosen, rest, seed, resume=True)
@@ -601,6 +595,19 @@ def _train(
             name = f"{phase}: recursion" if phase else "Recursion"
             console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
     return run
+
+
+def _of_one_network(name: str, settings: Sequence[str] | None) -> "Recipe":
+    """The recipe of that name, changed; a hierarchy is refused."""
+    from scribbleseg.em import Recipe
+    from scribbleseg.recipes import find
+    from scribbleseg.settings import override
+    from scribbleseg.types import DataError
+
+    recipe = find(name)
+    if not isinstance(recipe, Recipe):
+        raise DataError(f"--recipe: expected a recipe of one network, got {name}; give that of its first phase")
+    return override(recipe, settings or [])
 
 
 def _as_declared(dataset: "Dataset", predictions: Path) -> "Dataset":

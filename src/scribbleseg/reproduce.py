@@ -169,6 +169,9 @@ def summarise(titles: Iterable[str], out: Path, seeds: Sequence[int], fabric: Fa
 def _row(title: str, scores: Sequence[Sequence[Score]]) -> Row:
     structures = tuple(dict.fromkeys(score.structure for score in scores[0]))
     dice = np.array([[score.dice for score in run] for run in scores]).reshape(len(scores), -1, len(structures))
-    measures = ("recall", "precision", "hd95_mm")
-    means = {name: float(np.nanmean([[getattr(score, name) for score in run] for run in scores])) for name in measures}
+    means = {}
+    for name in ("recall", "precision", "hd95_mm"):
+        values = np.array([getattr(score, name) for run in scores for score in run])
+        known = values[~np.isnan(values)]
+        means[name] = float(known.mean()) if len(known) else float("nan")
     return Row(title, dice, structures=structures, **means)

@@ -176,3 +176,11 @@ def test_the_real_cases(real_data):
     t1ce, flair = case.image[1], case.image[3]
     assert t1ce[reference == 3].mean() > 1.5 * t1ce[reference == 1].mean()  # ET enhances, NCR does not
     assert flair[reference == 2].mean() > 1.5 * flair[brain & (reference == 0)].mean()
+
+
+def test_a_tree_without_any_mask_is_all_to_train_on(tmp_path):
+    for name in ("one", "two"):
+        write_case(tmp_path / name, seg=False)
+    opened = open_dataset(tmp_path)
+    assert (opened.name, opened.train.names, opened.test.names) == ("brats", ("one", "two"), ())
+    assert any("no case has a mask" in note for note in opened.notes)

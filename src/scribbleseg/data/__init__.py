@@ -67,7 +67,7 @@ LAYOUTS: dict[str, Layout] = {
         brats,
         tuple(
             f"{place}/*[_-]t1*.nii*"
-            for place in ("Bra[Tt][Ss]*", "[HL]GG/*", "train/*", "test/*", "train/[HL]GG/*", "test/[HL]GG/*")
+            for place in ("*", "[HL]GG/*", "train/*", "test/*", "train/[HL]GG/*", "test/[HL]GG/*")
         ),
         "CASE/CASE_{t1,t1ce,t2,flair,seg}.nii.gz (BraTS2021_00000, ...), CASE/CASE-{t1n,t1c,t2w,t2f,seg}.nii.gz",
     ),

@@ -54,7 +54,7 @@ def brats(folder: str | Path, fold: int = 0) -> Dataset:
             training cases need no masks.
         fold: 0..3, where they do not: fold k tests the cases whose place in the sorted list of all that have a mask
             leaves the remainder k when divided by four, and trains on the others. The rule is ours. Cases without a
-            mask are test cases without a reference.
+            mask are test cases without a reference; where none has a mask, all are training cases.
 
     Returns:
         Channels T1, T1ce, T2, FLAIR; labels 1 NCR/NET, 2 ED, 3 ET, whatever the files call them; the regions WT, TC and
@@ -80,7 +80,10 @@ def brats(folder: str | Path, fold: int = 0) -> Dataset:
         train = [case for place, case in enumerate(annotated) if place % N_FOLDS != fold]
         test = [*annotated[fold::N_FOLDS], *alone]
         options = {"fold": fold}
-        if alone:
+        if not annotated:
+            train, test = alone, []
+            notes = ["no case has a mask: those with scribbles are trained on, and nothing is scored"]
+        elif alone:
             notes = [f"{len(alone)} of {len(at_root)} cases have no mask and are test cases without a reference"]
     elif fold:
         raise DataError(f"brats: {root / 'train'} and {root / 'test'} are the split, got the fold {fold}; leave it out")
