@@ -214,6 +214,11 @@ def test_networks_that_cannot_start_from_each_other_are_refused(dataset):
         fit(override(TINY, ["substructures.network.base=8"]), dataset)
 
 
+def test_masks_in_a_phase_are_refused(dataset):
+    with pytest.raises(DataError, match="expected scribbles, got coarse_masks"):
+        fit(override(TINY, ["whole.annotation=coarse_masks"]), dataset)
+
+
 def test_both_upper_bounds_learn_from_masks_in_their_own_labels(dataset):
     whole = fit(ji2019.COMPACT_WT_FULL, dataset)[1]
     every = fit(ji2019.COMPACT_SUB_FULL, dataset)[1]

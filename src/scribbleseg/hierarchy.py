@@ -87,6 +87,12 @@ def resolve_hierarchy(recipe: Hierarchy, dataset: Dataset) -> Hierarchy:
             f"{dataset.root}: expected scribbles of all structures as one (such as WT of BraTS) and image-level "
             f"labels, found scribbles of {', '.join(dataset.label_names[1:])}; train on those with another recipe"
         )
+    for phase in (recipe.whole, recipe.substructures):
+        if phase.annotation != "scribbles":
+            raise DataError(
+                f"recipe fields whole.annotation, substructures.annotation: expected scribbles, got {phase.annotation}"
+                "; a network of all structures learns from masks by itself (ji2019.sub_full)"
+            )
     _check_present({dataset.train.names[0]: dataset.train[0].present}, dataset)  # the rest once they have been read
     whole = resolve(recipe.whole, coarse(dataset))
     substructures = resolve(replace(recipe.substructures, preprocess=whole.preprocess), dataset)
@@ -149,9 +155,9 @@ def _check_present(known: Mapping[str, frozenset[int] | None], dataset: Dataset)
     if missing := [name for name, present in known.items() if present is None]:
         others = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise DataError(
-            f"case {missing[0]}{others}: expected image-level labels, "
-            f"which of {', '.join(dataset.label_names[1:])} are in it, found none; list the case in present.csv or "
-            "present.json in the folder of the scribbles, with nothing for a healthy brain"
+            f"case {missing[0]}{others}: expected image-level labels, which of {', '.join(dataset.label_names[1:])} "
+            "are in it, found none; list the case in present.csv or present.json in the folder of the scribbles, with "
+            "nothing for a healthy brain"
         )
 
 
