@@ -45,7 +45,7 @@ DEMO = {
         "base": "can2018.demo_base",
         "fully supervised": "can2018.demo_full",
     },
-    "tumour": {"scribbles and image-level labels": "ji2019.demo_full", "fully supervised": "ji2019.demo_sub_full"},
+    "tumour": {"weakly supervised": "ji2019.demo_full", "fully supervised": "ji2019.demo_sub_full"},
 }
 """The rows of a demonstration, and their recipes."""
 
