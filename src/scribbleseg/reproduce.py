@@ -138,7 +138,7 @@ def _inherit(run: Run, recipe: Recipe, out: Path) -> None:
     """Copy what a row of the same seed and data that began alike has done: all of it, or its first M step."""
     if run.recursions:
         return
-    for path in sorted([*out.glob("*/recipe.json"), *out.glob(f"*/{WHOLE}/recipe.json")]):
+    for path in sorted([*out.glob("*/run.json"), *out.glob(f"*/{WHOLE}/run.json")]):
         donor = open_run(path.parent)
         if any(donor.details[key] != run.details[key] for key in ("seed", "fingerprint", "label_names")):
             continue

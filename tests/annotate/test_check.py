@@ -211,7 +211,10 @@ class TestOfTheWholeTumour:
         rows = [(row.name, row.n_cases, row.n_voxels) for row in audit.coverage.classes]
         assert rows == [("background", 3, 48), ("WT", 2, 16)]
         assert self.problems(audit) == [("c2", "warning", "no scribble of WT")]
-        assert [fault.severity for fault in audit.faults].count("note") == 1
+        notes = [fault.problem for fault in audit.faults if fault.severity == "note"]
+        assert len(notes) == 2
+        assert "have their scribbles from" in notes[0]
+        assert "no present.csv or present.json" in notes[1]
 
     def test_image_level_labels_that_agree_are_no_fault(self, brain):
         full = ["NCR/NET", "ED", "ET"]

@@ -69,8 +69,8 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
     in_order = [*structures, UNLABELLED] if "ignore" in labels else structures
     if encoding.labels != dict(enumerate(in_order)):
         raise DataError(
-            f"{file}: expected background 0, structures 1, 2, ... without gaps and ignore, if any, as the highest, "
-            f"found {labels}; renumber them, or use the layout of --format folder, which takes any values"
+            f"{file}: expected background 0, structures 1, 2, ... without gaps and ignore as the highest value, if "
+            f"there is one, found {labels}; renumber them, or use the layout of --format folder, which takes any values"
         )
     if not isinstance(channels := declaration.get("channel_names"), dict) or not channels:
         raise DataError(f'{file}: expected "channel_names": {{"0": "MRI", ...}}, found {channels!r}; add it')
