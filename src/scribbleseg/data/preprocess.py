@@ -28,7 +28,7 @@ class Preprocess:
         spacing_mm: in-plane pixel size of the grid; None is the data set's median, chosen by `resolve`.
         size: side of the square slice in pixels; None is the smallest multiple of 16 that covers every slice.
         brain: whether mean and variance are those of the brain alone: of the voxels that are not 0 in any channel of a
-            skull-stripped scan. What is outside stays 0 then (Ji et al. 2019, section 3), and is background in every
+            skull-stripped scan. What is outside stays 0 then (Ji et al. 2019), and is background in every
             prediction and nowhere learned (ours): nobody scribbles on air, and three quarters of a slice that need no
             learning drown the rest in a mean over labelled pixels.
     """

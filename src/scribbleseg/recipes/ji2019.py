@@ -62,21 +62,22 @@ def table_1(family: str, iterations: int | None = None) -> dict[str, Pipeline]:
     return {title: _both(row, shorten) if isinstance(row, Hierarchy) else shorten(row) for title, row in rows.items()}
 
 
-# Section 3: 192 x 192 slices at the data's own 1 mm, SGD, 10k iterations, and 20k of fine-tuning, which every row has,
-# so that they differ in nothing else (ours). The U-Net's size and the augmentation are ours.
+# The paper's (its text was not at hand to name the sections; so below): 192 x 192 slices at the data's own 1 mm, SGD,
+# 10k iterations, and 20k of fine-tuning, which every row has here, so that they differ in nothing else. The U-Net's size
+# and the augmentation are ours.
 WT_SC = Recipe(
     preprocess=Preprocess(spacing_mm=1.0, size=192, brain=True),
     seeds=Strokes(),
     network=UNet(base=64, padded=True),
     augment=Augment(flips=True),
     training=SGD(batch=32, learning_rate=0.01, momentum=0.9, iterations=10000, iterations_again=20000),
-    loss=ScribblesAndAreas(scribbles=1.0, areas=0.8),  # section 3: lambda 0.8
+    loss=ScribblesAndAreas(scribbles=1.0, areas=0.8),  # lambda
     decide=Keep(),
     recursions=1,
 )
-# Section 3: alpha 1e-8 of a sum over pairs of pixels, here of their mean. The sigmas are ours.
+# The paper's alpha is 1e-8 of a sum over pairs of pixels, here of their mean. The sigmas are ours.
 ALPHA = 1e-8 * (192 * 192) ** 2
-WT_SC_CRF = replace(WT_SC, crf=DenseCRFLoss(alpha=ALPHA, channels=(0, 2, 3), unit="mm"))  # section 2.1: T1, T2, FLAIR
+WT_SC_CRF = replace(WT_SC, crf=DenseCRFLoss(alpha=ALPHA, channels=(0, 2, 3), unit="mm"))  # T1, T2, FLAIR
 WT_SC_GC = replace(WT_SC, seeds=GraphCut())
 WT_SC_GC_CRF = replace(WT_SC_GC, crf=WT_SC_CRF.crf)
 WT_FULL = replace(WT_SC, annotation="coarse_masks", loss=PartialCrossEntropy())
@@ -93,8 +94,8 @@ SUB_KM = Hierarchy(
     scribbles=Skeleton(width=3),
     substructures=replace(WT_SC, loss=ScribblesAndAreas(scribbles=0.0, areas=1.0)),
 )
-SUB_KM_SC = _taught(SUB_KM, loss=ScribblesAndAreas(scribbles=1.0, areas=0.2))  # section 3: lambda 0.2
-# Section 2.2: T1, T1ce, FLAIR.
+SUB_KM_SC = _taught(SUB_KM, loss=ScribblesAndAreas(scribbles=1.0, areas=0.2))  # lambda
+# T1, T1ce, FLAIR. The smaller sigma is ours.
 SUB_KM_SC_CRF = _taught(SUB_KM_SC, crf=DenseCRFLoss(alpha=ALPHA, channels=(0, 1, 3), sigma_intensity=0.15, unit="mm"))
 SUB_TRUE_SC_CRF = replace(
     _taught(SUB_KM_SC_CRF, loss=ScribblesAndAreas(scribbles=1.0, areas=0.0)), clusters=ReferenceMasks()

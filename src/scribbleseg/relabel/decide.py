@@ -29,7 +29,7 @@ class Argmax:
 
 @dataclass(frozen=True)
 class Keep:
-    """The labels stay as they are: the next M step is a fine-tuning on the same ones (Ji et al. 2019, section 3)."""
+    """The labels stay as they are: the next M step is a fine-tuning on the same ones (Ji et al. 2019)."""
 
     kind: Literal["keep"] = "keep"
     passes: ClassVar[int] = 0

@@ -65,7 +65,7 @@ class Training:
 
 @dataclass(frozen=True)
 class SGD:
-    """How one M step trains with momentum and a rate that falls linearly to 0 (Ji et al. 2019, section 3).
+    """How one M step trains with momentum and a rate that falls linearly to 0 (Ji et al. 2019, arXiv:1911.02014).
 
     Args:
         batch: slices in one update on one device; 32 in the paper.
