@@ -63,8 +63,8 @@ def table_1(family: str, iterations: int | None = None) -> dict[str, Pipeline]:
 
 
 # The paper's (its text was not at hand to name the sections; so below): 192 x 192 slices at the data's own 1 mm, SGD,
-# 10k iterations, and 20k of fine-tuning, which every row has here, so that they differ in nothing else. The U-Net's size
-# and the augmentation are ours.
+# 10k iterations, and 20k of fine-tuning, which every row has here, so that they differ in nothing else. The U-Net and
+# the augmentation are ours.
 WT_SC = Recipe(
     preprocess=Preprocess(spacing_mm=1.0, size=192, brain=True),
     seeds=Strokes(),
