@@ -187,6 +187,14 @@ def test_predict_replaces_nothing_unasked(phantoms, trained, copy):
     assert (copy / "masks" / "test000.nii.gz").read_bytes() != before
 
 
+def test_predict_leaves_the_description_of_a_data_set_alone(trained, copy):
+    before = (copy / "dataset.json").read_text()
+    said = call("predict", trained, copy, "--out", copy, "--overwrite", code=2)
+    assert "expected no description of another data set" in said
+    assert (copy / "dataset.json").read_text() == before
+    assert not list(copy.glob("*.nii.gz"))
+
+
 def test_a_failed_start_does_not_block_its_folder(copy, tmp_path):
     path = copy / "images" / "train001.nii.gz"
     whole = path.read_bytes()

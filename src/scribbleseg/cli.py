@@ -450,6 +450,10 @@ def predict(
     there = [f"{name}{end}" for name in cases.names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
     if there and not overwrite:
         raise DataError(f"{out}: expected no file of these names, found {there[0]}; give another --out, or --overwrite")
+    values = {name: value for value, name in enumerate(segmenter.label_names)}
+    declaration, declared = out / "dataset.json", json.dumps({"labels": values}) + "\n"
+    if declaration.exists() and declaration.read_text() != declared:
+        raise DataError(f"{declaration}: expected no description of another data set, found one; give another --out")
     test, ranks = WelchTest(), []
     for case in track(cases, "Segmenting", total=len(cases)):
         suffix = PNG if case.geometry.suffix == PNG else ".nii.gz"
@@ -464,8 +468,7 @@ def predict(
             found = passes.uncertainty(network, case, test)
             passes.write_uncertainty(out, case, found)
             ranks.append(passes.rank(case.name, found, test))
-    values = {name: value for value, name in enumerate(segmenter.label_names)}
-    write_text(out / "dataset.json", json.dumps({"labels": values}) + "\n")  # as nnU-Net does: `evaluate` reads it
+    write_text(declaration, declared)  # last, and as nnU-Net does: `evaluate` reads it
     console.print(f"{len(cases)} label maps in {out}, {', '.join(f'{v} {name}' for name, v in values.items())}")
     if ranks:
         passes.write_ranking(out, ranks)
