@@ -29,11 +29,12 @@ from scipy import ndimage
 from scipy.stats import multivariate_normal
 
 from scribbleseg.data import brats
+from scribbleseg.data.brats import ET, T1, T1CE
 from scribbleseg.data.preprocess import normalise_brain
 from scribbleseg.data.tumour_phantom import brain_tumour
 from scribbleseg.evaluate.metrics import dice
 from scribbleseg.substructures import KMeans, merge
-from scribbleseg.substructures.cluster import ET, T1, T1CE, depth_mm, features, named_clusters
+from scribbleseg.substructures.cluster import depth_mm, features, named_clusters
 
 REGIONS = {"ET": (3,), "NCR/NET": (1,), "ED": (2,), "TC": (1, 3)}
 MM = (1.0, 1.0, 1.0)

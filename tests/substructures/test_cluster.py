@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from scribbleseg.data.brats import LABEL_NAMES
+from scribbleseg.data.brats import ED, ET, LABEL_NAMES, NCR
 from scribbleseg.substructures import KMeans, cluster
-from scribbleseg.substructures.cluster import ED, ET, NET, depth_mm, features
+from scribbleseg.substructures.cluster import depth_mm, features
 from scribbleseg.types import DataError
 
 MM = (1.0, 1.0, 1.0)
-SUBSETS = [frozenset(s) for s in chain.from_iterable(combinations((NET, ED, ET), n) for n in range(4))]
-LOOKS = {NET: (-1.0, -0.5, 1.0, 0.0), ED: (0.0, 0.2, 1.5, 1.5), ET: (0.2, 2.5, 0.5, 0.5)}
+SUBSETS = [frozenset(s) for s in chain.from_iterable(combinations((NCR, ED, ET), n) for n in range(4))]
+LOOKS = {NCR: (-1.0, -0.5, 1.0, 0.0), ED: (0.0, 0.2, 1.5, 1.5), ET: (0.2, 2.5, 0.5, 0.5)}
 """Mean T1, T1ce, T2 and FLAIR of each structure."""
 
 
@@ -26,7 +26,7 @@ def planted(present, seed=0, shape=(12, 20, 20), noise=0.1):
     z, y, x = np.indices(shape)
     radius = np.sqrt((1.6 * (z - 5.5)) ** 2 + (y - 9.0) ** 2 + (x - 10.0) ** 2)
     truth = np.zeros(shape, np.uint8)
-    for outer, value in zip((8.5, 6.5, 4.5), [v for v in (ED, ET, NET) if v in present], strict=False):
+    for outer, value in zip((8.5, 6.5, 4.5), [v for v in (ED, ET, NCR) if v in present], strict=False):
         truth[radius < outer] = value
     image = rng.normal(0, noise, (4, *shape))
     for value, look in LOOKS.items():
@@ -40,7 +40,7 @@ def random_case(seed, shape=(5, 7, 8)):
 
 
 def test_labels_are_those_of_the_data_set():
-    assert [LABEL_NAMES[value] for value in (0, NET, ED, ET)] == ["background", "NCR/NET", "ED", "ET"]
+    assert [LABEL_NAMES[value] for value in (0, NCR, ED, ET)] == ["background", "NCR/NET", "ED", "ET"]
 
 
 @pytest.mark.parametrize("present", SUBSETS, ids=sorted)
@@ -72,7 +72,7 @@ def test_an_empty_tumour_passes_through(present):
     assert not KMeans()(image, np.zeros_like(tumour), present, MM).any()
 
 
-@pytest.mark.parametrize(("present", "expected"), [({1, 2, 3}, ED), ({1, 2}, ED), ({2, 3}, ED), ({1, 3}, NET)])
+@pytest.mark.parametrize(("present", "expected"), [({1, 2, 3}, ED), ({1, 2}, ED), ({2, 3}, ED), ({1, 3}, NCR)])
 @pytest.mark.parametrize("case", ["one voxel", "all alike"])
 def test_too_few_clusters_are_edema_or_else_net(present, expected, case):
     image, tumour = random_case(4)
@@ -91,9 +91,9 @@ def test_as_many_voxels_as_structures_are_one_cluster_each():
     image = np.zeros((4, 1, 1, 5), np.float32)
     image[1, 0, 0] = 0, 1, 5, 3, 0
     image[0, 0, 0] = 0, 1, 0, -4, 0
-    labels = KMeans()(image, tumour, frozenset({NET, ET}), MM)
+    labels = KMeans()(image, tumour, frozenset({NCR, ET}), MM)
     assert labels[0, 0, 2] == ET
-    assert sorted(KMeans()(image, tumour, frozenset({NET, ED, ET}), MM)[tumour]) == [NET, ED, ET]
+    assert sorted(KMeans()(image, tumour, frozenset({NCR, ED, ET}), MM)[tumour]) == [NCR, ED, ET]
 
 
 def slow_features(voxels, enhancement):
@@ -141,7 +141,7 @@ def test_enhancement_decides_between_t1ce_and_the_rest():
     image[1] += bright
     image[3] += wet
     for enhancement, group in ((5.0, bright), (0.1, wet)):
-        labels = KMeans(enhancement=enhancement)(image, tumour, frozenset({NET, ET}), MM)
+        labels = KMeans(enhancement=enhancement)(image, tumour, frozenset({NCR, ET}), MM)
         assert len({(label, side) for label, side in zip(labels[tumour], group[tumour], strict=True)}) == 2
 
 
@@ -153,7 +153,7 @@ def slow_names(numbers, t1ce, depth, present):
         names[max(mean, key=lambda k: mean[k][0])] = ET
     if ED in present:
         names[min((k for k in mean if k not in names), key=lambda k: mean[k][1])] = ED
-    return [names.get(k, NET) for k in mean]
+    return [names.get(k, NCR) for k in mean]
 
 
 @settings(max_examples=50, deadline=None)
@@ -178,7 +178,7 @@ def test_millimetres_decide_what_is_near_the_surface():
     image = np.zeros((4, *tumour.shape), np.float32)
     image[:2, :, :, 14:] = 2.0
     image += np.random.default_rng(0).normal(0, 0.05, image.shape).astype(np.float32)
-    present = frozenset({NET, ED})
+    present = frozenset({NCR, ED})
     assert (KMeans()(image, tumour, present, MM)[3:6, 1:12, 1:12] == ED).all()
     assert (KMeans()(image, tumour, present, (10.0, 1.0, 1.0))[1:8, 1:12, 14:19] == ED).all()
 
@@ -191,14 +191,14 @@ def test_no_division_in_two_is_better():
     """Exhaustively: k-means' labels are the best of all divisions of nine voxels."""
     image, _ = random_case(7, shape=(1, 3, 3))
     described = features(image.reshape(4, 9))
-    labels = KMeans()(image, np.ones((1, 3, 3), bool), frozenset({NET, ED}), MM).ravel()
+    labels = KMeans()(image, np.ones((1, 3, 3), bool), frozenset({NCR, ED}), MM).ravel()
     best = min(distortion(described, np.array([n >> i & 1 for i in range(9)])) for n in range(1, 256))
     assert distortion(described, labels) == pytest.approx(best, rel=1e-9)
 
 
 def test_starts_from_a_sample_end_where_those_from_all_voxels_do(monkeypatch):
-    image, truth = planted({NET, ED, ET}, noise=0.6)
-    tumour, present = truth > 0, frozenset({NET, ED, ET})
+    image, truth = planted({NCR, ED, ET}, noise=0.6)
+    tumour, present = truth > 0, frozenset({NCR, ED, ET})
     described = features(image[:, tumour])
     whole = distortion(described, KMeans()(image, tumour, present, MM)[tumour])
     monkeypatch.setattr(cluster, "SAMPLE", 300)
@@ -207,7 +207,7 @@ def test_starts_from_a_sample_end_where_those_from_all_voxels_do(monkeypatch):
 
 def test_seeds_repeat_and_matter_only_where_structures_do_not_differ():
     image, tumour = random_case(8)
-    present = frozenset({NET, ED, ET})
+    present = frozenset({NCR, ED, ET})
     again = [[KMeans()(image, tumour, present, MM, seed) for seed in range(6)] for _ in range(2)]
     np.testing.assert_array_equal(*again)
     assert len(np.unique(again[0], axis=0)) > 1
@@ -218,7 +218,7 @@ def test_seeds_repeat_and_matter_only_where_structures_do_not_differ():
 
 
 def test_what_lies_outside_of_the_tumour_does_not_matter():
-    image, truth = planted({NET, ED, ET}, noise=0.5)
+    image, truth = planted({NCR, ED, ET}, noise=0.5)
     other = image.copy()
     other[:, truth == 0] = np.nan
     for present in SUBSETS:
@@ -229,7 +229,7 @@ def test_what_lies_outside_of_the_tumour_does_not_matter():
 def test_inputs_stay_as_they_were():
     image, tumour = random_case(9)
     before = image.copy(), tumour.copy()
-    KMeans()(image, tumour, frozenset({NET, ED}), MM)
+    KMeans()(image, tumour, frozenset({NCR, ED}), MM)
     np.testing.assert_array_equal(image, before[0])
     np.testing.assert_array_equal(tumour, before[1])
 
@@ -243,7 +243,7 @@ def test_unknown_structures_are_refused(present):
 
 def test_bad_input_is_refused():
     image, tumour = random_case(11)
-    present = frozenset({NET, ED})
+    present = frozenset({NCR, ED})
     with pytest.raises(DataError, match=r"T1, T1ce, T2, FLAIR.*\(3, 5, 7, 8\)"):
         KMeans()(image[:3], tumour, present, MM)
     with pytest.raises(DataError, match="resample one to the other"):

@@ -25,10 +25,15 @@ from scribbleseg.data.case_files import CaseFiles, Encoding, dataset, nifti
 from scribbleseg.data.volumes import NIFTI
 from scribbleseg.types import DataError, Dataset
 
+T1, T1CE, T2, FLAIR = range(4)
+"""The channels of an image of a brain tumour, in this order."""
+
+NCR, ED, ET = 1, 2, 3
+"""The labels of its structures: NCR/NET, oedema, enhancing tumour; 0 is background."""
+
 LABEL_NAMES = ("background", "NCR/NET", "ED", "ET")
-REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+REGIONS = {"WT": (NCR, ED, ET), "TC": (NCR, ET), "ET": (ET,)}
 SCRIBBLE_NAMES = ("background", "WT")
-FLAIR = 3
 N_FOLDS = 4
 
 

@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float32, Float64
 from scipy import ndimage
 from skimage.graph import MCP_Geometric
 
-from scribbleseg.data.tumour_phantom import ED, ET, NCR, Grid, Spacing, brain_tumour
+from scribbleseg.data.brats import ED, ET, NCR
+from scribbleseg.data.tumour_phantom import Grid, Spacing, brain_tumour
 from scribbleseg.data.volumes import FileError, write_labels
 from scribbleseg.types import UNLABELLED, DataError, Geometry, Labels
 

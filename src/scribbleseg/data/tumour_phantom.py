@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from scipy import ndimage
 
+from scribbleseg.data.brats import ED, ET, NCR
 from scribbleseg.types import Image, Labels
 
 Grid = tuple[int, int, int]
@@ -17,8 +18,6 @@ Spacing = tuple[float, float, float]
 Volume = Float32[np.ndarray, "depth height width"]
 Point = Float64[np.ndarray, "axis"]
 Mask = Bool[np.ndarray, "depth height width"]
-
-NCR, ED, ET = 1, 2, 3
 
 # T1, T1ce, T2, FLAIR; T1 and T1ce are alike but for what takes up contrast agent
 MEANS = {

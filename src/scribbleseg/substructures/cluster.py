@@ -14,13 +14,8 @@ from pydantic import PositiveFloat
 from scipy import ndimage
 from scipy.cluster.vq import kmeans, vq
 
+from scribbleseg.data.brats import ED, ET, NCR, T1CE
 from scribbleseg.types import DataError, Image, Labels
-
-T1, T1CE, T2, FLAIR = range(4)
-"""The channels of an image of a brain tumour, in this order."""
-
-NET, ED, ET = 1, 2, 3
-"""The labels of its structures: NCR/NET, oedema, enhancing tumour; 0 is background."""
 
 STARTS = 8
 """Random starts of k-means, of which the one of least distortion goes on; ours: on BraTS they seldom differ."""
@@ -137,7 +132,7 @@ def named_clusters(
         return np.full(len(described), max(present, default=0), np.uint8)
     cluster, _ = vq(described, _centres(described, k, np.random.default_rng(seed)))
     if len(np.unique(cluster)) < k:
-        return np.full(len(described), ED if ED in present else NET, np.uint8)
+        return np.full(len(described), ED if ED in present else NCR, np.uint8)
     return _names(cluster, t1ce, depth, present)[cluster]
 
 
@@ -158,7 +153,7 @@ def _names(
 ) -> UInt8[np.ndarray, " cluster"]:
     """The label of each cluster, of which there are as many as structures present."""
     size = np.bincount(cluster)
-    names = np.full(len(size), NET, np.uint8)
+    names = np.full(len(size), NCR, np.uint8)
     if ET in present:
         names[(np.bincount(cluster, t1ce) / size).argmax()] = ET
     if ED in present:
@@ -168,8 +163,8 @@ def _names(
 
 
 def _check(image: np.ndarray, tumour: np.ndarray, present: frozenset[int], spacing_mm: Sequence[float]) -> None:
-    if not present <= {NET, ED, ET}:
-        raise ValueError(f"present: expected labels of {NET} (NCR/NET), {ED} (ED) and {ET} (ET), got {set(present)}")
+    if not present <= {NCR, ED, ET}:
+        raise ValueError(f"present: expected labels of {NCR} (NCR/NET), {ED} (ED) and {ET} (ET), got {set(present)}")
     if image.shape != (4, *tumour.shape):
         raise DataError(
             "clusters: expected the channels T1, T1ce, T2, FLAIR and a tumour on their grid, (4, depth, height, "

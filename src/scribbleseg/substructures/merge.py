@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Bool
 
-from scribbleseg.substructures.cluster import ED, ET, NET
+from scribbleseg.data.brats import ED, ET, NCR
 from scribbleseg.types import Labels
 
 
@@ -27,5 +27,5 @@ def merge(whole: Bool[np.ndarray, "*space"], substructures: Labels) -> Labels:
         raise ValueError(f"expected both phases on one grid, got {whole.shape} and {substructures.shape}")
     if substructures.max(initial=0) > ET:
         raise ValueError(f"expected labels 0 to {ET} of phase 2, got {np.unique(substructures).tolist()}")
-    known = (substructures == ET) | (substructures == NET)
+    known = (substructures == ET) | (substructures == NCR)
     return np.where(whole, np.where(known, substructures, np.uint8(ED)), np.uint8(0))
