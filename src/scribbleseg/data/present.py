@@ -25,8 +25,8 @@ def read_present(folder: Path, label_names: Sequence[str]) -> dict[str, frozense
         label_names: by value; `label_names[0]` is the background, which is never listed.
 
     Raises:
-        FileError: both files are there, one is malformed, names a structure that the data set does not have or a case
-            twice, or has a cell that is neither 0 nor 1.
+        FileError: both files are there, one is malformed, names a structure that the data set does not have or (CSV) a
+            case twice, or has a cell that is neither 0 nor 1.
     """
     files = [file for name in ("present.json", "present.csv") if (file := folder / name).is_file()]
     if not files:
