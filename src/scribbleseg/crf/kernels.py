@@ -1,4 +1,4 @@
-"""The two kernels of the paper's dense CRF (Eq. 6), as numbers of a recipe and as filters for a batch of slices."""
+"""The two kernels of Can et al.'s dense CRF (Eq. 6), as numbers of a recipe and as filters for a batch of slices."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, TypeVar
@@ -8,21 +8,22 @@ from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
-from scribbleseg.crf.gaussian import GaussianFilter, gaussian_filter
+from scribbleseg.crf.filter import GaussianFilter
+from scribbleseg.crf.gaussian import gaussian_filter
 
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class HasDistances:
-    """A part of a recipe with distances in a unit of its own.
+    """A part of a recipe that has distances, in pixels or in millimetres.
 
     Args:
-        unit: "px" of the recipe's grid, or "mm"; `in_pixels` turns the latter into the former.
+        unit: "px", pixels of the recipe's grid, or "mm"; `in_pixels` converts millimetres to pixels.
     """
 
     DISTANCES: ClassVar[tuple[str, ...]]
-    """The fields that are in this unit."""
+    """The names of the fields that are distances."""
 
     unit: Literal["px", "mm"] = field(default="px", kw_only=True)
 
@@ -34,7 +35,9 @@ class HasDistances:
 
 @dataclass(frozen=True)
 class Kernels(HasDistances):
-    """w1 exp(-p^2 / 2 sigma_alpha^2 - I^2 / 2 sigma_beta^2) + w2 exp(-p^2 / 2 sigma_gamma^2): Can et al. 2018, Eq. 6.
+    """The bilateral and the spatial kernel of a dense CRF: Can et al. 2018, Eq. 6.
+
+        w1 exp(-p^2 / 2 sigma_alpha^2 - I^2 / 2 sigma_beta^2) + w2 exp(-p^2 / 2 sigma_gamma^2)
 
     p is the distance of two pixels, I the difference of their intensities; each slice is scaled to [0, 1] first (our
     reading: the paper does not say to which range its sigma_beta belongs).
@@ -43,9 +46,9 @@ class Kernels(HasDistances):
         w1: weight of the bilateral kernel.
         w2: weight of the spatial kernel.
         sigma_alpha: how far the bilateral kernel reaches, in `unit`.
-        sigma_beta: how far apart in intensity pixels still belong together, of the slice's range [0, 1].
+        sigma_beta: how much two pixels that belong together may differ in intensity, on the slice's range [0, 1].
         sigma_gamma: how far the spatial kernel reaches, in `unit`.
-        unit: as of `HasDistances`.
+        unit: "px" or "mm", see `HasDistances`.
     """
 
     DISTANCES = ("sigma_alpha", "sigma_gamma")
@@ -58,11 +61,15 @@ class Kernels(HasDistances):
 
     @property
     def weights(self) -> tuple[float, float]:
-        """Of the two filters."""
+        """The weights of the two filters."""
         return self.w1, self.w2
 
     def filters(self, images: Float[Tensor, "batch channel *space"]) -> tuple[GaussianFilter, GaussianFilter]:
-        """The bilateral and the spatial filter of these slices. Raises ValueError unless `in_pixels`."""
+        """The bilateral and the spatial filter of these slices.
+
+        Raises:
+            ValueError: the distances are not in pixels; `in_pixels` converts them.
+        """
         self.check_pixels()
         shape = tuple(images.shape[2:])
         bilateral = gaussian_filter(shape, self.sigma_alpha, unit_range(images), self.sigma_beta)
@@ -70,7 +77,7 @@ class Kernels(HasDistances):
 
 
 def in_pixels(part: Part, spacing_mm: float) -> Part:
-    """The same part with its distances in pixels of this size; what has none is given back as it is."""
+    """The same part with its distances in pixels of this size. A part without distances is returned as it is."""
     if not isinstance(part, HasDistances) or part.unit == "px":
         return part
     return replace(part, unit="px", **{name: getattr(part, name) / spacing_mm for name in part.DISTANCES})

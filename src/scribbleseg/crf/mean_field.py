@@ -1,6 +1,6 @@
 """Mean-field inference in a fully connected CRF: dense CRF and CRF-RNN, with clamped pixels.
 
-Krähenbühl and Koltun 2011 (arXiv:1210.5644), algorithm 1, with the per-class kernel weights and the learned
+It is algorithm 1 of Krähenbühl and Koltun 2011 (arXiv:1210.5644), with the per-class kernel weights and the learned
 compatibility of Zheng et al. 2015 (doi:10.1109/ICCV.2015.179), and the clamped seeds of Can et al. 2018
 (doi:10.1007/978-3-030-00889-5_27), Eq. 4.
 """
@@ -15,14 +15,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from scribbleseg.crf.gaussian import GaussianFilter
+from scribbleseg.crf.filter import GaussianFilter
 from scribbleseg.types import UNLABELLED
 
 CLAMPED_LOGIT = -1e4
-"""Logit of the labels that a clamped pixel does not have, beside 0 of its own: one-hot to the last digit, finite."""
+"""The logit of all labels but a clamped pixel's own, which has 0: finite, and one-hot to the last digit in softmax."""
 
 MARGIN = 8
-"""Pixels around those that still move, within which iterations continue. Ours."""
+"""How many pixels around those that still change are iterated along with them (ours)."""
 
 
 def mean_field(
@@ -34,7 +34,7 @@ def mean_field(
     iterations: int = 10,
     tolerance: float = 0.0,
 ) -> Float[Tensor, "batch label *space"]:
-    """Refines class scores by their fully connected neighbourhood.
+    """Refines label scores by mean-field inference in a fully connected CRF.
 
     From Q = softmax(logits), each iteration sets, with filters K_m, weights w_m and compatibility mu,
 
@@ -44,25 +44,26 @@ def mean_field(
 
     Args:
         logits: minus the unary energy: log-probabilities or a network's logits. -inf forbids a label.
-        filters: one a kernel, built for these images (`gaussian_filter`).
-        weights: of each kernel for each label; a plain sequence has one number a kernel, the same for all labels.
-        compatibility: cost of label l beside l', row l; None is Potts' 1 - identity.
+        filters: one for each kernel, built for these images (`gaussian_filter`).
+        weights: the weight of each kernel for each label; a plain sequence has one number for each kernel, the same for
+            all labels.
+        compatibility: the cost of label l (row) beside l' (column); None is Potts' 1 - identity.
         clamped: labels that are known (seed areas), UNLABELLED (255) elsewhere. A clamped pixel's Q is one-hot from the
             start, never changes, and sends its messages (Can et al. 2018, Eq. 4: unary energy 0 or infinite).
-        iterations: at most.
-        tolerance: a change of Q that does not matter. Iterations end when none is larger in any pixel; and where only
-            a part of the image still changes by more, they go on in a box around it, the pixels outside keeping what
-            they have. On slices, 1e-3 changes Q by less than 1e-5 on average (docs/LOG.md). 0: all iterations, in all
-            pixels; for training.
+        iterations: the largest number of iterations.
+        tolerance: a change of Q that does not matter. Iterations end when no pixel changes by more. Where only a part
+            of the image still does, they go on in a box around it while the pixels outside keep their Q. On slices,
+            1e-3 changes Q by less than 1e-5 on average (docs/LOG.md). 0 means all iterations in all pixels, for
+            training.
 
     Returns:
-        Logits of the result, of the dtype of `logits`: their softmax over label is Q, and cross-entropy can be taken of
-        them. Under Potts a constant a pixel is left out. At clamped pixels 0 for the label and -1e4 for the others, so
-        that the softmax is exactly one-hot and the gradient 0.
+        Logits of the result, of the dtype of `logits`: their softmax over labels is Q, and a cross-entropy can be
+        computed from them. Under Potts a constant for each pixel is left out. At clamped pixels they are 0 for the
+        label and -1e4 for the others, so that the softmax is exactly one-hot and the gradient 0.
 
     Raises:
-        ValueError: for weights, compatibility or clamped of the wrong shape or with labels that logits lack, for
-            logits that contain NaN or +inf or that forbid all labels of a pixel, and for iterations < 0.
+        ValueError: weights, compatibility or clamped have the wrong shape or labels that logits lack, logits contain
+            NaN or +inf or forbid all labels of a pixel, or iterations < 0.
     """
     labels = logits.shape[1]
     kernel_weights = _kernel_weights(weights, len(filters), logits)
@@ -81,51 +82,63 @@ def mean_field(
         )
     if not filters or not logits.numel():
         return current
-    crf = _CRF(logits, filters, _totals(filters, logits), kernel_weights, compatibility, seeds, tolerance)
-    return _iterate(crf, current, iterations)
+    kernels = [_Kernel.of(k, w, logits) for k, w in zip(filters, kernel_weights, strict=True)]
+    return _iterate(_CRF(logits, kernels, compatibility, seeds, tolerance), current, iterations)
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """A filter with its weight for each label, and what it makes of a map that is 1 everywhere."""
+
+    filter: GaussianFilter
+    weights: Tensor
+    total: Tensor
+
+    @classmethod
+    def of(cls, gaussian: GaussianFilter, weights: Tensor, like: Tensor) -> "_Kernel":
+        """The kernel for logits `like`."""
+        return cls(gaussian, weights, gaussian(torch.ones_like(like[:, :1])))
 
 
 @dataclass(frozen=True)
 class _CRF:
-    """The model on an image, or on a box of it whose outside is held fixed."""
+    """The model on a whole image, or on a box of it outside of which Q is held fixed."""
 
     logits: Tensor
-    filters: Sequence[GaussianFilter]
-    totals: Sequence[Tensor]
-    weights: Tensor
+    kernels: Sequence[_Kernel]
     compatibility: Tensor | None
     seeds: "_Seeds | None"
     tolerance: float
     whole: bool = True
 
     def messages(self, q: Tensor) -> Tensor:
-        """What is added to the logits: the neighbours' support of each label, or minus their incompatibility."""
-        # The filter of all labels together is known, as they sum to 1: one label fewer to filter.
+        """What is added to the logits: the neighbours' support for each label, or minus their incompatibility."""
+        # Labels sum to 1 and the filter of 1 is known: one label fewer to filter.
         others = _Outliers(q[:, 1:], self.tolerance if self.whole else 0.0)
         received = torch.zeros_like(q)
-        for k, w, total in zip(self.filters, self.weights, self.totals, strict=True):
-            filtered = others.filter(k, total)
-            filtered = torch.cat([total - filtered.sum(1, keepdim=True), filtered], 1)
-            received = received + w.view(-1, *(1 for _ in q.shape[2:])) * filtered
+        for kernel in self.kernels:
+            filtered = others.filter(kernel.filter, kernel.total)
+            filtered = torch.cat([kernel.total - filtered.sum(1, keepdim=True), filtered], 1)
+            received = received + kernel.weights.view(-1, *(1 for _ in q.shape[2:])) * filtered
         if self.compatibility is None:
             return received
         return -torch.einsum("ij,bj...->bi...", self.compatibility, received)
 
     def update(self, messages: Tensor) -> Tensor:
-        """The next logits."""
+        """The next logits, those of clamped pixels as they are."""
         return self.logits + messages if self.seeds is None else self.seeds.put(self.logits + messages)
 
     def crop(self, at: tuple[Any, ...], q: Tensor, messages: Tensor) -> "_CRF":
-        """The model of a box, with the messages that pixels outside send by `q` as part of its logits."""
-        filters = [k.crop(at[1:]) for k in self.filters]
+        """The model of a box, with the messages that the pixels outside send, by their `q`, in its logits."""
+        logits = self.logits[at]
+        kernels = [_Kernel.of(k.filter.crop(at[1:]), k.weights, logits) for k in self.kernels]
         seeds = None if self.seeds is None else self.seeds.crop(at)
-        logits, totals = self.logits[at], _totals(filters, self.logits[at])
-        inside = replace(self, logits=logits, filters=filters, totals=totals, seeds=seeds, whole=False)
+        inside = replace(self, logits=logits, kernels=kernels, seeds=seeds, whole=False)
         return replace(inside, logits=inside.logits + messages[at] - inside.messages(q[at]))
 
 
 def _iterate(crf: _CRF, current: Tensor, iterations: int) -> Tensor:
-    """The logits after that many updates of `current`; in a box from when nothing moves outside."""
+    """The logits after so many updates of `current`. Once nothing changes outside a box, only the box is updated."""
     q = current.softmax(1)
     for done in range(1, iterations + 1):
         messages = crf.messages(q)
@@ -149,9 +162,9 @@ def _iterate(crf: _CRF, current: Tensor, iterations: int) -> Tensor:
 
 
 class _Outliers:
-    """Values as one level a map, and a box in which alone they differ from it by more than the tolerance.
+    """Maps as one level each, and a box outside of which they differ from it by no more than the tolerance.
 
-    The filter is linear, and what it makes of a level is known: often, only the box is left to filter.
+    The filter is linear and its result for a constant map is known, so that often only the box has to be filtered.
     """
 
     def __init__(self, values: Tensor, tolerance: float) -> None:
@@ -164,7 +177,7 @@ class _Outliers:
             self.differing = self.rest.detach().abs().amax((0, 1)) > tolerance
 
     def filter(self, gaussian: GaussianFilter, total: Tensor) -> Tensor:
-        """The filter of the values; `total` is that of 1 everywhere."""
+        """The filter of the values; `total` is the filter of a map that is 1 everywhere."""
         if self.differing is None:
             return gaussian(self.values)
         if not self.differing.any():
@@ -178,13 +191,11 @@ class _Outliers:
         return filtered
 
 
-def _totals(filters: Sequence[GaussianFilter], like: Tensor) -> list[Tensor]:
-    """What each filter makes of 1 everywhere."""
-    return [k(torch.ones_like(like[:, :1])) for k in filters]
-
-
 def _bounding_box(found: Tensor, margins: Sequence[int]) -> tuple[slice, ...]:
-    """Of the pixels found, with margins, in sides of multiples of 16: few shapes, which libraries prepare once."""
+    """The box around the pixels found, with margins.
+
+    Its sides are multiples of 16 where the image allows: there are few shapes then, which libraries prepare once.
+    """
     box = []
     for axis, (n, margin) in enumerate(zip(found.shape, margins, strict=True)):
         others = [a for a in range(found.ndim) if a != axis]
@@ -196,11 +207,12 @@ def _bounding_box(found: Tensor, margins: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _much_smaller(box: tuple[slice, ...], image: Tensor) -> bool:
+    """Whether working in the box saves more than it costs: it has less than half of the pixels."""
     return 2 * prod(side.stop - side.start for side in box) < image.numel()
 
 
 def _kernel_weights(weights: Tensor | Sequence[float], kernels: int, logits: Tensor) -> Tensor:
-    """`kernel label`. Raises ValueError."""
+    """The weights as `kernel label`. Raises ValueError for another shape."""
     labels = logits.shape[1]
     if not isinstance(weights, Tensor):
         weights = logits.new_tensor(list(weights)).unsqueeze(1).expand(-1, labels)
@@ -213,7 +225,7 @@ def _kernel_weights(weights: Tensor | Sequence[float], kernels: int, logits: Ten
 
 
 class _Seeds:
-    """Pixels whose label is known. Raises ValueError for labels that logits lack, or another shape."""
+    """The pixels whose label is known. Raises ValueError for labels that logits lack, or another shape."""
 
     def __init__(self, clamped: Tensor, logits: Tensor) -> None:
         if clamped.shape != logits.shape[:1] + logits.shape[2:]:
@@ -229,11 +241,11 @@ class _Seeds:
         self.logits = torch.full_like(logits, CLAMPED_LOGIT, requires_grad=False).scatter_(1, codes.unsqueeze(1), 0.0)
 
     def crop(self, at: tuple[Any, ...]) -> "_Seeds":
-        """Those of a box."""
+        """The known pixels of a box."""
         cropped = copy(self)
         cropped.known, cropped.logits = self.known[at], self.logits[at]
         return cropped
 
     def put(self, logits: Tensor) -> Tensor:
-        """The logits with the known pixels' in place."""
+        """The logits, with those of the known pixels replaced."""
         return torch.where(self.known, self.logits, logits)
