@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from scribbleseg.evaluate.metrics import (
+from scribbleseg.evaluation.metrics import (
     MEASURES,
     Score,
+    Scores,
     dice,
     paired_interval,
     read_scores,
@@ -195,7 +196,8 @@ def test_a_value_inside_no_region_is_unknown():
 
 
 def made_up_score(case: str, structure: str, dice: float, hd95: float = 5.0, volume: float = 1.0) -> Score:
-    return Score(case, structure, dice, dice / 2, 0.9 * dice, hd95, hd95 / 2, volume, 1.0, volume - 1.0)
+    overlap, distances, volumes = (dice, dice / 2, 0.9 * dice), (hd95, hd95 / 2), (volume, 1.0, volume - 1.0)
+    return Score(case, structure, *overlap, *distances, *volumes)
 
 
 def test_a_summary_counts_what_was_missed_beside_the_distances():
@@ -215,6 +217,37 @@ def test_a_summary_counts_what_was_missed_beside_the_distances():
     assert (mean["cases"], mean["missed"], mean["distances"]) == (2, 1, 1)  # case b has no mean distance
     assert (mean["dice_mean"], mean["hd95_mm_mean"]) == (pytest.approx((0.7 + 0.45) / 2), 5.0)
     assert summarise([]) == []
+
+
+def test_scores_print_as_a_table_of_means_by_structure():
+    scores = Scores(
+        [
+            made_up_score("a", "RV", 0.8, 4.0),
+            made_up_score("a", "left ventricle", 0.6, 12.0),
+            made_up_score("b", "RV", 0.0, math.nan, volume=0.0),
+            made_up_score("b", "left ventricle", 1.0, 8.0),
+        ]
+    )
+    assert scores.by_structure == {"RV": pytest.approx(0.4), "left ventricle": pytest.approx(0.8)}
+    assert str(scores).splitlines() == [
+        "structure        Dice  recall  precision  HD95 mm  ASSD mm  missed  invented",
+        "RV              0.400   0.200      0.360      4.0     2.00       1         0",
+        "left ventricle  0.800   0.400      0.720     10.0     5.00       0         0",
+        "mean            0.600   0.300      0.540      8.0     4.00       1         0",
+    ]
+
+
+def test_scores_are_a_tuple_and_without_a_distance_there_is_a_dash():
+    missed = made_up_score("a", "RV", 0.0, math.nan, volume=0.0)
+    scores = Scores([missed])
+    assert scores == (missed,)
+    assert str(scores).splitlines()[1].split() == ["RV", "0.000", "0.000", "0.000", "-", "-", "1", "0"]
+
+
+def test_no_scores_at_all_have_no_table():
+    assert Scores() == ()
+    assert Scores().by_structure == {}
+    assert str(Scores()) == "Nothing was scored."
 
 
 def test_the_paired_interval_knows_equal_from_shifted():

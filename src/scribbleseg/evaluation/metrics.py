@@ -29,28 +29,39 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import find_objects
 from scipy.stats import bootstrap
 
-from scribbleseg.data.volumes import atomically
+from scribbleseg.files import atomically
 from scribbleseg.types import UNLABELLED, DataError
 
 MEASURES = ("dice", "recall", "precision", "hd95_mm", "assd_mm", "volume_error_ml")
 """The fields of `Score` that a summary averages."""
 
+TABLE = (
+    ("Dice", "dice_mean", 3),
+    ("recall", "recall_mean", 3),
+    ("precision", "precision_mean", 3),
+    ("HD95 mm", "hd95_mm_mean", 1),
+    ("ASSD mm", "assd_mm_mean", 2),
+    ("missed", "missed", 0),
+    ("invented", "invented", 0),
+)
+"""The columns of printed scores: title, key in the rows of `summarise`, decimals."""
+
 
 @dataclass(frozen=True)
 class Score:
-    """One structure of one case.
+    """The scores of one structure in one case.
 
     Args:
-        case: its name.
-        structure: its name.
-        dice: Dice 1945's coefficient, 0 to 1.
+        case: the case's name.
+        structure: the structure's name.
+        dice: the Dice coefficient (Dice 1945), 0 to 1.
         recall: the share of the reference that the prediction has (sensitivity), 0 to 1.
         precision: the share of the prediction that the reference has (positive predictive value), 0 to 1.
         hd95_mm: 95th percentile Hausdorff distance: the larger of the two directions' percentiles.
         assd_mm: average symmetric surface distance: the mean over the surface voxels of both masks together.
-        volume_ml: of the prediction.
-        reference_volume_ml: of the reference.
-        volume_error_ml: prediction minus reference.
+        volume_ml: the prediction's volume.
+        reference_volume_ml: the reference's volume.
+        volume_error_ml: the prediction's volume minus the reference's.
     """
 
     case: str
@@ -66,23 +77,46 @@ class Score:
 
     @property
     def missed(self) -> bool:
-        """The reference has the structure and the prediction has not a voxel of it."""
+        """Whether the reference has the structure and the prediction has not a voxel of it."""
         return self.volume_ml == 0 < self.reference_volume_ml
 
     @property
     def invented(self) -> bool:
-        """The prediction has the structure and the reference has not a voxel of it."""
+        """Whether the prediction has the structure and the reference has not a voxel of it."""
         return self.reference_volume_ml == 0 < self.volume_ml
+
+
+class Scores(tuple[Score, ...]):
+    """The scores of several cases and structures; printed, they are a table of means."""
+
+    @property
+    def by_structure(self) -> dict[str, float]:
+        """The mean Dice over cases of each structure, without the mean over structures."""
+        return {row["structure"]: row["dice_mean"] for row in summarise(self)[:-1]}
+
+    def __str__(self) -> str:
+        """A plain-text table of means over cases, one line for each structure and one for their mean."""
+        if not self:
+            return "Nothing was scored."
+        lines = [["structure", *(title for title, _, _ in TABLE)]]
+        for row in summarise(self):
+            numbers = ("-" if np.isnan(row[key]) else f"{row[key]:.{digits}f}" for _, key, digits in TABLE)
+            lines.append([row["structure"], *numbers])
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join([name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))])
+            for name, *numbers in lines
+        )
 
 
 def dice(
     labels: UInt8[np.ndarray, "..."], reference: UInt8[np.ndarray, "..."], regions: Mapping[str, tuple[int, ...]]
 ) -> dict[str, float]:
-    """Dice coefficient 2 |A and B| / (|A| + |B|) of every region; 1 where both masks are empty.
+    """The Dice coefficient 2 |A and B| / (|A| + |B|) of every region; 1 where both masks are empty.
 
     Args:
-        labels: a prediction of any shape.
-        reference: the reference mask, same shape.
+        labels: the prediction, of any shape.
+        reference: the reference mask, of the same shape.
         regions: what is scored, by name: the label values that it is made of; `Dataset.scored`.
 
     Raises:
@@ -99,19 +133,19 @@ def score(
     spacing_mm: tuple[float, float, float],
     regions: Mapping[str, tuple[int, ...]],
 ) -> list[Score]:
-    """Every region of one case, measured on the native grid.
+    """The scores of every region of one case, measured on the native grid.
 
     A volume of one slice is measured in its plane: in 3-D each of its voxels would count as surface.
 
     Args:
-        case: name, for the scores and for messages.
-        labels: prediction, `depth height width`.
-        reference: reference mask, same shape.
+        case: the case's name, for the scores and for messages.
+        labels: the prediction, `depth height width`.
+        reference: the reference mask, of the same shape.
         spacing_mm: voxel size along depth, height, width.
         regions: what is scored, by name: the label values that it is made of; `Dataset.scored`.
 
     Raises:
-        DataError: as `dice`; also where the maps are not 3-D or the spacing is not three positive numbers.
+        DataError: the same as in `dice`; the maps are not 3-D, or the spacing is not three positive numbers.
     """
     _check(labels, reference, regions, f"case {case}: ")
     if labels.ndim != 3 or len(spacing_mm) != 3 or not all(0 < size < float("inf") for size in spacing_mm):
@@ -123,14 +157,13 @@ def score(
     scores = []
     for name, values in regions.items():
         a, b = np.isin(labels, values), np.isin(reference, values)
-        volume_ml, reference_ml = int(a.sum()) * voxel_ml, int(b.sum()) * voxel_ml
         distances = _surface_distances(a, b, spacing_mm)
-        scores.append(Score(case, name, *_overlap(a, b), *distances, volume_ml, reference_ml, volume_ml - reference_ml))
+        scores.append(Score(case, name, *_overlap(a, b), *distances, *_volumes_ml(a, b, voxel_ml)))
     return scores
 
 
 def summarise(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """Mean, sample standard deviation and median over cases: a row per structure, and one named "mean".
+    """The mean, sample standard deviation and median over cases: a row for each structure, and one named "mean".
 
     The "mean" row takes the mean over the structures of each case first, so its standard deviation is between cases;
     a case with a NaN distance in any structure has no mean distance.
@@ -156,21 +189,22 @@ def summarise(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def paired_interval(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of `a - b` over cases with its 95 % interval: bootstrap over cases, both methods on the same cases.
+    """The mean of `a - b` over cases with its 95 % interval, for two methods that were scored on the same cases.
 
-    The interval is bias-corrected and accelerated (Efron 1987, doi:10.1080/01621459.1987.10478410), of 9999 resamples.
-    It speaks of new cases from the same source, not of other random seeds of the training.
+    The interval is a bootstrap over cases, bias-corrected and accelerated (Efron 1987,
+    doi:10.1080/01621459.1987.10478410), of 9999 resamples. It covers the choice of new cases from the same source, not
+    the choice of another random seed for training.
 
     Args:
-        a: one number a case, such as its Dice.
-        b: the other method's, in the same order of cases.
-        seed: of the resampling.
+        a: one number for each case, such as its Dice.
+        b: the other method's numbers, in the same order of cases.
+        seed: the random seed of the resampling.
 
     Returns:
         `(mean difference, low, high)`; low and high are NaN for fewer than two cases, all are NaN if any input is.
 
     Raises:
-        DataError: not as many numbers in `a` as in `b`, or none.
+        DataError: `a` and `b` have different numbers of cases, or none.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape or a.ndim != 1 or len(a) == 0:
@@ -186,7 +220,7 @@ def paired_interval(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[float, f
 
 
 def write_scores(scores: Sequence[Score], folder: Path) -> None:
-    """Write `scores.csv`, `scores.json`, `summary.csv` and `summary.json`; NaN is an empty cell, or null.
+    """Writes `scores.csv`, `scores.json`, `summary.csv` and `summary.json`; NaN is an empty cell, or null.
 
     Raises:
         DataError: the folder cannot be written to, or the disk is full; no file is left half-written.
@@ -207,9 +241,11 @@ def write_scores(scores: Sequence[Score], folder: Path) -> None:
 
 
 def read_scores(path: Path) -> list[Score] | None:
-    """The scores in a `scores.json` that `write_scores` wrote.
+    """Reads the scores in a `scores.json` that `write_scores` wrote.
 
-    None where there is no such file, or one of an earlier version that measured less: they have to be taken again.
+    Returns:
+        The scores, or None where there is no such file, or one of an earlier version that measured less: the cases have
+        to be scored again.
 
     Raises:
         DataError: the file holds something else.
@@ -230,10 +266,12 @@ def read_scores(path: Path) -> list[Score] | None:
 
 
 def _number(value: float | None) -> float:
+    """NaN for null."""
     return float("nan") if value is None else float(value)
 
 
 def _check(labels: np.ndarray, reference: np.ndarray, regions: Mapping[str, tuple[int, ...]], where: str = "") -> None:
+    """Raises DataError for maps of different shapes, or with values that no region declares."""
     if labels.shape != reference.shape:
         raise DataError(
             f"{where}expected a prediction of the reference's shape {reference.shape}, got {labels.shape}; "
@@ -251,11 +289,17 @@ def _check(labels: np.ndarray, reference: np.ndarray, regions: Mapping[str, tupl
 
 
 def _overlap(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."]) -> tuple[float, float, float]:
-    """Dice, recall and precision of `a` against reference `b`; the rule of this module's table where one is empty."""
+    """Dice, recall and precision of `a` against reference `b`; see this module's table where a mask is empty."""
     both, of_a, of_b = int((a & b).sum()), int(a.sum()), int(b.sum())
     if of_a == of_b == 0:
         return 1.0, 1.0, 1.0
     return 2 * both / (of_a + of_b), both / max(of_b, 1), both / max(of_a, 1)
+
+
+def _volumes_ml(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."], voxel_ml: float) -> tuple[float, float, float]:
+    """The volumes of `a` and of reference `b`, and their difference."""
+    of_a, of_b = int(a.sum()) * voxel_ml, int(b.sum()) * voxel_ml
+    return of_a, of_b, of_a - of_b
 
 
 def _surface_distances(
@@ -263,7 +307,7 @@ def _surface_distances(
     b: Bool[np.ndarray, "depth height width"],
     spacing_mm: tuple[float, float, float],
 ) -> tuple[float, float]:
-    """HD95 and ASSD in mm by MONAI; the rule of this module's table where a mask is empty.
+    """HD95 and ASSD in mm, by MONAI; see this module's table where a mask is empty.
 
     MONAI's surface is the mask's voxels with a face neighbour outside the mask, taken at their centres.
     """
@@ -289,6 +333,7 @@ def _surface_distances(
 
 
 def _summary_row(name: str, scores: Sequence[Score], values: dict[str, Float[np.ndarray, " case"]]) -> dict[str, Any]:
+    """A row of `summarise`, from the scores that it counts and from the values of each measure that it averages."""
     row: dict[str, Any] = {
         "structure": name,
         "cases": len(values["dice"]),

@@ -1,1 +1,0 @@
-"""How good a segmentation is, as numbers (`metrics`) and as a page to look at (`report`)."""

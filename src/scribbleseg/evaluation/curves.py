@@ -1,0 +1,128 @@
+"""The report's curves, as inline SVG: the training loss, and the pixels labelled and relabelled by each recursion."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+
+INK = "#010203"
+"""The placeholder for the page's text colour in a figure: readers choose between light and dark."""
+
+
+def loss_curve(trained: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+    """Iterations and losses of a run, its recursions one after the other.
+
+    A run that was resumed has recorded some iterations twice; the last record of each counts.
+
+    Args:
+        trained: the records of the event "train".
+    """
+    losses = {(r.get("recursion", 0), r["iteration"]): r["loss"] for r in trained if "iteration" in r and "loss" in r}
+    keys = sorted(losses)
+    iterations: list[float] = []
+    offset = previous = 0.0
+    for _, iteration in keys:
+        if iterations and iteration <= previous:  # a recursion that counts from its own beginning
+            offset = iterations[-1]
+        previous = float(iteration)
+        iterations.append(previous + offset)
+    return iterations, [float(losses[key]) for key in keys]
+
+
+def relabelled(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """The shares of pixels labelled and changed, as pairs of recursion and share.
+
+    Args:
+        metrics: the run's records, of which those of the event "relabel" count, the last one of each recursion.
+    """
+    records = {r.get("recursion", 0): r for r in metrics if r.get("event") == "relabel"}
+    return {
+        share: [(recursion, float(r[share])) for recursion, r in sorted(records.items()) if r.get(share) is not None]
+        for share in ("labelled", "changed")
+    }
+
+
+def draw_curves(views: list[dict[str, Any]]) -> Markup | None:
+    """The training loss by iteration, and the shares of pixels labelled and changed by recursion, of all runs.
+
+    Args:
+        views: for each run its "colour", its `loss_curve` as "loss" and its `relabelled` shares as "relabelled".
+
+    Returns:
+        An SVG element, or None where there is nothing to draw.
+    """
+    panels = [
+        name
+        for name in ("loss", "labelled", "changed")
+        if any(view["loss"][0] if name == "loss" else view["relabelled"][name] for view in views)
+    ]
+    if not panels:
+        return None
+    figure = Figure(figsize=(11, 2.9), layout="constrained")
+    widths = [1.7 if name == "loss" else 1 for name in panels]
+    all_axes = np.atleast_1d(figure.subplots(1, len(panels), width_ratios=widths))
+    for name, axes in zip(panels, all_axes, strict=True):
+        if name == "loss":
+            _draw_losses(axes, views)
+        else:
+            _draw_shares(axes, name, views)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        _style(axes)
+    return _svg(figure)
+
+
+def _draw_losses(axes: Axes, views: list[dict[str, Any]]) -> None:
+    """Draws the losses twice: as at most 500 means over equal parts of the run, pale, and as 50, for the trend."""
+    for view in views:
+        for points, width, alpha in ((500, 0.8, 0.3), (50, 1.6, 1.0)):
+            x, y = (_binned(values, points) for values in view["loss"])
+            axes.plot(x, y, color=view["colour"], linewidth=width, alpha=alpha)
+    axes.set(title="Training loss", xlabel="iteration")
+    if any(loss > 0 for view in views for loss in view["loss"][1]):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _binned(values: Sequence[float], bins: int) -> list[float]:
+    return [float(np.mean(part)) for part in np.array_split(values, min(bins, len(values)))] if values else []
+
+
+def _draw_shares(axes: Axes, share: str, views: list[dict[str, Any]]) -> None:
+    for view in views:
+        recursions = [recursion for recursion, _ in view["relabelled"][share]]
+        values = [value for _, value in view["relabelled"][share]]
+        axes.plot(recursions, values, color=view["colour"], marker="o", markersize=5)
+    title = {"labelled": "Pixels with a label", "changed": "Pixels whose label changed"}[share]
+    axes.set(title=title, xlabel="recursion (0: seeds)")
+    axes.set_ylim(0, 1.02 if share == "labelled" else None)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _style(axes: Axes) -> None:
+    axes.title.set(color=INK, fontsize=10.5)
+    axes.tick_params(which="both", colors=INK, labelsize=9)
+    axes.xaxis.label.set(color=INK, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(INK)
+    axes.grid(axis="y", color=INK, alpha=0.12)
+
+
+def _svg(figure: Figure) -> Markup:
+    """The figure as an SVG element for an HTML page: text stays text, in the page's own colour and font."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scribbleseg"}):
+        metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace("xlink:href", "href").replace(INK, "currentColor")
+    svg = re.sub(r'<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"| id="[a-z]\w*_\d+"', "", svg, flags=re.DOTALL)
+    return Markup(re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1))

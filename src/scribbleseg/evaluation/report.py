@@ -1,0 +1,219 @@
+"""The report: one HTML file that says how good the networks are, where they fail and what they were trained on.
+
+It needs nothing but a browser: no script, no font, no picture from elsewhere. Curves are inline SVG, an image is
+embedded once and its label maps lie over it, so that a report of dozens of pictures stays at a few megabytes.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from scribbleseg.evaluation.curves import draw_curves, loss_curve, relabelled
+from scribbleseg.evaluation.metrics import Score, paired_interval, summarise
+from scribbleseg.evaluation.pictures import BACKGROUND_COLOUR, MAX_PICTURES, Picture, label_colours, picture_groups
+from scribbleseg.files import atomically
+from scribbleseg.types import DataError
+
+__all__ = ["MAX_PICTURES", "Picture", "RunSummary", "write_report"]
+
+RUN_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+"""Paul Tol's bright scheme (personal.sron.nl/~pault), readable on white and on black."""
+
+UPPER_BOUND_COLOUR = "#888888"
+"""The colour of runs that were trained on full masks."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a report says about one run. Everything but the name may be empty.
+
+    Args:
+        name: the run's name.
+        label_names: the label names by value, background first; what is scored may be regions made of several of them.
+        recipe: the resolved recipe, as nested plain values.
+        details: seed, versions, data fingerprint and whatever else belongs to the run's provenance.
+        metrics: the records of the run's metrics.jsonl, events "train" and "relabel".
+        scores: the scores of the test cases.
+        pictures: the pictures to show, at most MAX_PICTURES of them.
+        is_upper_bound: whether the run was trained on full masks: the others are compared with it.
+    """
+
+    name: str
+    label_names: Sequence[str]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Sequence[Mapping[str, Any]] = ()
+    scores: Sequence[Score] = ()
+    pictures: Sequence[Picture] = ()
+    is_upper_bound: bool = False
+
+
+def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentation from scribbles") -> None:
+    """Writes the report of one or several runs, side by side.
+
+    Args:
+        path: the HTML file; an older one is replaced only once the new one is complete.
+        runs: the runs, in the order in which they are listed; their labels may differ.
+        title: the page's title.
+
+    Raises:
+        DataError: no run; a picture's maps differ in shape or hold undeclared values; the file cannot be written.
+    """
+    if not runs:
+        raise DataError(f"{path}: expected at least one run to report, got none")
+    html = _template().render(_page(runs, title))
+    with atomically(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    return environment.get_template("report.html.jinja")
+
+
+def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
+    """What the template shows of the page."""
+    images: dict[str, str] = {}
+    colours = label_colours(run.label_names for run in runs)
+    run_colours = itertools.cycle(RUN_COLOURS)
+    views = [
+        _run_view(
+            run,
+            UPPER_BOUND_COLOUR if run.is_upper_bound else next(run_colours),
+            _upper_bound(run, runs),
+            picture_groups(run.pictures, run.label_names, colours, images),
+        )
+        for run in runs
+    ]
+    return {
+        "title": title,
+        "runs": views,
+        "best": _best(views),
+        "upper_bounds": list(dict.fromkeys(view["upper_bound"] for view in views if view["difference"])),
+        "same_cases": len({frozenset(view["case_names"]) for view in views if view["cases"]}) <= 1,
+        "same_structures": len({frozenset(view["structures"]) for view in views if view["cases"]}) <= 1,
+        "structures": list(dict.fromkeys(itertools.chain.from_iterable(view["structures"] for view in views))),
+        "label_colours": colours,
+        "background_colour": BACKGROUND_COLOUR,
+        "curves": draw_curves(views),
+        "images": images,
+        "recipes": _side_by_side([run.recipe for run in runs]),
+        "details": _side_by_side([run.details for run in runs]),
+        "max_pictures": MAX_PICTURES,
+    }
+
+
+def _run_view(
+    run: RunSummary, colour: str, upper_bound: RunSummary | None, pictures: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """What the template shows of a run."""
+    cases = _cases(run.scores)
+    trained = [record for record in run.metrics if record.get("event") == "train"]
+    speeds = [record["images_per_second"] for record in trained if "images_per_second" in record]
+    return {
+        "name": run.name,
+        "colour": colour,
+        "is_upper_bound": run.is_upper_bound,
+        "summary": {row["structure"]: row for row in summarise(run.scores)},
+        "structures": _structures(run),
+        "case_names": {case["name"] for case in cases},
+        "cases": cases,
+        "poor": sum(score.dice < 0.5 for score in run.scores),
+        "masks": len(run.scores),
+        "upper_bound": upper_bound and upper_bound.name,
+        "difference": upper_bound and _difference(cases, _cases(upper_bound.scores)),
+        "loss": loss_curve(trained),
+        "relabelled": relabelled(run.metrics),
+        "speed": float(np.median(speeds)) if speeds else None,
+        "pictures": pictures,
+        "more_pictures": max(0, len(run.pictures) - MAX_PICTURES),
+    }
+
+
+def _structures(run: RunSummary) -> list[str]:
+    return list(dict.fromkeys(score.structure for score in run.scores))
+
+
+def _upper_bound(run: RunSummary, runs: Sequence[RunSummary]) -> RunSummary | None:
+    """The run on full masks that was scored on the same structures; the mean Dice of others is not comparable."""
+    if run.is_upper_bound or not run.scores:
+        return None
+    bounds = (other for other in runs if other.is_upper_bound and set(_structures(other)) == set(_structures(run)))
+    return next(bounds, None)
+
+
+def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    """A number as the page shows it: a dash for none or NaN, a real minus sign."""
+    if value is None or np.isnan(value):
+        return "–"
+    return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")  # + 0.0: no minus zero
+
+
+def _cases(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Cases with their mean Dice, worst first."""
+    by_case: dict[str, dict[str, Score]] = {}
+    for score in scores:
+        by_case.setdefault(score.case, {})[score.structure] = score
+    cases = [
+        {"name": name, "scores": by_structure, "dice": float(np.mean([s.dice for s in by_structure.values()]))}
+        for name, by_structure in by_case.items()
+    ]
+    return sorted(cases, key=lambda case: (case["dice"], case["name"]))
+
+
+def _difference(cases: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The difference of two runs' mean Dice over the cases that both have, with its paired interval."""
+    other = {case["name"]: case["dice"] for case in others}
+    both = sorted((case["name"], case["dice"]) for case in cases if case["name"] in other)
+    if not both:
+        return None
+    mean, low, high = paired_interval([mine for _, mine in both], [other[name] for name, _ in both])
+    return {"mean": mean, "low": low, "high": high, "cases": len(both)}
+
+
+def _best(views: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The run with the highest mean Dice among those scored on the most structures.
+
+    The number of structures comes first: whole tumours alone are easier, so that their mean Dice is higher anyway. Runs
+    on full masks count only where there are no others.
+    """
+    scored = [view for view in views if view["cases"]]
+    from_scribbles = [view for view in scored if not view["is_upper_bound"]]
+    return max(
+        from_scribbles or scored,
+        key=lambda view: (len(view["structures"]), view["summary"]["mean"]["dice_mean"]),
+        default=None,
+    )
+
+
+def _side_by_side(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The nested settings of several runs as rows: a dotted name, and the value of each run."""
+    flat = [dict(_flatten(setting)) for setting in settings]
+    rows = []
+    for name in dict.fromkeys(itertools.chain.from_iterable(flat)):
+        values = [setting.get(name, "–") for setting in flat]
+        rows.append({"name": name, "values": values, "differs": len(set(values)) > 1})
+    return rows
+
+
+def _flatten(setting: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as pairs of dotted name and value."""
+    if isinstance(setting, Mapping) and (setting or not prefix):
+        return [
+            pair
+            for key, value in setting.items()
+            for pair in _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        ]
+    return [(prefix, str(setting))]
