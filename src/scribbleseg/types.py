@@ -62,8 +62,8 @@ class Case:
     Args:
         name: unique within the data set.
         image: raw intensities on the native grid, `channel depth height width`.
-        scribbles: on the same grid; entirely UNLABELLED where nobody has drawn.
-        geometry: of that grid.
+        scribbles: labels on the same grid; entirely UNLABELLED where nobody has drawn.
+        geometry: that grid.
         present: labels of the structures known to be in the case (image-level labels), or None where nobody said.
         files: what it was read from, images first, for messages and fingerprints.
     """
@@ -85,20 +85,28 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
     """Cases that are read from disk one at a time, when they are asked for, and not kept.
 
     Args:
-        names: in order, unique.
+        names: the unique names, in order.
         read: reads one of them; raises DataError.
+        read_geometry: reads the grid of one of them, without its voxels where the format allows it; None reads the
+            whole case.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], Case]) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        read: Callable[[str], Case],
+        read_geometry: Callable[[str], Geometry] | None = None,
+    ) -> None:
         self.names = tuple(names)
         self._read = read
+        self._read_geometry = read_geometry
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index):  # int -> Case, slice -> Cases
         if isinstance(index, slice):
-            return Cases(self.names[index], self._read)
+            return self.only(self.names[index])
         return self._read(self.names[index])
 
     def __iter__(self) -> Iterator[Case]:
@@ -106,9 +114,25 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
 
     def named(self, name: str) -> Case:
         """The case of that name. Raises KeyError."""
+        self._check(name)
+        return self._read(name)
+
+    def geometry(self, name: str) -> Geometry:
+        """The grid of the case of that name. Raises KeyError, and DataError for an image that cannot be read."""
+        self._check(name)
+        return self._read_geometry(name) if self._read_geometry else self._read(name).geometry
+
+    def only(self, names: Sequence[str]) -> "Cases":
+        """Some of these cases, in the order of `names`."""
+        return Cases(names, self._read, self._read_geometry)
+
+    def read_by(self, read: Callable[[str], Case]) -> "Cases":
+        """Cases of the same names and grids that are read in another way, such as with other scribbles."""
+        return Cases(self.names, read, self._read_geometry)
+
+    def _check(self, name: str) -> None:
         if name not in self.names:
             raise KeyError(f"no case {name!r} among {len(self)}: {', '.join(self.names[:5])}, ...")
-        return self._read(name)
 
 
 @dataclass(frozen=True)
@@ -116,9 +140,9 @@ class Dataset:
     """Cases to train on, cases to test on, and what their label values mean.
 
     Args:
-        name: of the layout it was read as ("acdc", "nnunet", "folder", ...).
+        name: the layout it was read as ("acdc", "nnunet", "folder", ...).
         root: its folder.
-        label_names: by value; `label_names[0]` is "background".
+        label_names: the labels' names by value; `label_names[0]` is "background".
         train: cases with scribbles.
         test: held-out cases; may be empty.
         read_reference: the reference mask of a case by name, or None where the data set has none.

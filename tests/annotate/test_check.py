@@ -92,7 +92,7 @@ def test_every_fault_of_every_case_is_reported_in_one_go(root):
 
 def test_missing_background_is_a_fault(root):
     redraw(root, lambda labels: np.place(labels, labels == 0, 9), names="b")
-    assert "paints everything" in found(root)[("b", "b.nii.gz")]
+    assert "finds structures everywhere" in found(root)[("b", "b.nii.gz")]
     assert not check(folder(root)).sound
 
 
@@ -139,7 +139,7 @@ def test_the_same_image_twice_is_a_warning_and_a_leak_into_the_test_set_a_fault(
     assert found(root, "warning")[("b", "b.nii.gz")] == "is the same image as a"
     save(root / "images" / "c.nii.gz", image(0))
     assert found(root) == {
-        ("c", "c.nii.gz"): "is the same image as a, which is in the train set: its scores mean nothing"
+        ("c", "c.nii.gz"): "is the same image as a, which is in the train set: its test score means nothing"
     }
 
 

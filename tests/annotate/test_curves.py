@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.draw import disk
 
-from scribbleseg.annotate.curves import (
+from scribbleseg.annotate.simulate.curves import (
     eroded,
     inked,
     largest_part,

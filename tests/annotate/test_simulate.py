@@ -8,23 +8,23 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.draw import disk
 
-from scribbleseg.annotate.curves import eroded, largest_part, longest_path, parts
 from scribbleseg.annotate.simulate import (
     RULES,
-    SMALLEST_PART,
     ShiftedSkeleton,
     Skeleton,
     drawn_in,
     shorten,
     simulate,
-    surrounded,
     with_lengths,
     write_simulation,
 )
+from scribbleseg.annotate.simulate.curves import eroded, largest_part, longest_path, parts
+from scribbleseg.annotate.simulate.rules import SMALLEST_PART
 from scribbleseg.data import coarse, fingerprint, open_dataset
-from scribbleseg.data.phantoms import write_phantoms
-from scribbleseg.data.present import read_present
-from scribbleseg.data.volumes import read_labels
+from scribbleseg.data.brain import surrounded
+from scribbleseg.data.formats import read_labels
+from scribbleseg.data.layouts.present import read_present
+from scribbleseg.phantoms import write_phantoms
 from scribbleseg.types import UNLABELLED, Cases, DataError
 
 EIGHT = np.ones((3, 3))
@@ -322,23 +322,6 @@ class TestWithLengths:
     def test_nothing_stands_twice(self, texts, of):
         with pytest.raises(DataError, match=f'one length for {of}, got "{texts[1]}" as well'):
             with_lengths(Skeleton(), texts, self.NAMES)
-
-
-class TestSurrounded:
-    def test_it_is_the_picture_without_its_zero_surround(self):
-        image = np.zeros((2, 3, 8, 9), np.float32)
-        image[0, 1, 2:6, 2:6] = -1.5
-        image[1, 1, 2:6, 6] = 2.0
-        image[0, 1, 3, 4] = 0.0  # enclosed in its slice
-        image[0, 2] = 1.0
-        expected = np.zeros((3, 8, 9), bool)
-        expected[1, 2:6, 2:7] = expected[2] = True
-        np.testing.assert_array_equal(surrounded(image), expected)
-
-    def test_all_four_sides_are_outside(self):
-        across = np.zeros((1, 2, 8, 9), np.float32)
-        across[0, 0, 3:5] = across[0, 1, :, 3:5] = 1.0
-        np.testing.assert_array_equal(surrounded(across), across[0] > 0)
 
 
 class TestShorten:

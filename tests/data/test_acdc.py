@@ -4,7 +4,7 @@ import pytest
 
 from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.data import fingerprint, fully_annotated, open_dataset
-from scribbleseg.data.acdc import PUBLISHED_TEST, PUBLISHED_TRAIN, PUBLISHED_VALIDATION, acdc, patients
+from scribbleseg.data.layouts.acdc import PUBLISHED_TEST, PUBLISHED_TRAIN, PUBLISHED_VALIDATION, acdc, patients
 from scribbleseg.types import UNLABELLED, DataError
 
 IMAGE = np.random.default_rng(0).integers(0, 1000, (6, 5, 2)).astype(np.int16)  # x y z

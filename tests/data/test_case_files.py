@@ -1,49 +1,19 @@
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 
-from scribbleseg.data.case_files import CaseError, Encoding
-from scribbleseg.data.volumes import FileError
+from scribbleseg.data import fully_annotated, with_scribbles
+from scribbleseg.data.encoding import Encoding, declared
+from scribbleseg.data.layouts.case_files import CaseError, CaseFiles, dataset
+from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED
 
-values = st.integers(-3, 300)
-
-
-@given(data=st.data())
-def test_decoding_equals_looking_up_every_voxel(data):
-    declared = data.draw(st.lists(values, min_size=2, max_size=6, unique=True))
-    encoding = Encoding(
-        ("background", *"abcde"[: len(declared) - 2]),
-        dict(zip(declared, [*range(len(declared) - 1), UNLABELLED], strict=True)),
-    )
-    shape = data.draw(array_shapes(min_dims=2, max_dims=3, max_side=4))
-    voxels = data.draw(arrays(np.int16, shape, elements=st.sampled_from(declared)))
-    labels = encoding.decode(Path("file"), voxels)
-    assert labels.dtype == np.uint8
-    assert labels.shape == voxels.shape
-    assert [int(label) for label in labels.ravel()] == [encoding.labels[int(value)] for value in voxels.ravel()]
-
-
-def test_undeclared_values_are_counted_and_the_declared_ones_named(tmp_path):
-    encoding = Encoding(("background", "RV"), {0: 0, 1: 1, 4: UNLABELLED})
-    with pytest.raises(FileError, match=r"expected the values 0 background, 1 RV, 4 unlabelled, found 2 \(3 voxels\)"):
-        encoding.decode(tmp_path, np.array([[0, 1, 2, 2, 2, 4]]))
-
-
-def test_references_are_full_and_their_zero_is_background(tmp_path):
-    encoding = Encoding(("background", "RV"), {0: UNLABELLED, 1: 1, 7: 0}).of_references
-    np.testing.assert_array_equal(encoding.decode(tmp_path, np.array([0, 1, 7])), [0, 1, 0])
-    with pytest.raises(FileError, match="found 4"):
-        Encoding(("background", "RV"), {0: 0, 1: 1, 4: UNLABELLED}).of_references.decode(tmp_path, np.array([0, 4]))
-    # A structure that is declared as 0 stays one.
-    np.testing.assert_array_equal(
-        Encoding(("background", "RV"), {0: 1, 1: 0}).of_references.decode(tmp_path, np.array([0, 1])), [1, 0]
-    )
+ENCODING = Encoding(("background", "RV"), {0: 0, 1: 1, 2: UNLABELLED})
 
 
 def test_a_case_error_names_the_case_and_every_file(tmp_path):
@@ -58,3 +28,39 @@ def test_errors_come_through_from_another_process():
     assert [(e.file, e.problem, e.remedy) for e in there.errors] == [
         (Path("a.nii.gz"), "expected this, found that", "do so")
     ]
+
+
+@pytest.fixture
+def cut_off(tmp_path):
+    """A data set of one case whose header is whole and whose voxels are not."""
+    nib.save(nib.Nifti1Image(np.ones((40, 30, 2), np.int16), np.diag([-1.5, -1.5, 8, 1])), tmp_path / "p1.nii")
+    whole = (tmp_path / "p1.nii").read_bytes()
+    (tmp_path / "p1.nii").write_bytes(whole[: len(whole) // 2])
+    return dataset("folder", tmp_path, ENCODING, [CaseFiles("p1", (tmp_path / "p1.nii",))], [])
+
+
+def test_the_grid_of_a_case_is_read_without_its_voxels(cut_off):
+    geometry = cut_off.train.geometry("p1")
+    assert geometry.shape == (2, 30, 40)
+    assert geometry.spacing_mm == (8, 1.5, 1.5)
+    with pytest.raises(CaseError, match="case p1: .*expected a whole .nii file"):
+        cut_off.train.named("p1")
+
+
+def test_views_read_the_grid_in_the_same_way(cut_off, tmp_path):
+    (tmp_path / "drawn").mkdir()
+    nib.save(nib.Nifti1Image(np.ones((40, 30, 2), np.uint8), np.eye(4)), tmp_path / "drawn" / "p1.nii.gz")
+    (tmp_path / "drawn" / "dataset.json").write_text(json.dumps({"labels": declared(ENCODING.label_names)}))
+    for view in (fully_annotated(cut_off), with_scribbles(cut_off, tmp_path / "drawn")):
+        assert view.train.geometry("p1").shape == (2, 30, 40)
+    part = replace(cut_off, train=cut_off.train.only(["p1"]))
+    assert part.train.geometry("p1").shape == (2, 30, 40)
+
+
+def test_a_grid_that_cannot_be_read_is_an_error_of_its_case(tmp_path):
+    opened = dataset("folder", tmp_path, ENCODING, [CaseFiles("p1", (tmp_path / "p1.nii",))], [])
+    with pytest.raises(CaseError, match="case p1: .*p1.nii: expected this file, found none") as caught:
+        opened.train.geometry("p1")
+    assert caught.value.errors[0].file == tmp_path / "p1.nii"
+    with pytest.raises(KeyError, match="no case 'p2'"):
+        opened.train.geometry("p2")

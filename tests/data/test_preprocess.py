@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scribbleseg.data.preprocess import Preprocess, normalise, normalise_brain, resample_labels
+from scribbleseg.data.brain import normalise_brain
+from scribbleseg.data.preprocess import Preprocess, normalise, resample_labels
 from scribbleseg.types import UNLABELLED, Case, Cases, Geometry
 
 
@@ -24,9 +25,9 @@ def make_case(shape=(3, 40, 30), spacing=(10.0, 1.5, 2.0), channels=1, name="cas
 def test_the_grid_has_the_asked_spacing_and_size():
     case = make_case()
     preprocess = Preprocess(spacing_mm=3.0, size=16)
-    assert preprocess.resampled(case) == (20, 20)  # 40 * 1.5 / 3, 30 * 2 / 3
+    assert preprocess.resampled(case.geometry) == (20, 20)  # 40 * 1.5 / 3, 30 * 2 / 3
     assert preprocess.image(case).shape == (3, 1, 16, 16)
-    assert preprocess.labels(case.scribbles, case).shape == (3, 16, 16)
+    assert preprocess.labels(case.scribbles, case.geometry).shape == (3, 16, 16)
 
 
 def test_images_are_normalised_per_channel():
@@ -45,7 +46,7 @@ def test_a_constant_image_stays_finite():
 def test_padding_is_unlabelled_and_air():
     case = make_case()
     preprocess = Preprocess(spacing_mm=1.5, size=64)
-    labels, image = preprocess.labels(case.scribbles, case), preprocess.image(case)
+    labels, image = preprocess.labels(case.scribbles, case.geometry), preprocess.image(case)
     assert (labels[:, :12] == UNLABELLED).all()
     assert (labels[:, :, :12] == UNLABELLED).all()
     assert np.allclose(image[:, :, :12], image.min())
@@ -101,7 +102,7 @@ def test_labels_and_probabilities_return_to_the_native_grid(size):
     preprocess = Preprocess(spacing_mm=2.0, size=size)
     labels = np.zeros((2, size, size), np.uint8)
     labels[:, size // 2 :] = 1
-    native = preprocess.native_labels(labels, case)
+    native = preprocess.native_labels(labels, case.geometry)
     probabilities = preprocess.native_probabilities(np.stack([labels == 0, labels == 1], 1).astype(np.float32), case)
     assert native.shape == (2, 48, 48)
     assert probabilities.shape == (2, 2, 48, 48)
@@ -121,7 +122,7 @@ def test_a_round_trip_through_a_coarser_grid_keeps_a_disc():
     rows, columns = np.mgrid[:100, :100]
     disc = ((rows - 50) ** 2 + (columns - 40) ** 2 < 400).astype(np.uint8)[None]
     preprocess = Preprocess(spacing_mm=2.0, size=64)
-    on_grid = preprocess.labels(disc, case)
+    on_grid = preprocess.labels(disc, case.geometry)
     on_grid[on_grid == UNLABELLED] = 0
     back = preprocess.native_probabilities(np.stack([on_grid == 0, on_grid == 1], 1).astype(np.float32), case)
     found = back.argmax(axis=0)
@@ -133,6 +134,15 @@ def test_an_automatic_grid_is_the_median_spacing_and_covers_all():
     cases = Cases(["a", "b", "c"], lambda name: {"a": small, "b": large, "c": large}[name])
     assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64)
     assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32)
+
+
+def test_a_grid_is_chosen_without_reading_a_voxel():
+    def read(name):
+        raise AssertionError("read a case")
+
+    geometries = {"a": make_case((1, 32, 32), (5.0, 1.0, 1.0)).geometry, "b": make_case((1, 50, 40)).geometry}
+    grid = Preprocess().resolve(Cases(["a", "b"], read, geometries.__getitem__))
+    assert grid == Preprocess(spacing_mm=1.25, size=64)  # 1, 1, 1.5 and 2 mm; 40 * 2 / 1.25 = 64
 
 
 def test_a_brain_is_normalised_by_itself_and_air_stays_air():

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scribbleseg.data.present import read_present, write_present
+from scribbleseg.data.layouts.present import read_present, write_present
 from scribbleseg.types import DataError
 
 NAMES = ("background", "NCR/NET", "ED", "ET")

@@ -6,8 +6,8 @@ import SimpleITK
 
 from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.data import open_dataset
-from scribbleseg.data.prostate import nci_isbi, promise12, prostate158
-from scribbleseg.data.volumes import read_geometry, read_image
+from scribbleseg.data.formats import read_geometry, read_image
+from scribbleseg.data.layouts.prostate import nci_isbi, promise12, prostate158
 from scribbleseg.types import UNLABELLED, DataError
 
 RNG = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import maximum_flow
 
-from scribbleseg.data.tumour_phantom import brain_tumour
+from scribbleseg.phantoms import brain_tumour
 from scribbleseg.seeds import GraphCut, graph_cut, grow
 from scribbleseg.seeds.graph_cut import (
     OUTSIDE,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from scribbleseg.data.brats import ED, ET, LABEL_NAMES, NCR
+from scribbleseg.data.layouts.brats import ED, ET, LABEL_NAMES, NCR
 from scribbleseg.substructures import KMeans, cluster
 from scribbleseg.substructures.cluster import depth_mm, features
 from scribbleseg.types import DataError

@@ -1,4 +1,4 @@
-"""Audits a data set before anybody waits for training: every fault, its case and file, and what to do about it."""
+"""Audits a data set before training: finds every fault, with its case, its file and what to do about it."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,24 +10,24 @@ import numpy as np
 from scipy import ndimage
 
 from scribbleseg.data import coarse
-from scribbleseg.data.case_files import CaseError
-from scribbleseg.data.volumes import FileError
+from scribbleseg.data.layouts.case_files import CaseError
+from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels
 
 DATA_SET = "(data set)"
-"""In the place of a case's name, where a fault is of the whole data set."""
+"""Stands for a case's name where the fault is one of the whole data set."""
 
 Part = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is wrong ("fault": training or testing would fail or mislead), worth a look ("warning"), or said.
+    """Something that the audit found: wrong (training or testing would fail or mislead), worth a look, or a note.
 
     Args:
         case: its name, or `DATA_SET`.
-        file: the one to open, or None where it is not one file's fault.
-        severity: "fault", "warning", or "note" for what the data set says of itself (`Dataset.notes`).
+        file: the file to open, or None where no single file is at fault.
+        severity: "fault" for what is wrong, "warning" for what is worth a look, "note" for one of `Dataset.notes`.
         problem: what was expected and what came.
         remedy: what to do about it.
     """
@@ -41,7 +41,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class ClassCoverage:
-    """How much of one class is scribbled in the training cases: in how many cases, and how many of all voxels."""
+    """How much of one class is scribbled in the training cases: the number of cases, and the share of all voxels."""
 
     name: str
     n_cases: int
@@ -55,8 +55,8 @@ class Coverage:
 
     Args:
         classes: one row for each label of the scribbles, background first.
-        n_cases: that were read.
-        n_voxels: in them.
+        n_cases: number of cases that were read.
+        n_voxels: number of their voxels.
     """
 
     classes: tuple[ClassCoverage, ...]
@@ -66,14 +66,14 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Audit:
-    """What `check` found. `sound` is False if there is any fault; warnings and notes are no fault."""
+    """The result of `check`. `sound` is False if there is any fault; warnings and notes are not faults."""
 
     faults: tuple[Fault, ...]
     coverage: Coverage
 
     @property
     def sound(self) -> bool:
-        """Whether training can start."""
+        """True where training can start."""
         return not any(fault.severity == "fault" for fault in self.faults)
 
 
@@ -83,12 +83,12 @@ def check(
     """Reads every file of a data set and reports everything that is wrong, without stopping at the first fault.
 
     Args:
-        dataset: as an adapter opened it.
+        dataset: the data set to audit.
         progress: wraps the sequence of `(part, case name)` to go through, such as `rich.progress.track`.
     """
     parts: dict[Part, Cases] = {"train": dataset.train, "test": dataset.test}
     label_names = coarse(dataset).label_names  # what scribbles tell apart
-    faults = [Fault(DATA_SET, None, "note", note, "nothing, if that is as it should be") for note in dataset.notes]
+    faults = [Fault(DATA_SET, None, "note", note, "nothing, if that is intended") for note in dataset.notes]
     faults += _in_both_parts(dataset)
     duplicates = _Duplicates()
     counts: list[np.ndarray] = []
@@ -124,11 +124,11 @@ def _of_error(name: str, error: DataError) -> Iterator[Fault]:
         if isinstance(each, FileError):
             yield Fault(name, each.file, "fault", each.problem, each.remedy)
         else:
-            yield Fault(name, None, "fault", str(each), "see the problem")
+            yield Fault(name, None, "fault", str(each), "do what the problem says")
 
 
 def _of_image(case: Case, channels: dict[int, str]) -> Iterator[Fault]:
-    """Faults of the intensities; `channels` remembers the first case with each number of channels."""
+    """Yields faults of the intensities; `channels` remembers the first case with each number of channels."""
     file = case.files[0] if case.files else None
     channels.setdefault(len(case.image), case.name)
     if len(case.image) != (usual := next(iter(channels))):
@@ -151,14 +151,14 @@ def _of_image(case: Case, channels: dict[int, str]) -> Iterator[Fault]:
 
 
 def _shown(case: Case, dataset: Dataset) -> set[int]:
-    """The labels of scribbles that the case may have by its image-level labels; all of them where there are none."""
+    """Returns the labels that the case's scribbles may have by its image-level labels, all where it has none."""
     if case.present is None or (dataset.scribble_names and case.present):
         return set(range(1, coarse(dataset).n_labels))
     return set(case.present)
 
 
 def _of_present(case: Case, dataset: Dataset, shown: set[int], reference: Labels | None) -> Iterator[Fault]:
-    """Faults of the image-level labels: scribbles or a mask that say something else."""
+    """Yields faults of the image-level labels: scribbles or a mask that contradict them."""
     if case.present is None:
         return
     said = _names(dataset.label_names, case.present)
@@ -199,7 +199,7 @@ def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int]) -> It
             case.name,
             file,
             "fault",
-            "expected scribbles on the background, found none: what is trained on this paints everything",
+            "expected scribbles on the background, found none: a network trained on this finds structures everywhere",
             "draw some background in each slice that has other scribbles",
         )
     elif slices := _without_background(case):
@@ -221,7 +221,7 @@ def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int]) -> It
 
 
 def _fully_labelled(case: Case, file: Path | None) -> Fault:
-    """No voxel is unlabelled: either a full mask, or strokes on a 0 that was wrongly declared to be background."""
+    """Returns the fault of a case without unlabelled voxels: a full mask, or strokes on a 0 declared as background."""
     drawn = case.scribbles != 0
     # An erosion by 3 x 3 pixels within the slice removes strokes and leaves the inside of masks.
     inside = ndimage.binary_erosion(drawn, np.ones((1, 3, 3), bool))
@@ -249,14 +249,13 @@ def _without_background(case: Case) -> list[int]:
 
 
 def _in_both_parts(dataset: Dataset) -> Iterator[Fault]:
+    remedy = "take it out of one: a test score of a training case means nothing"
     for name in sorted(set(dataset.train.names) & set(dataset.test.names)):
-        yield Fault(
-            name, None, "fault", "is in the training and in the test set", "take it out of one: its scores mean nothing"
-        )
+        yield Fault(name, None, "fault", "is in the training and in the test set", remedy)
 
 
 class _Duplicates:
-    """Remembers the images it has seen, by their intensities."""
+    """Finds images that occur twice: remembers each image by its intensities."""
 
     def __init__(self) -> None:
         self._seen: dict[bytes, tuple[str, Part]] = {}
@@ -267,11 +266,12 @@ class _Duplicates:
         if other == case.name:
             return
         leak = part != other_part
+        where = f", which is in the {other_part} set: its test score means nothing" if leak else ""
         yield Fault(
             case.name,
             case.files[0] if case.files else None,
             "fault" if leak else "warning",
-            f"is the same image as {other}" + (f", which is in the {other_part} set: its scores mean nothing" * leak),
+            f"is the same image as {other}{where}",
             "keep one of the two",
         )
 

@@ -7,17 +7,51 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from rich.progress import track
 
+from scribbleseg.data.fingerprint import Fingerprint
+from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.data.volumes import atomically, link_or_copy
-from scribbleseg.types import UNLABELLED, Cases, DataError
+from scribbleseg.files import atomically, link_or_copy
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How one kind of array in the cache is stored, and how augmentation moves it.
+
+    Args:
+        dtype: the type on disk.
+        per: what a pixel has: one value, or one for each channel or each label.
+        interpolation: "nearest" for labels, which have nothing between them; "linear" for quantities.
+        outside: what moves in from outside the slice; None repeats the border.
+    """
+
+    dtype: type[np.generic]
+    per: Literal["pixel", "channel", "label"]
+    interpolation: Literal["nearest", "linear"]
+    outside: int | None
+
+
+LAYERS: dict[str, Layer] = {
+    "images": Layer(np.float32, "channel", "linear", None),
+    "inside": Layer(np.bool_, "pixel", "nearest", 0),
+    "scribbles": Layer(np.uint8, "pixel", "nearest", UNLABELLED),
+    "labels": Layer(np.uint8, "pixel", "nearest", UNLABELLED),
+    "soft": Layer(np.float16, "label", "linear", 0),
+    "confidence": Layer(np.float16, "pixel", "linear", 0),
+}
+"""Every kind of layer. The first three are written once, with the cache; the others once for each map of labels."""
+
+FIXED = ("images", "inside", "scribbles")
 
 
 @dataclass(frozen=True)
@@ -25,66 +59,135 @@ class Slices:
     """Slices of all cases one after the other: `images[rows[name]]` are those of one case, from the bottom up.
 
     Args:
-        folder: holds `images.raw` (float32), `scribbles.raw` (uint8), label maps of the same shape, and `index.json`.
-        rows: case name to its slices.
-        spacing_mm: case name to voxel size along depth, height, width on the grid.
-        images: `slice channel height width`.
-        scribbles: `slice height width`.
-        n_pixels: of all slices together, without padding and the air around a brain.
-        present: case name to its image-level labels, or None where nobody gave any.
+        folder: holds a file for each layer, such as `images.raw` and `labels_0.raw`, and `index.json`.
+        index: what `index.json` holds.
     """
 
     folder: Path
-    rows: dict[str, slice]
-    spacing_mm: dict[str, tuple[float, float, float]]
-    images: Float32[np.ndarray, "slice channel size size"]
-    scribbles: UInt8[np.ndarray, "slice size size"]
-    n_pixels: int
-    present: dict[str, frozenset[int] | None]
+    index: dict[str, Any]
+
+    @cached_property
+    def rows(self) -> dict[str, slice]:
+        """The slices of each case, by its name."""
+        rows, start = {}, 0
+        for name, case in self.index["cases"].items():
+            rows[name] = slice(start, start + case["slices"])
+            start += case["slices"]
+        return rows
+
+    @cached_property
+    def spacing_mm(self) -> dict[str, tuple[float, float, float]]:
+        """The voxel size of each case on the grid, along depth, height and width."""
+        return {name: tuple(case["spacing_mm"]) for name, case in self.index["cases"].items()}
+
+    @cached_property
+    def present(self) -> dict[str, frozenset[int] | None]:
+        """The image-level labels of each case, or None where nobody gave any."""
+        given = {name: case["present"] for name, case in self.index["cases"].items()}
+        return {name: None if labels is None else frozenset(labels) for name, labels in given.items()}
+
+    @cached_property
+    def n_pixels(self) -> int:
+        """The number of pixels of all slices together, without padding and the air around a brain."""
+        return sum(case["pixels"] for case in self.index["cases"].values())
+
+    @cached_property
+    def images(self) -> Float32[np.ndarray, "slice channel size size"]:
+        """Normalised intensities, memory-mapped."""
+        return self.layer("images")
+
+    @cached_property
+    def scribbles(self) -> UInt8[np.ndarray, "slice size size"]:
+        """What people drew, memory-mapped."""
+        return self.layer("scribbles")
+
+    @cached_property
+    def inside(self) -> Bool[np.ndarray, "slice size size"]:
+        """Which pixels show the image, or the brain: no padding, no air. Memory-mapped."""
+        return self.layer("inside")
+
+    def __len__(self) -> int:
+        return sum(case["slices"] for case in self.index["cases"].values())
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of the images."""
+        return int(self.index["shape"][0])
+
+    def geometry(self, name: str) -> Geometry:
+        """The native grid of a case, as it was when the cache was made; no image is read."""
+        return geometry_from_plain(self.index["cases"][name]["geometry"])
 
     def share(self, mask: Bool[np.ndarray, "slice size size"]) -> float:
         """The share of the pixels that show an image (see `Preprocess.inside`) where `mask` is true."""
         return float(np.count_nonzero(mask) / self.n_pixels)
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def layer(self, kind: str, index: int | str | None = None) -> np.memmap:
+        """A complete layer, memory-mapped read-only.
 
-    def labels(self, name: str) -> UInt8[np.ndarray, "slice size size"]:
-        """A label map written by `save_labels`, memory-mapped read-only. Raises FileNotFoundError."""
-        return np.memmap(self.folder / f"{name}.raw", np.uint8, "r", shape=self.scribbles.shape)
+        Args:
+            kind: a name in `LAYERS`.
+            index: the map of labels that it belongs to; None for layers that are written once.
 
-    def has_labels(self, name: str) -> bool:
-        """Whether that label map is complete on disk."""
-        return (self.folder / f"{name}.raw").exists()
+        Raises:
+            FileNotFoundError: it is not complete.
+        """
+        path = self._path(kind, index)
+        return np.memmap(path, LAYERS[kind].dtype, "r", shape=self._shape(kind, path.stat().st_size))
 
-    def writable_labels(self, name: str) -> np.memmap:
-        """An unfinished label map, entirely UNLABELLED at first; `finish_labels` gives it its name."""
-        path = self.folder / f"{name}.partial"
+    def has(self, kind: str, index: int | str) -> bool:
+        """Whether that layer is complete on disk."""
+        return self._path(kind, index).exists()
+
+    def writable(self, kind: str, index: int | str, labels: int = 1) -> np.memmap:
+        """An unfinished layer, at first entirely what is outside of slices; `finish` gives it its name.
+
+        Args:
+            kind: a name in `LAYERS`.
+            index: the map of labels that it belongs to.
+            labels: the number of labels, for a layer that has a value for each.
+        """
+        layer, path = LAYERS[kind], self._path(kind, index).with_suffix(".partial")
+        size = len(self) * int(np.prod(self.index["shape"][1:])) * np.dtype(layer.dtype).itemsize
+        shape = self._shape(kind, size * (labels if layer.per == "label" else 1))
         if not path.exists():
             # Written in full: a map over a hole in a file dies of a full disk without a word.
             with atomically(path) as temporary:
-                temporary.write_bytes(np.full(self.scribbles.shape, UNLABELLED, np.uint8).tobytes())
-        return np.memmap(path, np.uint8, "r+", shape=self.scribbles.shape)
+                temporary.write_bytes(np.full(shape, layer.outside, layer.dtype).tobytes())
+        return np.memmap(path, layer.dtype, "r+", shape=shape)
 
-    def finish_labels(self, name: str) -> None:
-        """Declare the label map complete, in one atomic rename."""
-        os.replace(self.folder / f"{name}.partial", self.folder / f"{name}.raw")
+    def finish(self, kind: str, index: int | str) -> None:
+        """Declare a layer complete, in one atomic rename."""
+        path = self._path(kind, index)
+        os.replace(path.with_suffix(".partial"), path)
+
+    def _path(self, kind: str, index: int | str | None) -> Path:
+        return self.folder / (f"{kind}.raw" if index is None else f"{kind}_{index}.raw")
+
+    def _shape(self, kind: str, n_bytes: int) -> tuple[int, ...]:
+        """The shape of a layer, given the size of its file, which tells the number of labels."""
+        channels, *space = self.index["shape"]
+        per_pixel = n_bytes // (len(self) * int(np.prod(space)) * np.dtype(LAYERS[kind].dtype).itemsize)
+        values = {"pixel": (), "channel": (channels,), "label": (per_pixel,)}[LAYERS[kind].per]
+        return (len(self), *values, *space)
 
 
-def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> None:
-    """Write the cache of these cases; nothing is left half-written, and an existing one of the same is kept.
+def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> Slices:
+    """Write the cache of these cases, or open the one that is there; nothing is left half-written. Reads cases once.
 
     Raises:
-        DataError: if no case has a scribble, or channels differ between cases.
+        DataError: if no case has a scribble, channels differ between cases, or the folder holds another cache.
     """
     key = {"preprocess": asdict(preprocess), "cases": list(cases.names)}
     if (folder / "index.json").exists():
-        if json.loads((folder / "index.json").read_text())["key"] == key:
-            return
+        slices = open_slices(folder)
+        if slices.index["key"] == key:
+            return slices
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     with _complete_or_absent(folder) as partial:
-        index = _write_arrays(cases, preprocess, partial)
+        index = _write_layers(cases, preprocess, partial)
         (partial / "index.json").write_text(json.dumps({"key": key, **index}, indent=1))
+    return open_slices(folder)
 
 
 @contextmanager
@@ -104,66 +207,63 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_arrays(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
-    """`images.raw` and `scribbles.raw`; returns the shape of a slice and, by case, how many there are."""
+def _write_layers(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
+    """The fixed layers; returns the fingerprint, the shape of a slice, and what there is to know of each case."""
     index: dict[str, dict] = {}
     shape: tuple[int, ...] | None = None
     labelled = 0
-    with (folder / "images.raw").open("wb") as images, (folder / "scribbles.raw").open("wb") as scribbles:
+    seen = Fingerprint()
+    images, inside, scribbles = (folder / f"{kind}.raw" for kind in FIXED)
+    with images.open("wb") as image_file, inside.open("wb") as inside_file, scribbles.open("wb") as scribble_file:
         for case in track(cases, "Preprocessing", total=len(cases)):
-            image, strokes = preprocess.image(case), preprocess.labels(case.scribbles, case)
+            seen.add(case)
+            image, strokes = preprocess.image(case), preprocess.labels(case.scribbles, case.geometry)
+            shown = preprocess.inside(case)
             shape = shape or image.shape[1:]
             if image.shape[1:] != shape:
                 raise DataError(
                     f"case {case.name}: expected {shape[0]} channels as in the cases before, got {image.shape[1]}; "
                     "give every case the same channels"
                 )
-            images.write(image.tobytes())
-            scribbles.write(strokes.tobytes())
+            image_file.write(image.tobytes())
+            inside_file.write(shown.tobytes())
+            scribble_file.write(strokes.tobytes())
             labelled += int(np.count_nonzero(strokes != UNLABELLED))
-            spacing_mm = (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm)
-            n_pixels = int(preprocess.inside(case).sum())
-            index[case.name] = {"slices": len(image), "pixels": n_pixels, "spacing_mm": spacing_mm}
-            index[case.name]["present"] = None if case.present is None else sorted(case.present)
+            index[case.name] = _describe(case, preprocess) | {"slices": len(image), "pixels": int(shown.sum())}
             _warn_of_lost_classes(case.name, case.scribbles, strokes)
     if not labelled:
         raise DataError(
             f"expected scribbles in at least one of {len(cases)} cases, found every voxel unlabelled; draw some, or "
             "declare which value means unlabelled (dataset.json, 'ignore')"
         )
-    return {"shape": shape, "cases": index}
+    return {"fingerprint": seen.hexdigest(), "shape": shape, "cases": index}
 
 
-def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"], folder: Path) -> None:
+def _describe(case: Case, preprocess: Preprocess) -> dict[str, Any]:
+    return {
+        "spacing_mm": (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm),
+        "present": None if case.present is None else sorted(case.present),
+        "geometry": geometry_to_plain(case.geometry),
+    }
+
+
+def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"], folder: Path) -> Slices:
     """Write a cache of the same images with other scribbles; the images are shared on disk where links are possible.
 
-    An existing one is kept. Raises DataError where it cannot be written.
+    An existing one is opened. Raises DataError where it cannot be written.
     """
-    if (folder / "index.json").exists():
-        return
-    with _complete_or_absent(folder) as partial:
-        link_or_copy(slices.folder / "images.raw", partial / "images.raw")
-        (partial / "scribbles.raw").write_bytes(np.ascontiguousarray(scribbles).tobytes())
-        shutil.copyfile(slices.folder / "index.json", partial / "index.json")
+    if not (folder / "index.json").exists():
+        with _complete_or_absent(folder) as partial:
+            for kind in ("images", "inside"):
+                link_or_copy(slices.folder / f"{kind}.raw", partial / f"{kind}.raw")
+            (partial / "scribbles.raw").write_bytes(np.ascontiguousarray(scribbles).tobytes())
+            shutil.copyfile(slices.folder / "index.json", partial / "index.json")
+    return open_slices(folder)
 
 
 def open_slices(folder: Path) -> Slices:
-    """Map a cache that `build_slices` wrote; reads nothing but its index."""
-    index = json.loads((folder / "index.json").read_text())
-    rows, start = {}, 0
-    for name, case in index["cases"].items():
-        rows[name] = slice(start, start + case["slices"])
-        start += case["slices"]
-    channels, height, width = index["shape"]
-    return Slices(
-        folder,
-        rows,
-        {name: tuple(case["spacing_mm"]) for name, case in index["cases"].items()},
-        np.memmap(folder / "images.raw", np.float32, "r", shape=(start, channels, height, width)),
-        np.memmap(folder / "scribbles.raw", np.uint8, "r", shape=(start, height, width)),
-        sum(case["pixels"] for case in index["cases"].values()),
-        {name: None if (p := case["present"]) is None else frozenset(p) for name, case in index["cases"].items()},
-    )
+    """Open a cache that `build_slices` wrote; reads nothing but its index."""
+    return Slices(folder, json.loads((folder / "index.json").read_text()))
 
 
 def _warn_of_lost_classes(name: str, before: np.ndarray, after: np.ndarray) -> None:

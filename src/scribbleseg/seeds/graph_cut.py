@@ -2,8 +2,7 @@
 
 Ji et al. 2019, section 2.1: supervoxels of the FLAIR, a minimum cut with the scribbles as hard seeds, both sides
 eroded. The steps, one function each, are `supervoxels`, `contacts`, `log_likelihood_ratio`, `minimum_cut`, `seeded`
-and `eroded`. We know of no number
-that the paper gives for them: all defaults are ours, from benchmarks/graph_cut.py.
+and `eroded`. We know of no number that the paper gives for them: all defaults are ours, from benchmarks/graph_cut.py.
 """
 
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from scribbleseg.data.brain import in_brain
 from scribbleseg.seeds.random_walker import check_volume
 from scribbleseg.types import UNLABELLED, DataError, Image, Labels
 
@@ -32,30 +32,30 @@ Sides = Int[np.ndarray, " region"]
 OUTSIDE = -1
 
 ITERATIONS = 3
-"""Of SLIC. Ours: on a BraTS case more gained nothing, at 0.5 s each."""
+"""Iterations of SLIC. Ours: on a BraTS case more gained nothing, at 0.5 s each."""
 
 BINS, SMOOTHING, UNSEEN = 100, 2.5, 0.1
-"""Of the histograms, over the range of the brain: bins, standard deviation of their Gaussian in bins, and the share
-spread evenly for what no scribble shows. Ours."""
+"""How the histograms are made, over the range of the brain: number of bins, standard deviation of the Gaussian that
+smooths them, in bins, and the share that is spread evenly for what no scribble shows. Ours."""
 
 
 @dataclass(frozen=True)
 class GraphCut:
-    """Two labels, background and one structure, at the minimum cut that separates their scribbles.
+    """Seed areas of background and one structure, by the minimum cut that separates their scribbles.
 
     The nodes are supervoxels p of one channel, with volume V (mm^3) and mean intensity m. The cut minimises
 
         sum_pq [x_p != x_q] A_pq exp(-(m_p - m_q)^2 / (2 sigma^2))  -  likelihood * sum_p V_p log P(m_p | x_p)
 
     where A is the area in which two supervoxels touch (mm^2) and P(m | x) the histogram of the voxels scribbled x. A
-    supervoxel is a hard seed of the label that has more voxels scribbled in it (of none where they are as many). The
-    minimum is exact (Boykov and Kolmogorov 2004, DOI 10.1109/TPAMI.2004.60). The histograms (as Boykov and Jolly 2001
-    have them, DOI 10.1109/ICCV.2001.937505) are ours: scribbles that leave out a part of the structure are cut off
-    close around themselves otherwise.
+    supervoxel is a hard seed of the label that has more voxels scribbled in it, and no seed where both have as many.
+    The minimum is exact (Boykov and Kolmogorov 2004, DOI 10.1109/TPAMI.2004.60). The histograms are ours, after Boykov
+    and Jolly 2001 (DOI 10.1109/ICCV.2001.937505): without them, the cut runs close around scribbles that leave out a
+    part of the structure.
 
     A connected part of either side with no scribble of its label in it is UNLABELLED: a bright spot that only
-    looks like the structure, a dark core that only looks like background, a part of the brain out of reach. Of the
-    rest, a voxel keeps its label if the square of `2 erosion + 1` pixels around it in its slice has no other. Scribbled
+    looks like the structure, a dark core that only looks like background, a part of the brain out of reach. Any other
+    voxel keeps its label if the square of `2 erosion + 1` pixels around it in its slice has no other label. Scribbled
     voxels stay what they are, whatever the cut says.
 
     What is exactly 0 in all channels, the air around a skull-stripped brain, stays UNLABELLED: with
@@ -67,13 +67,13 @@ class GraphCut:
 
     Args:
         kind: tag in recipes.
-        channel: the one that is cut; 3 is FLAIR in brain tumours (Ji et al. 2019, section 2.1).
+        channel: the channel that is cut; 3 is FLAIR in brain tumours (Ji et al. 2019, section 2.1).
         size_mm: side of a supervoxel, before it adapts.
         compactness: how much a supervoxel's side weighs against a step of 1 in intensity; the larger, the more like a
             cube.
         sigma: the step in intensity that a border may follow; in standard deviations of the brain, if normalised so.
         likelihood: weight of the histograms, per mm; 0 leaves the hard seeds and the edges alone.
-        erosion: of both labels, in pixels of a slice; 0 leaves no border.
+        erosion: how far both labels are eroded, in pixels of a slice; 0 leaves no border.
     """
 
     kind: Literal["graph_cut"] = "graph_cut"
@@ -85,7 +85,7 @@ class GraphCut:
     erosion: NonNegativeInt = 1
 
     def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
-        """The seed areas, scribbles included.
+        """Returns the seed areas, scribbles included.
 
         Args:
             image: float32 `channel depth height width`, normalised by the brain, exactly 0 outside it.
@@ -103,10 +103,10 @@ class GraphCut:
         return np.where(scribbles != UNLABELLED, scribbles, eroded(labels, self.erosion))
 
     def cut(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
-        """Before the erosion; arguments and errors as in a call. Scribbled voxels may have the other label."""
+        """Returns the labels before erosion; arguments and errors as in a call. Scribbled voxels may change label."""
         check_volume(image, scribbles, spacing_mm, "graph cut")
         structure = self._structure(image, scribbles)
-        brain = (image != 0).any(axis=0)
+        brain = in_brain(image)
         if not ((scribbles[brain] == structure).any() and (scribbles[brain] == 0).any()):
             return np.full_like(scribbles, UNLABELLED)
         box = ndimage.find_objects(brain.astype(np.uint8))[0]
@@ -127,7 +127,7 @@ class GraphCut:
         return labels
 
     def _structure(self, image: Image, scribbles: Labels) -> int:
-        """The one structure that is scribbled (1 where none is)."""
+        """Returns the one structure that is scribbled (1 where none is)."""
         if self.channel >= len(image):
             raise DataError(
                 f"recipe field seeds.channel: expected one of the image's {len(image)} channels (0 .. "
@@ -149,14 +149,14 @@ def supervoxels(
     size_mm: float,
     compactness: float,
 ) -> Regions:
-    """SLIC (Achanta et al. 2012, DOI 10.1109/TPAMI.2012.120): k-means of intensity and place, within a mask.
+    """Returns supervoxels by SLIC (Achanta et al. 2012, DOI 10.1109/TPAMI.2012.120): k-means of intensity and place.
 
     SimpleITK's, which takes as long as scikit-image's (benchmarks/graph_cut.py). It knows no mask: the outside gets
-    an intensity far from all others, so that no cluster wants both, and is cut off in the end.
+    an intensity far from all others, so that no cluster holds both, and is cut off in the end.
 
     Args:
-        intensity: what a supervoxel has in common.
-        inside: where supervoxels are wanted.
+        intensity: the channel; the voxels of a supervoxel have similar intensities.
+        inside: the mask that is divided into supervoxels.
         spacing_mm: voxel size along `(depth, height, width)`.
         size_mm: distance of the first cluster centres along each axis; at least a voxel.
         compactness: a distance of `size_mm` counts as much as a difference in intensity of this.
@@ -179,7 +179,7 @@ def supervoxels(
 
 
 def contacts(regions: Regions, n: int, spacing_mm: Sequence[float]) -> coo_array:
-    """The area, in mm^2, of the faces that each two of the `n` supervoxels share; `i < j`, each pair once."""
+    """Returns the area, in mm^2, of the faces that each two of the `n` supervoxels share; `i < j`, each pair once."""
     rows, columns, areas = [], [], []
     for axis, step in enumerate(spacing_mm):
         here = np.moveaxis(regions, axis, 0)[:-1]
@@ -199,7 +199,7 @@ def log_likelihood_ratio(
     background: Bool[np.ndarray, " voxel"],
     at: PerRegion,
 ) -> PerRegion:
-    """`log P(at | structure) - log P(at | background)`, from smoothed histograms of the scribbled voxels' values."""
+    """Returns `log P(at | structure) - log P(at | background)`, by smoothed histograms of the scribbled voxels."""
     edges = np.linspace(values.min(), values.max(), BINS + 1)
     place = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, BINS - 1)
     logs = []
@@ -211,15 +211,15 @@ def log_likelihood_ratio(
 
 
 def minimum_cut(weights: coo_array, seeds: PerRegion, pull: PerRegion) -> Sides:
-    """The side of each node, 1 or -1, at the cheapest cut that keeps the seeds apart.
+    """Returns the side of each node, 1 or -1, at the cheapest cut that keeps the seeds apart.
 
     Args:
-        weights: of the edges, each edge once; what it costs if its ends are on different sides. Not negative.
+        weights: what each edge costs if its ends are on different sides; each edge once, not negative.
         seeds: 1 or -1 where the side is given, 0 where it is sought.
         pull: what it costs to put a node on side -1, less what it costs to put it on side 1.
 
     Returns:
-        Of several cheapest cuts the one with the fewest nodes on side 1, which is unique.
+        The sides. Where several cuts are cheapest, the one with the fewest nodes on side 1, which is unique.
     """
     n = len(seeds)
     graph = maxflow.GraphFloat(n, weights.nnz)
@@ -233,7 +233,7 @@ def minimum_cut(weights: coo_array, seeds: PerRegion, pull: PerRegion) -> Sides:
 
 
 def seeded(edges: coo_array, sides: Sides, seeds: PerRegion) -> Bool[np.ndarray, " region"]:
-    """Whether a node is in a connected part of its side that has a seed of that side."""
+    """Returns which nodes are in a connected part of their side that has a seed of that side."""
     within = sides[edges.row] == sides[edges.col]
     links = coo_array((np.ones(within.sum()), (edges.row[within], edges.col[within])), shape=edges.shape)
     _, part = connected_components(links, directed=False)
@@ -241,7 +241,7 @@ def seeded(edges: coo_array, sides: Sides, seeds: PerRegion) -> Bool[np.ndarray,
 
 
 def eroded(labels: Labels, pixels: int) -> Labels:
-    """UNLABELLED where the square of `2 pixels + 1` around a voxel, in its slice, has more than one label.
+    """Erodes all labels: UNLABELLED where the square of `2 pixels + 1` around a voxel in its slice has another label.
 
     Beyond its border a slice goes on as it is there.
     """
@@ -252,5 +252,5 @@ def eroded(labels: Labels, pixels: int) -> Labels:
 
 
 def _count(numbers: Int[np.ndarray, " voxel"], chosen: Bool[np.ndarray, " voxel"]) -> PerRegion:
-    """How many of the chosen voxels each region has."""
+    """Returns how many of the chosen voxels each region has."""
     return np.bincount(numbers, chosen.astype(np.float64))

@@ -24,10 +24,10 @@ COARSEST = 20_000
 """Nodes at which multigrid stops coarsening and factorises; ours: below it, a factorisation costs under 0.1 s."""
 
 DAMPING = 0.7
-"""Of the Jacobi smoother; ours, any value in (0, 1) keeps the preconditioner positive definite on a Laplacian."""
+"""Damping of the Jacobi smoother. Ours: any value in (0, 1) keeps the preconditioner positive definite."""
 
 MAX_ITERATIONS = 200
-"""Of conjugate gradients; ours: 15 to 50 are usual, and a problem that needs more is better factorised."""
+"""Iterations of conjugate gradients; ours: 15 to 50 are usual, and a problem that needs more is better factorised."""
 
 Nodes = Int[np.ndarray, " node"]
 Columns = Float64[np.ndarray, "node label"]
@@ -46,13 +46,13 @@ class Dirichlet:
     to_seeds: Columns
 
     def matrix(self) -> csr_array:
-        """`D - W`. Its diagonal is a sum of positive terms, so that 1e-10 next to 1 keeps all its digits."""
+        """Returns `D - W`. Its diagonal is a sum of positive terms, so that 1e-10 next to 1 keeps all its digits."""
         degree = self.between.sum(axis=1) + self.to_seeds.sum(axis=1)
         return (diags_array(degree) - self.between).tocsr()
 
 
 def _factorise(matrix: csr_array):  # type: ignore[no-untyped-def]  # SuperLU is private to scipy
-    """Sparse LU of a symmetric M-matrix: no pivoting is needed, which keeps the fill of the minimum-degree ordering.
+    """Factorises a symmetric M-matrix (sparse LU). Without pivoting, which it does not need, there is little fill.
 
     `panel_size=1` (ours) takes two thirds of the time of SuperLU's default on the small supernodes of a pixel grid.
     """
@@ -74,7 +74,7 @@ def _complete(columns: Float64[np.ndarray, "node fewer"]) -> Float64[np.ndarray,
 
 
 def solve_directly(problem: Dirichlet) -> Columns:
-    """Every label's probabilities from one factorisation. Right for pictures; in 3-D the fill grows out of hand.
+    """Returns every label's probabilities from one factorisation. Right for pictures; in 3-D it takes too much memory.
 
     Returns:
         float64 `node label`, in [0, 1], rows sum to 1.
@@ -104,7 +104,7 @@ def _merge_heaviest(between: csr_array, rng: np.random.Generator) -> Nodes:
 
 
 def _merged(problem: Dirichlet, parent: Nodes) -> tuple[Dirichlet, csr_array]:
-    """The problem on the merged nodes (parallel edges add up, edges inside a group vanish), and the summation to it."""
+    """Returns the problem on merged nodes (parallel edges add up, edges in a group vanish) and the matrix of sums."""
     n, m = len(parent), int(parent.max()) + 1
     to_parents = coo_array((np.ones(n), (parent, np.arange(n))), shape=(m, n)).tocsr()
     between = to_parents @ problem.between @ to_parents.T.tocsr()
@@ -131,7 +131,7 @@ class _Multigrid:
         self.smoother = DAMPING / self.matrix.diagonal()[:, None]
 
     def __call__(self, residual: Columns) -> Columns:
-        """One V-cycle for `(D - W) x = residual`, from 0."""
+        """Returns the result of one V-cycle for `(D - W) x = residual`, from 0."""
         if self.coarser is None:
             return self.factors.solve(residual)
         x = self.smoother * residual
@@ -143,7 +143,7 @@ class _Multigrid:
         return x
 
     def prolong(self, x: Float64[np.ndarray, "merged label"]) -> Columns:
-        """The merged graph's values on this one."""
+        """Returns the merged graph's values on this one."""
         return x.take(self.parent, axis=0)
 
 
@@ -152,12 +152,12 @@ def _dot(a: Columns, b: Columns) -> Float64[np.ndarray, " label"]:
 
 
 def _ratio(a: Float64[np.ndarray, " label"], b: Float64[np.ndarray, " label"]) -> Float64[np.ndarray, " label"]:
-    """`a / b`, and 0 where b is not positive: that label is solved already."""
+    """Returns `a / b`, and 0 where b is not positive: that label is solved already."""
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
 
 
 def _conjugate_gradients(grid: _Multigrid, tolerance: float) -> Columns:
-    """Preconditioned conjugate gradients, all labels at once, from the solution on the merged graph prolonged."""
+    """Solves all labels at once by preconditioned conjugate gradients, starting from the merged graph's solution."""
     if grid.coarser is None:
         return grid.factors.solve(grid.target)
     x = grid.prolong(_conjugate_gradients(grid.coarser, tolerance))
@@ -181,7 +181,7 @@ def _conjugate_gradients(grid: _Multigrid, tolerance: float) -> Columns:
 
 
 def solve_iteratively(problem: Dirichlet, tolerance: float) -> Columns:
-    """Every label's probabilities by multigrid conjugate gradients, or directly where those do not converge.
+    """Returns every label's probabilities by multigrid conjugate gradients, or directly where those do not converge.
 
     A small residual says little here: weights span ten orders of magnitude, and a group of nodes behind a weight of w
     turns a residual of r into an error of r / w. So the criterion is on the preconditioned residual, which estimates
@@ -189,7 +189,7 @@ def solve_iteratively(problem: Dirichlet, tolerance: float) -> Columns:
     solution (nested iteration) makes the mean error ten times smaller at the same cost.
 
     Args:
-        problem: to solve.
+        problem: the problem to solve.
         tolerance: largest preconditioned residual anywhere, in units of probability.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Seed areas by Grady's random walker: scribbles grow to where a walker is nearly sure to end on them.
+"""Seed areas by Grady's random walker: scribbles grow as far as a walker is nearly sure to end on them.
 
 A walker starts at a pixel and steps to neighbours (4 in a picture, 6 in a volume), seldom across an edge of the image.
 The probability that the first scribble it meets has label k is the pixel's probability of k (Grady 2006, DOI
@@ -23,7 +23,7 @@ from scribbleseg.types import UNLABELLED, DataError, Image, Labels, Probabilitie
 
 Block = Float64[np.ndarray, "channel depth height width"]
 Seeds = Int[np.ndarray, "depth height width"]
-"""Column of each seed in the linear system, FREE elsewhere."""
+"""The column of each seed in the linear system, FREE elsewhere."""
 
 FREE = -1
 
@@ -51,7 +51,7 @@ Volume = tuple[Image, Labels, Sequence[float]]
 
 @dataclass(frozen=True)
 class RandomWalker:
-    """Labels where `max_k p_k >= tau`, with `p` the random walker's probabilities; the scribbles themselves stay.
+    """Seed areas where `max_k p_k >= tau`, with `p` the random walker's probabilities; the scribbles themselves stay.
 
     The weight of the edge between two neighbouring pixels is scikit-image's:
 
@@ -90,7 +90,7 @@ class RandomWalker:
             raise ValueError(f"dimensions: expected 2 (slice by slice) or 3 (across slices), got {self.dimensions}")
 
     def probabilities(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Probabilities:
-        """The probability of each label at each voxel.
+        """Returns the probability of each label at each voxel.
 
         Args:
             image: float32 `channel depth height width`, in any unit.
@@ -118,7 +118,7 @@ class RandomWalker:
         return probabilities
 
     def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
-        """The seed areas: uint8 `depth height width`. Arguments and errors as in `probabilities`."""
+        """Returns the seed areas, uint8 `depth height width`. Arguments and errors as in `probabilities`."""
         probabilities = self.probabilities(image, scribbles, spacing_mm)
         sure = probabilities.max(axis=0) >= self.tau
         labels = np.where(sure, probabilities.argmax(axis=0), UNLABELLED).astype(np.uint8)
@@ -127,7 +127,7 @@ class RandomWalker:
 
 @dataclass(frozen=True)
 class Strokes:
-    """The scribbles as they are: the row "strokes only", and full masks given as scribbles.
+    """No growth: the scribbles as they are, for the row "strokes only" and for full masks given as scribbles.
 
     Args:
         kind: tag in recipes.
@@ -136,7 +136,7 @@ class Strokes:
     kind: Literal["strokes"] = "strokes"
 
     def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
-        """A copy of `scribbles`, uint8 `depth height width`; the other arguments are not looked at."""
+        """Returns a copy of `scribbles`, uint8 `depth height width`; the other arguments are not used."""
         return np.array(scribbles)
 
 
@@ -147,7 +147,7 @@ def grow(
     total: int | None = None,
     description: str = "Seed areas",
 ) -> Iterator[Labels]:
-    """The seed areas of many volumes, in their order, with a progress bar.
+    """Grows the seed areas of many volumes, in their order, with a progress bar.
 
     Work is handed out by volume: slices of one volume are cheap, and share the volume's intensity scale. At most two
     volumes per worker are in memory, so that `volumes` may read them from disk one by one. A script that asks for more
@@ -158,13 +158,13 @@ def grow(
         volumes: read lazily, memory maps welcome.
         workers: processes; 1 works in this one.
         total: number of volumes, for the bar's estimate of the time left.
-        description: of the bar.
+        description: text beside the bar.
 
     Yields:
         uint8 `depth height width`, one for each volume.
 
     Raises:
-        DataError: of the first volume that is bad, in its turn: as many have been yielded as came before it.
+        DataError: a volume is bad; the areas of all volumes before it have been yielded.
         ValueError: fewer than one worker.
     """
     if workers < 1:
@@ -199,7 +199,7 @@ def _in_processes(seeder: Seeder, volumes: Iterable[Volume], workers: int) -> It
 
 
 def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[float], seeder: str) -> None:
-    """Raises DataError, with the seeder's name, where a volume is not one."""
+    """Raises DataError, with the seeder's name, for arrays that do not fit together or are not finite."""
     if image.ndim != 4 or image.shape[1:] != scribbles.shape:
         raise DataError(
             f"{seeder}: expected an image `channel depth height width` and scribbles `depth height width` on the "
@@ -216,7 +216,7 @@ def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[
 
 
 def _scale(image: Image) -> Block:
-    """Each channel of the volume to [0, 1] by its own extremes, as float64; a constant channel to 0."""
+    """Scales each channel of the volume to [0, 1] by its own extremes, as float64; a constant channel becomes 0."""
     scaled = image.astype(np.float64)
     scaled -= scaled.min(axis=(1, 2, 3), keepdims=True)
     extent = scaled.max(axis=(1, 2, 3), keepdims=True)
@@ -240,7 +240,7 @@ def _walk(block: Block, scribbles: Labels, spacing: np.ndarray, beta: float, out
 
 
 def _weights(block: Block, spacing: np.ndarray, beta: float) -> list[np.ndarray]:
-    """Edge weights of the grid along depth, height and width; each array is one shorter along its own axis."""
+    """Returns the grid's edge weights along depth, height and width; each array is one shorter along its own axis."""
     sd = block.std()
     scale = beta / (10.0 * sd * np.sqrt(block.shape[0])) if sd > 0 else 0.0
     squares = [np.square(np.diff(block, axis=axis + 1) / spacing[axis]).sum(axis=0) for axis in range(3)]
@@ -248,7 +248,7 @@ def _weights(block: Block, spacing: np.ndarray, beta: float) -> list[np.ndarray]
 
 
 def _dirichlet(weights: list[np.ndarray], seeds: Seeds, n: int) -> Dirichlet:
-    """The linear system of the FREE pixels, numbered in array order, with `n` columns of seeds."""
+    """Returns the linear system of the FREE pixels, numbered in array order, with `n` columns of seeds."""
     free = seeds == FREE
     size = int(free.sum())
     number = np.cumsum(free, dtype=np.int32).reshape(free.shape) - 1
@@ -271,7 +271,7 @@ def _dirichlet(weights: list[np.ndarray], seeds: Seeds, n: int) -> Dirichlet:
 
 
 def _solve(weights: list[np.ndarray], seeds: Seeds, n: int) -> np.ndarray:
-    """float64 `column depth height width`: the probability of ending in each of `n` columns; 0 or 1 at seeds."""
+    """Returns float64 `column depth height width`: the probability of each of `n` columns, 0 or 1 at seeds."""
     probabilities = (seeds == np.arange(n)[:, None, None, None]).astype(np.float64)
     free = seeds == FREE
     if free.any():
@@ -282,7 +282,7 @@ def _solve(weights: list[np.ndarray], seeds: Seeds, n: int) -> np.ndarray:
 
 
 def _solve_cropped(weights: list[np.ndarray], seeds: Seeds, n: int) -> np.ndarray | None:
-    """As `_solve`, but from a crop, or None where the result cannot be proved right to DECIDED.
+    """Returns what `_solve` does, but from a crop; None where the result cannot be proved right to DECIDED.
 
     Let all seeds outside a box be of one label, the outer one (background, most often), and make "has left the box" a
     label of its own. For a walker from x in the box, let u(x) be the probability to end on any label but the outer
@@ -314,7 +314,7 @@ def _solve_cropped(weights: list[np.ndarray], seeds: Seeds, n: int) -> np.ndarra
 
 
 def _box_around_others(seeds: Seeds, n: int) -> tuple[int, tuple[slice, ...]]:
-    """The label whose other labels' seeds fit the smallest box; and that box, MARGIN + 1 pixels wider in-plane."""
+    """Returns the label whose other labels' seeds fit the smallest box, and that box, MARGIN + 1 pixels wider."""
     boxes = []
     for k in range(n):
         others = ((seeds != k) & (seeds != FREE)).any(axis=0)
@@ -327,7 +327,7 @@ def _box_around_others(seeds: Seeds, n: int) -> tuple[int, tuple[slice, ...]]:
 
 
 def _steps_to_exit(shape: tuple[int, ...], box: tuple[slice, ...]) -> np.ndarray:
-    """Chessboard distance of each pixel of the box to the box's sides, those on the border of the image left out."""
+    """Returns each pixel's chessboard distance to the box's sides; sides on the image's border do not count."""
     steps = np.full([side.stop - side.start for side in box], max(shape))
     for axis, (side, size) in enumerate(zip(box, shape, strict=True)):
         position = np.arange(side.stop - side.start)
@@ -340,5 +340,5 @@ def _steps_to_exit(shape: tuple[int, ...], box: tuple[slice, ...]) -> np.ndarray
 
 
 def _crop(weight: np.ndarray, box: tuple[slice, ...], axis: int) -> np.ndarray:
-    """The weights of the edges inside the box: along their own axis there is one fewer."""
+    """Returns the weights of the edges inside the box: along their own axis there is one fewer."""
     return weight[tuple(slice(side.start, side.stop - (a == axis)) for a, side in enumerate(box))]

@@ -14,11 +14,11 @@ from pydantic import PositiveFloat
 from scipy import ndimage
 from scipy.cluster.vq import kmeans, vq
 
-from scribbleseg.data.brats import ED, ET, NCR, T1CE
+from scribbleseg.data.layouts.brats import ED, ET, NCR, T1CE
 from scribbleseg.types import DataError, Image, Labels
 
 STARTS = 8
-"""Random starts of k-means, of which the one of least distortion goes on; ours: on BraTS they seldom differ."""
+"""Random starts of k-means, of which the one with the least distortion is kept; ours: on BraTS they seldom differ."""
 
 SAMPLE = 20_000
 """Voxels that the starts see, at most; the best start is then finished on all voxels. Ours: for 231 000 voxels it
@@ -27,7 +27,7 @@ takes 0.2 s of CPU time where starts on all of them take 1.1 s."""
 
 @dataclass(frozen=True)
 class KMeans:
-    """The tumour's voxels in as many clusters as structures are present, each named by how it looks and where it lies.
+    """K-means with as many clusters as structures are present, each named by how it looks and where it lies.
 
     A voxel's features are
 
@@ -69,14 +69,14 @@ class KMeans:
         spacing_mm: Sequence[float],
         seed: int = 0,
     ) -> Labels:
-        """The structures inside the tumour.
+        """Returns the structures inside the tumour.
 
         Args:
             image: float32 `channel depth height width`: T1, T1ce, T2, FLAIR, each normalised.
             tumour: the whole tumour, `depth height width`.
             present: labels of the structures known to be in the case, of 1 NCR/NET, 2 ED, 3 ET.
             spacing_mm: voxel size along `(depth, height, width)`.
-            seed: of the starts; the same seed gives the same labels.
+            seed: seed of the random starts; the same seed gives the same labels.
 
         Returns:
             uint8 `depth height width`: 0 outside of the tumour, and inside of it the labels that are present.
@@ -99,14 +99,14 @@ class KMeans:
 
 
 def features(voxels: Float32[np.ndarray, "4 voxel"], enhancement: float = 2.0) -> Float64[np.ndarray, "voxel 5"]:
-    """What k-means sees of the tumour's voxels: `KMeans`'s formula. A weight is 1 where its channel is constant."""
+    """Returns the features of the tumour's voxels (`KMeans`'s formula). A weight is 1 where its channel is constant."""
     t1, t1ce, t2, flair = voxels.astype(np.float64)
     w_t2, w_fl = (min(1.0, t1ce.var() / other.var()) if other.var() > 0 else 1.0 for other in (t2, flair))
     return np.stack([t1, enhancement * t1ce, w_t2 * t2, w_fl * flair, enhancement * (t1ce - t1)], axis=1)
 
 
 def depth_mm(tumour: Bool[np.ndarray, "depth height width"], spacing_mm: Sequence[float]) -> Float64[np.ndarray, " v"]:
-    """Distance of each tumour voxel, in array order, to the nearest voxel outside, beyond the grid being outside."""
+    """Returns each tumour voxel's distance, in array order, to the nearest one outside; beyond the grid is outside."""
     distance = ndimage.distance_transform_edt(np.pad(tumour, 1), sampling=spacing_mm)
     return distance[1:-1, 1:-1, 1:-1][tumour]
 
@@ -118,14 +118,14 @@ def named_clusters(
     present: frozenset[int],
     seed: int = 0,
 ) -> UInt8[np.ndarray, " voxel"]:
-    """The label of each tumour voxel, by `KMeans`'s table.
+    """Returns the label of each tumour voxel, by `KMeans`'s table.
 
     Args:
-        described: what the clusters are made of, one row a voxel; at least one row.
-        t1ce: by which ET is named.
-        depth: by which ED is named, as of `depth_mm`.
+        described: the features of each voxel, one row a voxel; at least one row.
+        t1ce: intensity in T1ce: the cluster with the highest is ET.
+        depth: distance to the surface (`depth_mm`): the cluster with the smallest is ED.
         present: labels of the structures in the case.
-        seed: of the starts.
+        seed: seed of the random starts.
     """
     k = len(present)
     if k < 2:
@@ -139,7 +139,7 @@ def named_clusters(
 def _centres(
     described: Float64[np.ndarray, "voxel feature"], k: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, "centre feature"]:
-    """Centres of `k` clusters, or of fewer where the voxels do not make so many."""
+    """Returns the centres of `k` clusters, or of fewer where the voxels do not make so many."""
     sample = rng.permutation(described)[:SAMPLE]
     if len(sample) < k:
         return sample
@@ -151,7 +151,7 @@ def _centres(
 def _names(
     cluster: np.ndarray, t1ce: Float32[np.ndarray, " voxel"], depth: Float64[np.ndarray, " voxel"], present: frozenset
 ) -> UInt8[np.ndarray, " cluster"]:
-    """The label of each cluster, of which there are as many as structures present."""
+    """Returns the label of each cluster, of which there are as many as structures present."""
     size = np.bincount(cluster)
     names = np.full(len(size), NCR, np.uint8)
     if ET in present:

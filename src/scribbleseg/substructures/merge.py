@@ -1,17 +1,17 @@
-"""Merge: the whole tumour of phase 1 and the structures of phase 2 become one label map."""
+"""Merges the whole tumour of phase 1 and the structures of phase 2 into one label map."""
 
 import numpy as np
 from jaxtyping import Bool
 
-from scribbleseg.data.brats import ED, ET, NCR
+from scribbleseg.data.layouts.brats import ED, ET, NCR
 from scribbleseg.types import Labels
 
 
 def merge(whole: Bool[np.ndarray, "*space"], substructures: Labels) -> Labels:
-    """Phase 1 decides where the tumour is, phase 2 what it is made of (Ji et al. 2019, arXiv:1911.02014).
+    """Merges two phases: the first says where the tumour is, the second what it is made of.
 
-    Inside of the whole tumour ET and NCR/NET are phase 2's, and the rest is ED, whether phase 2 calls it ED or
-    background; outside everything is background. So no whole tumour means no structures.
+    Ji et al. 2019 (arXiv:1911.02014). Inside of the whole tumour, ET and NCR/NET are phase 2's, and the rest is ED,
+    whether phase 2 calls it ED or background; outside everything is background. So no whole tumour means no structures.
 
     Args:
         whole: the whole tumour of phase 1, `depth height width`.

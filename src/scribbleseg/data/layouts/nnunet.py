@@ -13,14 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.case_files import WITHOUT_SCRIBBLES, CaseFiles, Encoding, dataset
-from scribbleseg.data.folder import CHANNEL, declared_encoding, read_declaration
-from scribbleseg.data.volumes import PNG, volumes_in
+from scribbleseg.data.encoding import Encoding, declared, declared_encoding, read_declaration
+from scribbleseg.data.formats import PNG, volumes_in
+from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset
+from scribbleseg.data.layouts.folder import CHANNEL
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 
 def nnunet(folder: str | Path) -> Dataset:
-    """The data set in an nnU-Net raw folder (`Dataset123_Name`).
+    """Opens the data set in an nnU-Net raw folder (`Dataset123_Name`).
 
     Returns:
         A training case for each label map and each image in `imagesTr`, a test case for each image in `imagesTs`.
@@ -40,7 +41,7 @@ def nnunet(folder: str | Path) -> Dataset:
     notes = []
     if UNLABELLED not in encoding.labels.values():
         train = [replace(case, scribbles=None, reference=case.scribbles) for case in train]
-        ignore = len(encoding.label_names)
+        ignore = declared(encoding.label_names)["ignore"]
         notes = [WITHOUT_SCRIBBLES, f'labelsTr are full masks; if they are scribbles, declare "ignore": {ignore}']
     test = [
         CaseFiles(name, paths, None, volumes_in(root / "labelsTs").get(name))
@@ -52,7 +53,7 @@ def nnunet(folder: str | Path) -> Dataset:
 
 
 def _declared(file: Path) -> tuple[Encoding, int, str]:
-    """What the values mean, how many channels a case has, and what its files end in."""
+    """Reads what the values mean, how many channels a case has, and what its files end in."""
     if not file.is_file():
         raise DataError(
             f"{file}: expected nnU-Net's description of the data set, found none; write it or give --format"
@@ -65,9 +66,8 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
             "convert it with nnUNetv2_convert_old_nnUNet_dataset"
         )
     encoding = declared_encoding(file, labels, needed=("background",))
-    structures = list(range(len(encoding.label_names)))
-    in_order = [*structures, UNLABELLED] if "ignore" in labels else structures
-    if encoding.labels != dict(enumerate(in_order)):
+    in_order = declared(encoding.label_names)
+    if labels != {name: in_order[name] for name in labels}:
         raise DataError(
             f"{file}: expected background 0, structures 1, 2, ... without gaps and ignore as the highest value, if "
             f"there is one, found {labels}; renumber them, or use the layout of --format folder, which takes any values"
@@ -78,7 +78,7 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
 
 
 def _images(images: Path, labels: Path, n_channels: int, suffix: str) -> dict[str, tuple[Path, ...]]:
-    """The channels that each case should have; a case is whatever has an image or a label map."""
+    """Returns the channels that each case should have; a case is whatever has an image or a label map."""
     on_disk = volumes_in(images)
     names = {match[1] for name in on_disk if (match := CHANNEL.fullmatch(name))} | set(volumes_in(labels))
     expected = {

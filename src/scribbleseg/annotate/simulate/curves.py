@@ -1,4 +1,4 @@
-"""Curves in a picture, as a pen draws them: the middle line of a region, its moves, loops, zigzags, and their ink."""
+"""Curves in a picture: the middle line of a region, how it is moved, loops, zigzags, and the pixels a pen leaves."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -20,20 +20,20 @@ EIGHT = np.ones((3, 3), bool)
 
 
 def parts(region: Picture, smallest: float = 0.0) -> list[Picture]:
-    """The 8-connected parts, in array order, that have at least `smallest` times the pixels of the largest."""
+    """Returns the 8-connected parts, in array order, that have at least `smallest` times the pixels of the largest."""
     numbered, _ = ndimage.label(region, EIGHT)
     sizes = np.bincount(numbered.ravel())[1:]
     return [numbered == part + 1 for part in np.flatnonzero(sizes >= smallest * sizes.max(initial=0))]
 
 
 def largest_part(region: Picture) -> Picture:
-    """The 8-connected part with the most pixels; none where there is none."""
+    """Returns the 8-connected part with the most pixels; an empty region has none and is returned as it is."""
     numbered, n = ndimage.label(region, EIGHT)
     return region if n < 2 else numbered == 1 + np.bincount(numbered.ravel())[1:].argmax()
 
 
 def eroded(region: Picture, size: int) -> Picture:
-    """Erosion by a square of `size` pixels; where nothing is left, by one of half the size, and so on down to 1."""
+    """Erodes by a square of `size` pixels; where nothing is left, by one of half the size, and so on down to 1."""
     while size > 1:
         inner = ndimage.minimum_filter(region, size, mode="constant", cval=False)
         if inner.any():
@@ -43,7 +43,7 @@ def eroded(region: Picture, size: int) -> Picture:
 
 
 def longest_path(region: Picture, rng: np.random.Generator) -> Curve:
-    """The skeleton of a connected region with its branches cut; a ring is opened at a random place.
+    """Returns the skeleton of a connected region with its branches cut; a ring is opened at a random place.
 
     The skeleton's pixels and their 8-neighbours are a graph. A minimum spanning tree, with ties broken at random, opens
     its cycles; a tree's longest path runs from the pixel farthest from anywhere to the one farthest from that.
@@ -63,14 +63,14 @@ def longest_path(region: Picture, rng: np.random.Generator) -> Curve:
 
 
 def ordered(stroke: Picture, rng: np.random.Generator) -> Curve:
-    """All pixels of a stroke, in the order in which they lie along its longest path."""
+    """Returns all pixels of a stroke, in the order in which they lie along its longest path."""
     pixels = np.argwhere(stroke)
     _, position = KDTree(longest_path(stroke, rng)).query(pixels)
     return pixels[np.argsort(position, kind="stable")]
 
 
 def moved(curve: Curve, shift: Float[np.ndarray, "2"], degrees: float) -> Curve:
-    """The curve turned about its mean and then shifted; pixels may lie outside the picture.
+    """Turns the curve about its mean and then shifts it; pixels may lie outside the picture.
 
     A curve of steps to 8-neighbours stays one: where rounding tears it, the pixel half-way between is put in. Corners
     that rounding leaves are cut.
@@ -86,7 +86,7 @@ def moved(curve: Curve, shift: Float[np.ndarray, "2"], degrees: float) -> Curve:
 
 
 def longest_run(curve: Curve, region: Picture) -> Curve:
-    """The longest piece of the curve that lies in the region without a break."""
+    """Returns the longest piece of the curve that lies in the region without a break."""
     inside = np.asarray(((curve >= 0) & (curve < region.shape)).all(axis=1))
     inside[inside] = region[tuple(curve[inside].T)]
     runs, n = ndimage.label(inside)
@@ -94,7 +94,7 @@ def longest_run(curve: Curve, region: Picture) -> Curve:
 
 
 def longest_loop(contours: Sequence[np.ndarray], rng: np.random.Generator) -> Curve:
-    """The pixels that the longest contour passes; a closed one starts anywhere."""
+    """Returns the pixels that the longest contour passes; a closed one starts at a random place."""
     contour = max(contours, key=len)
     if (contour[0] == contour[-1]).all():
         contour = np.roll(contour[1:], rng.integers(len(contour)), axis=0)
@@ -103,7 +103,7 @@ def longest_loop(contours: Sequence[np.ndarray], rng: np.random.Generator) -> Cu
 
 
 def around(structures: Picture, rng: np.random.Generator) -> Curve:
-    """A wobbly loop around the structures that starts anywhere; empty where none has room."""
+    """Draws a wobbly loop around the structures from a random place; it is empty where there is no room for it."""
     radius = np.sqrt(structures.sum() / np.pi)
     away = max(3.0, rng.uniform(0.3, 0.6) * radius)  # pixels
     noise = ndimage.gaussian_filter(rng.normal(size=structures.shape), sigma := max(3.0, radius / 2))
@@ -113,7 +113,7 @@ def around(structures: Picture, rng: np.random.Generator) -> Curve:
 
 
 def zigzag(place: Picture, rng: np.random.Generator) -> Curve:
-    """Five strokes to and fro over the place where structures may be, or over the middle of the picture."""
+    """Draws five strokes to and fro over the place where structures may be, or over the middle of the picture."""
     centre, radius = np.array(place.shape) / 2, min(place.shape) / 6
     if place.any():
         centre, radius = np.argwhere(place).mean(0), np.sqrt(place.sum() / np.pi)
@@ -123,7 +123,7 @@ def zigzag(place: Picture, rng: np.random.Generator) -> Curve:
 
 
 def inked(curve: Curve, width: int, allowed: Picture) -> Picture:
-    """The allowed pixels within `width / 2` of the curve: what a round pen leaves."""
+    """Returns the allowed pixels within `width / 2` of the curve: what a round pen leaves."""
     reach = np.arange(-(width // 2), width // 2 + 1) if width > 1 else np.zeros(1, int)
     pen = np.stack(np.meshgrid(reach, reach, indexing="ij"), axis=-1).reshape(-1, 2)
     pen = pen[np.hypot(*pen.T) <= width / 2]
@@ -135,7 +135,7 @@ def inked(curve: Curve, width: int, allowed: Picture) -> Picture:
 
 
 def _without_corners(curve: Curve) -> Curve:
-    """The curve without pixels that it stays on or that it can do without: those between two 8-neighbours."""
+    """Returns the curve without repeated pixels and without those between two pixels that touch already."""
     kept: list[list[int]] = []
     for pixel in curve.tolist():
         while len(kept) > 1 and _touch(kept[-2], pixel):

@@ -17,21 +17,22 @@ and 0 is background.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scribbleseg.data.case_files import WITHOUT_SCRIBBLES, CaseFiles, Encoding, cases, dataset
-from scribbleseg.data.volumes import ENDINGS, ending, read_labels, stem, volumes_in
-from scribbleseg.types import UNLABELLED, Cases, DataError, Dataset
+from scribbleseg.data.encoding import Encoding, declared_encoding, read_declaration
+from scribbleseg.data.formats import ENDINGS, ending, read_labels, stem, volumes_in
+from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, cases, dataset
+from scribbleseg.types import Cases, DataError, Dataset
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def folder(folder: str | Path) -> Dataset:
-    """The data set in a folder of the layout above.
+    """Opens the data set in a folder of the layout above.
 
     Returns:
         Labels numbered 0 = background, then the structures in the order of their declared values, whatever those are.
@@ -72,11 +73,12 @@ def folder(folder: str | Path) -> Dataset:
 
 
 def images(path: str | Path, n_channels: int | None = None) -> Cases:
-    """Images to segment: cases without scribbles, named after their files.
+    """Opens images to segment: cases without scribbles, named after their files.
 
     Args:
         path: one image, a folder of images, or a data set's folder with them in `images/` or `imagesTs/`.
-        n_channels: of the network, if known: with 1, files that end in _0000, _0001, ... are not channels of one case.
+        n_channels: the number of channels that the network takes, if known. With 1, files that end in _0000, _0001,
+            ... are not channels of one case.
 
     Raises:
         DataError: there is nothing to read.
@@ -120,48 +122,6 @@ def group_channels(files: Iterable[Path], whole_names: Iterable[str] = ()) -> di
     return {name: tuple(path for _, path in sorted(numbered.items())) for name, numbered in grouped.items()}
 
 
-def read_declaration(file: Path) -> dict[str, Any]:
-    """The JSON object in a dataset.json. Raises DataError."""
-    try:
-        declaration = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: expected a JSON object, could not read it ({error}); correct it") from error
-    if not isinstance(declaration, dict) or not isinstance(declaration.get("labels"), dict):
-        raise DataError(f'{file}: expected an object with "labels": {{"background": 0, ...}}; add it')
-    return declaration
-
-
-def declared_encoding(
-    file: Path, labels: Mapping[str, Any], needed: Sequence[str] = ("background", "ignore")
-) -> Encoding:
-    """The encoding that `{"background": 0, "RV": 1, ..., "ignore": 4}` declares.
-
-    Args:
-        file: where it stands, for messages.
-        labels: values by name.
-        needed: names that must be among them; full masks need no "ignore".
-
-    Raises:
-        DataError: a value is not a whole number or stands twice, or background, ignore or any structure is missing.
-    """
-    for name, value in labels.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            hint = " (regions of several labels are not supported)" if isinstance(value, list) else ""
-            raise DataError(f'{file}: expected a whole number for the label "{name}", found {value!r}{hint}; write one')
-    if twice := [value for value, count in Counter(labels.values()).items() if count > 1]:
-        raise DataError(f"{file}: expected a value of its own for each label, found {twice} twice; correct it")
-    for name in needed:
-        if name not in labels:
-            raise DataError(f'{file}: expected "{name}" among the labels, found {", ".join(labels)}; declare its value')
-    structures = sorted((value, name) for name, value in labels.items() if name not in ("background", "ignore"))
-    if not structures:
-        raise DataError(f"{file}: expected at least one structure among the labels, found only background and ignore")
-    values = {labels["background"]: 0} | {value: label for label, (value, _) in enumerate(structures, start=1)}
-    if "ignore" in labels:
-        values[labels["ignore"]] = UNLABELLED
-    return Encoding(("background", *(name for _, name in structures)), values)
-
-
 def _declared(root: Path, scribbles: Mapping[str, Path]) -> Encoding:
     file = root / "dataset.json"
     if not scribbles:
@@ -185,7 +145,7 @@ def _declared(root: Path, scribbles: Mapping[str, Path]) -> Encoding:
 
 
 def _advice(scribbles: Mapping[str, Path], labels: Mapping[str, Any] | None = None) -> str:
-    """What to write, from the values that the first scribbles hold."""
+    """Says what to write into dataset.json, from the values that the first scribbles hold."""
     counts: Counter[int] = Counter()
     for path in list(scribbles.values())[:5]:
         values, n = np.unique(read_labels(path)[0], return_counts=True)

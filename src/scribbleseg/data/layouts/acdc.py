@@ -22,7 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.case_files import WITHOUT_SCRIBBLES, CaseFiles, Encoding, dataset, nifti
+from scribbleseg.data.encoding import Encoding
+from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset, nifti
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 ENCODING = Encoding(("background", "RV", "Myo", "LV"), {0: 0, 1: 1, 2: 2, 3: 3, 4: UNLABELLED})
@@ -52,10 +53,10 @@ def acdc(
     test_patients: Sequence[int] | None = None,
     scribbles: str | Path | None = None,
 ) -> Dataset:
-    """The ACDC training patients; cases are named like `patient001_frame01`.
+    """Opens ACDC, its 100 training patients; cases are named like `patient001_frame01`.
 
     Args:
-        folder: of one of the trees above.
+        folder: the data set, in one of the trees above.
         split: "paper": five folds by patient, 80 patients (160 volumes) to train on and 20 (40 volumes) to test on.
             Fold k tests the patients whose number leaves the remainder k when divided by five (76 and 79 change places:
             see `SWAPPED`). The patients come in pathology groups of twenty (1-20 DCM, 21-40 HCM, 41-60 MINF, 61-80 NOR,
@@ -63,7 +64,7 @@ def acdc(
             split of its authors' earlier code (Baumgartner et al. 2017: numbers divisible by five).
             "published": the 35 patients of Valvano et al. 2021 to train on, their 15 test patients to test on.
             "published_validation": the same 35 to train on, their 15 validation patients to test on.
-        fold: 0..4, of the split "paper"; the others have one.
+        fold: 0..4, for the split "paper" only.
         train_patients: your own patient numbers, instead of a split; give `test_patients` as well.
         test_patients: may be empty.
         scribbles: the folder of the scribbles where they lie apart from the images, as
@@ -77,40 +78,32 @@ def acdc(
     Raises:
         DataError: no such tree, no such split or fold, or a patient in both lists.
     """
-    root = Path(folder)
-    if (train_patients is None) != (test_patients is None):
-        raise DataError("acdc: expected both train_patients and test_patients, or neither; got one; give both")
-    options: dict[str, Any] = {} if scribbles is None else {"scribbles": str(Path(scribbles).resolve())}
-    if train_patients is None or test_patients is None:
-        train_patients, test_patients = patients(split, fold)
-        options |= {"split": split, "fold": fold}
-    else:
-        options |= {"train_patients": list(train_patients), "test_patients": list(test_patients)}
-    if shared := sorted(set(train_patients) & set(test_patients)):
-        raise DataError(f"acdc: expected no patient in both lists, found {shared}; take them out of one")
-
+    root, apart = Path(folder), None if scribbles is None else Path(scribbles)
+    own = _own_lists(train_patients, test_patients)
+    (to_train, to_test), options = own or (patients(split, fold), {"split": split, "fold": fold})
+    if apart is not None:
+        options = {"scribbles": str(apart.resolve()), **options}
     on_disk = _patient_folders(root)
-    if scribbles is not None and not Path(scribbles).is_dir():
-        raise DataError(f"acdc: expected the scribbles in {scribbles}, found no such folder; check the path")
-    apart = Path(scribbles) if scribbles is not None else None
-    train = [files for n in sorted(train_patients) if n in on_disk for files in _frames(on_disk[n], apart, True)]
-    test = [files for n in sorted(test_patients) if n in on_disk for files in _frames(on_disk[n], apart, False)]
-    absent = sorted({*train_patients, *test_patients} - set(on_disk))
+    if apart is not None and not apart.is_dir():
+        raise DataError(f"acdc: expected the scribbles in {apart}, found no such folder; check the path")
+    train = [files for n in sorted(to_train) if n in on_disk for files in _frames(on_disk[n], apart, True)]
+    test = [files for n in sorted(to_test) if n in on_disk for files in _frames(on_disk[n], apart, False)]
+    absent = sorted({*to_train, *to_test} - set(on_disk))
     notes = []
     if absent:
-        n_asked = len(train_patients) + len(test_patients)
+        n_asked = len(to_train) + len(to_test)
         numbers = ", ".join(map(str, absent))
         notes.append(f"{len(absent)} of the split's {n_asked} patients are not in {root} and are skipped: {numbers}")
     if apart is None and not any(case.scribbles and case.scribbles.is_file() for case in train):
         train = [replace(case, scribbles=None) for case in train]
         notes.append(WITHOUT_SCRIBBLES)
     if not train:
-        raise DataError(f"acdc: expected training patients {_numbers(train_patients)}, found none of them in {root}")
+        raise DataError(f"acdc: expected training patients {_numbers(to_train)}, found none of them in {root}")
     return replace(dataset("acdc", root, ENCODING, train, test, notes), options=options)
 
 
 def patients(split: str, fold: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The patient numbers to train and to test on; see `acdc` for the rule. Raises DataError."""
+    """Returns the patient numbers to train and to test on; see `acdc` for the rule. Raises DataError."""
     if split == "published":
         return PUBLISHED_TRAIN, PUBLISHED_TEST
     if split == "published_validation":
@@ -121,6 +114,19 @@ def patients(split: str, fold: int = 0) -> tuple[tuple[int, ...], tuple[int, ...
         raise DataError(f"acdc: expected a fold among 0..{N_FOLDS - 1}, got {fold!r}")
     fold_of = {n: SWAPPED.get(n, n) % N_FOLDS for n in range(1, N_PATIENTS + 1)}
     return tuple(n for n in fold_of if fold_of[n] != fold), tuple(n for n in fold_of if fold_of[n] == fold)
+
+
+def _own_lists(
+    train: Sequence[int] | None, test: Sequence[int] | None
+) -> tuple[tuple[Sequence[int], Sequence[int]], dict[str, Any]] | None:
+    """Returns the caller's lists of patients, and the same as options; None where the caller has none."""
+    if train is None and test is None:
+        return None
+    if train is None or test is None:
+        raise DataError("acdc: expected both train_patients and test_patients, or neither; got one; give both")
+    if shared := sorted(set(train) & set(test)):
+        raise DataError(f"acdc: expected no patient in both lists, found {shared}; take them out of one")
+    return (train, test), {"train_patients": list(train), "test_patients": list(test)}
 
 
 def _patient_folders(root: Path) -> dict[int, Path]:
@@ -134,10 +140,10 @@ def _patient_folders(root: Path) -> dict[int, Path]:
 
 
 def _frames(folder: Path, apart: Path | None, with_scribbles: bool) -> list[CaseFiles]:
-    """The annotated frames of a patient: the two that Info.cfg names, else those that have an image or scribbles."""
+    """Returns a patient's annotated frames: the two that Info.cfg names, and those that have an image or scribbles."""
     patient = folder.name
     info = folder / "Info.cfg"
-    # Anything after the frame's number (_gt, _scribble) is of the frame; patientNNN_4d.nii.gz is not a frame.
+    # Anything after the frame's number (_gt, _scribble) belongs to the frame; patientNNN_4d.nii.gz is not a frame.
     pattern = re.compile(rf"({patient}_frame\d+)(_gt|_scribble)?\.nii(\.gz)?")
     frames = {match[1] for file in folder.iterdir() if (match := pattern.fullmatch(file.name))}
     if info.is_file():

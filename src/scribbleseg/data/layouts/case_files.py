@@ -1,4 +1,4 @@
-"""From lists of files to a `Dataset`: what label values mean, and one case read at a time."""
+"""Makes a `Dataset` from lists of files, which are read one case at a time, when a case is asked for."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,22 +7,23 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer
 
-from scribbleseg.data.volumes import NIFTI, FileError, check_same_grid, read_geometry, read_image, read_labels
+from scribbleseg.data.encoding import Encoding
+from scribbleseg.data.formats import NIFTI, check_same_grid, read_geometry, read_image, read_labels
+from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels
 
 WITHOUT_SCRIBBLES = "no training case has scribbles: `scribbleseg simulate` draws some from the masks"
-"""A note of data sets that have masks only."""
+"""The note (`Dataset.notes`) of a data set that has masks only."""
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Where a case lies on disk. Files that should be there and are not are found when the case is read.
+    """The files of one case. Files that should be there and are not are found when the case is read.
 
     Args:
         name: unique within the data set.
-        images: one file a channel.
+        images: one file for each channel.
         scribbles: or None where nobody drew any (a test case, or masks only): the case is then entirely UNLABELLED.
         reference: the full mask, or None.
     """
@@ -33,46 +34,8 @@ class CaseFiles:
     reference: Path | None = None
 
 
-@dataclass(frozen=True)
-class Encoding:
-    """What the values in a label file mean.
-
-    Args:
-        label_names: by label; `label_names[0]` is "background".
-        labels: file value -> label, or UNLABELLED.
-        remedy: what to do about a file with another value.
-    """
-
-    label_names: tuple[str, ...]
-    labels: Mapping[int, int]
-    remedy: str = "correct the file, or declare the value where the data set's labels are declared"
-
-    @property
-    def of_references(self) -> "Encoding":
-        """The encoding of full masks: nothing in them is unlabelled, and 0 is background unless it is a structure."""
-        known = {value: label for value, label in self.labels.items() if label != UNLABELLED}
-        return replace(self, labels={0: 0, **known})
-
-    def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
-        """File values to labels. Raises FileError naming each value that was not declared."""
-        found, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        undeclared = [f"{v} ({n} voxels)" for v, n in zip(found, counts, strict=True) if int(v) not in self.labels]
-        if undeclared:
-            raise FileError(
-                path,
-                f"expected the values {self}, found {', '.join(undeclared[:8])}{', ...' if undeclared[8:] else ''}",
-                self.remedy,
-            )
-        labels = np.array([self.labels[int(value)] for value in found], np.uint8)
-        return labels[inverse].reshape(values.shape)
-
-    def __str__(self) -> str:
-        names = {UNLABELLED: "unlabelled", **dict(enumerate(self.label_names))}
-        return ", ".join(f"{value} {names[label]}" for value, label in sorted(self.labels.items()))
-
-
 class CaseError(DataError):
-    """Everything that is wrong with one case. `errors` holds one FileError a problem."""
+    """The error of one case: everything that is wrong with it. `errors` holds one FileError for each problem."""
 
     def __init__(self, name: str, errors: Sequence[FileError]) -> None:
         super().__init__(f"case {name}: " + "\n".join(str(error) for error in errors))
@@ -90,23 +53,17 @@ def dataset(
     test: Sequence[CaseFiles],
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """A `Dataset` whose cases are read from their files when asked for."""
-    references = {files.name: files for files in (*train, *test)}
-    return Dataset(
-        name=name,
-        root=root,
-        label_names=encoding.label_names,
-        train=cases(train, encoding),
-        test=cases(test, encoding),
-        read_reference=partial(_read_reference, references, encoding.of_references),
-        notes=tuple(notes),
-    )
+    """Returns a `Dataset` whose cases are read from their files when they are asked for."""
+    files = {each.name: each for each in (*train, *test)}
+    read_reference = partial(_read_reference, files, encoding.of_references)
+    opened = Dataset(name, root, encoding.label_names, cases(train, encoding), cases(test, encoding), read_reference)
+    return replace(opened, notes=tuple(notes))
 
 
 def cases(files: Sequence[CaseFiles], encoding: Encoding) -> Cases:
-    """Lazy cases, in the order of `files`."""
+    """Returns cases, in the order of `files`, that are read when they are asked for."""
     by_name = {each.name: each for each in files}
-    return Cases(list(by_name), partial(_read_named, by_name, encoding))
+    return Cases(list(by_name), partial(_read_named, by_name, encoding), partial(_read_geometry, by_name))
 
 
 def read_case(files: CaseFiles, encoding: Encoding) -> Case:
@@ -136,7 +93,7 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
 
 
 def nifti(name: str, *places: Path) -> Path:
-    """`name.nii.gz` or `name.nii` in the first of the folders that has it, else the file that should be there."""
+    """Returns `name.nii.gz` or `name.nii` in the first folder that has it, else the file that should be there."""
     candidates = [place / f"{name}{ending}" for place in places for ending in NIFTI]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
@@ -151,6 +108,13 @@ def _collected(errors: list[FileError]) -> Iterator[None]:
 
 def _read_named(by_name: Mapping[str, CaseFiles], encoding: Encoding, name: str) -> Case:
     return read_case(by_name[name], encoding)
+
+
+def _read_geometry(by_name: Mapping[str, CaseFiles], name: str) -> Geometry:
+    try:
+        return read_geometry(by_name[name].images[0])
+    except FileError as error:
+        raise CaseError(name, [error]) from error
 
 
 def _read_reference(by_name: Mapping[str, CaseFiles], encoding: Encoding, name: str) -> Labels | None:

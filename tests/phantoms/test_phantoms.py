@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from scribbleseg.data import folder
-from scribbleseg.data.phantoms import ORGANS, draw_scribbles, heart, prostate, write_phantoms
+from scribbleseg.phantoms import ORGANS, draw_scribbles, heart, prostate, write_phantoms
 from scribbleseg.types import UNLABELLED, DataError
 
 BACKGROUND, RV, MYO, LV = range(4)
@@ -121,7 +121,7 @@ def test_a_stopped_call_leaves_nothing(failure, tmp_path, monkeypatch):
     def fail(truth, rng):
         raise failure
 
-    monkeypatch.setattr("scribbleseg.data.phantoms.draw_scribbles", fail)
+    monkeypatch.setattr("scribbleseg.phantoms.write.draw_scribbles", fail)
     with pytest.raises(DataError if isinstance(failure, OSError) else KeyboardInterrupt):
         write_phantoms(tmp_path / "set", train=1, test=0, shape=(3, 64, 64))
     assert not list(tmp_path.iterdir())

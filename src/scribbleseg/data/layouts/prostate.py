@@ -12,8 +12,9 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.case_files import CaseFiles, Encoding, dataset, nifti
-from scribbleseg.data.volumes import volumes_in
+from scribbleseg.data.encoding import Encoding
+from scribbleseg.data.formats import volumes_in
+from scribbleseg.data.layouts.case_files import CaseFiles, dataset, nifti
 from scribbleseg.types import DataError, Dataset
 
 ZONES = ("background", "PZ", "CG")
@@ -38,7 +39,7 @@ def nci_isbi(
     train_cases: Names | None = None,
     test_cases: Names | None = None,
 ) -> Dataset:
-    """NCI-ISBI 2013, the prostate data of Can et al. 2018; cases are named after their patients.
+    """Opens NCI-ISBI 2013, the prostate data of Can et al. 2018; cases are named after their patients.
 
     Source: Bloch et al. 2015, doi:10.7937/K9/TCIA.2015.zF0vlOPv, on the TCIA collections Prostate-3T (3 T, Nijmegen)
     and PROSTATE-DIAGNOSIS (1.5 T, Boston). Licence: CC BY 3.0. Expected: 60 patients in the training part, 30 of each
@@ -50,7 +51,7 @@ def nci_isbi(
         PATIENT{,_correctedLabels}.nrrd    its labels; corrected ones are preferred
 
     Args:
-        folder: with both collections and the labels in it.
+        folder: both collections and the labels.
         split: "paper": 12 patients to train on, 10 to test on; "paper_validation": the same 12, and 7 to validate on.
             The paper gives no list; this rule is ours: the patients that have labels, sorted by name and taken from the
             two collections by turns; the first 12 train, the next 7 validate, the next 10 test, so each part has both.
@@ -75,11 +76,12 @@ def nci_isbi(
         notes.append(f"labels without a series are skipped: {', '.join(missing)}")
     own = _own_lists("nci_isbi", train_cases, test_cases)
     parts, options = own or (_nci_isbi_parts(list(files), split), {"split": split})
-    return _opened("nci_isbi", root, Encoding(ZONES, {0: 0, 1: 1, 2: 2}), files, parts, options, notes)
+    opened = _opened("nci_isbi", root, Encoding(ZONES, {0: 0, 1: 1, 2: 2}), files, parts)
+    return replace(opened, options=options, notes=(*notes, *opened.notes))
 
 
 def prostate158(folder: str | Path, *, train_cases: Names | None = None, test_cases: Names | None = None) -> Dataset:
-    """Prostate158; cases are named 001 to 158.
+    """Opens Prostate158; cases are named 001 to 158.
 
     Source: Adams et al. 2022, doi:10.1016/j.compbiomed.2022.105817. Licence: that of doi:10.5281/zenodo.6481141.
     Expected: 158 patients of one hospital at 3 T; in the files 0 background, 1 central gland, 2 peripheral zone.
@@ -90,7 +92,7 @@ def prostate158(folder: str | Path, *, train_cases: Names | None = None, test_ca
         NNN/t2_anatomy_reader1.nii.gz      its zones by the first reader
 
     Args:
-        folder: of one of these trees.
+        folder: the data set, in one of these trees.
         train_cases: your own case names; give `test_cases` as well. Without, the published split: 139 patients to train
             on, 19 to test on. Those 19 have a second reader, by which we take them to be 001 to 019.
         test_cases: may be empty.
@@ -108,7 +110,7 @@ def prostate158(folder: str | Path, *, train_cases: Names | None = None, test_ca
         raise DataError(f"prostate158: expected folders 001, 002, ... in {root} or {root / 'train'}, found none")
     own = _own_lists("prostate158", train_cases, test_cases)
     parts, options = own or ((PROSTATE158_TRAIN, PROSTATE158_TEST), {})
-    return _opened("prostate158", root, Encoding(ZONES, {0: 0, 1: 2, 2: 1}), files, parts, options, [])
+    return replace(_opened("prostate158", root, Encoding(ZONES, {0: 0, 1: 2, 2: 1}), files, parts), options=options)
 
 
 def promise12(
@@ -118,7 +120,7 @@ def promise12(
     train_cases: Names | None = None,
     test_cases: Names | None = None,
 ) -> Dataset:
-    """PROMISE12, its 50 training cases; they are named Case00 to Case49.
+    """Opens PROMISE12, its 50 training cases; they are named Case00 to Case49.
 
     Source: Litjens et al. 2014, doi:10.1016/j.media.2013.12.002. Licence: research only. Expected: 50 patients of four
     centres, with and without an endorectal coil; 0 background, 1 prostate.
@@ -129,7 +131,7 @@ def promise12(
         CaseNN.nii.gz, CaseNN_segmentation.nii.gz
 
     Args:
-        folder: of one of these trees.
+        folder: the data set, in one of these trees.
         fold: 0..2; fold k tests the cases whose number leaves the remainder k when divided by three, and trains on the
             others. The cases come in groups by centre, so each fold has all of them. The rule is ours.
         train_cases: your own case names, instead of a fold; give `test_cases` as well.
@@ -151,7 +153,8 @@ def promise12(
         raise DataError(f"promise12: expected Case00.mhd or Case00.nii.gz, ... in {root}, found none")
     own = _own_lists("promise12", train_cases, test_cases)
     parts, options = own or (_promise12_parts(fold), {"fold": fold})
-    return _opened("promise12", root, Encoding(("background", "prostate"), {0: 0, 1: 1}), files, parts, options, [])
+    encoding = Encoding(("background", "prostate"), {0: 0, 1: 1})
+    return replace(_opened("promise12", root, encoding, files, parts), options=options)
 
 
 def _opened(
@@ -160,25 +163,25 @@ def _opened(
     encoding: Encoding,
     files: Mapping[str, CaseFiles],
     parts: tuple[Names, Names],
-    options: dict[str, Any],
-    notes: Names,
 ) -> Dataset:
+    """Returns the data set of the cases in both lists; those that are not on disk are skipped and noted."""
     train, test = ([files[name] for name in sorted(part) if name in files] for part in parts)
     if not train:
         raise DataError(
             f"{layout}: expected training cases {', '.join(parts[0][:5])}, ..., found none of them in {root}"
         )
+    notes = []
     if absent := sorted({*parts[0], *parts[1]} - files.keys()):
         some = ", ".join(absent[:8]) + (", ..." if absent[8:] else "")
         n_asked = len(parts[0]) + len(parts[1])
-        notes = [*notes, f"{len(absent)} of the split's {n_asked} cases are not there: {some}"]
-    return replace(dataset(layout, root, encoding, train, test, notes), options=options)
+        notes.append(f"{len(absent)} of the split's {n_asked} cases are not there: {some}")
+    return dataset(layout, root, encoding, train, test, notes)
 
 
 def _own_lists(
     layout: str, train: Names | None, test: Names | None
 ) -> tuple[tuple[Names, Names], dict[str, Any]] | None:
-    """The caller's lists of cases, and the same as options; None where the caller has none."""
+    """Returns the caller's lists of cases, and the same as options; None where the caller has none."""
     if train is None and test is None:
         return None
     if train is None or test is None:
@@ -189,7 +192,7 @@ def _own_lists(
 
 
 def _promise12_parts(fold: int) -> tuple[Names, Names]:
-    """The cases to train and to test on; see `promise12` for the rule."""
+    """Returns the cases to train and to test on; see `promise12` for the rule."""
     if fold not in range(PROMISE12_FOLDS):
         raise DataError(f"promise12: expected a fold among 0..{PROMISE12_FOLDS - 1}, got {fold!r}")
     names = [f"Case{number:02d}" for number in range(50)]
@@ -198,7 +201,7 @@ def _promise12_parts(fold: int) -> tuple[Names, Names]:
 
 
 def _nci_isbi_parts(names: Names, split: str) -> tuple[Names, Names]:
-    """The patients to train on and to test on; see `nci_isbi` for the rule."""
+    """Returns the patients to train on and to test on; see `nci_isbi` for the rule."""
     if split not in ("paper", "paper_validation"):
         raise DataError(f"nci_isbi: expected the split paper or paper_validation, got {split!r}")
     collections = [[name for name in names if name.startswith(start)] for start in ("Prostate3T", "ProstateDx")]
@@ -215,7 +218,7 @@ def _nci_isbi_parts(names: Names, split: str) -> tuple[Names, Names]:
 
 
 def _nci_isbi_series(root: Path) -> dict[str, Path]:
-    """The folder of the one series of each patient."""
+    """Returns the folder of each patient's one series."""
     found: dict[str, set[Path]] = {}
     for file in root.rglob("*.dcm"):
         patient = next((part for part in file.relative_to(root).parts if NCI_ISBI_PATIENT.fullmatch(part)), None)

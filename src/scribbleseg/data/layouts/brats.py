@@ -21,8 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scribbleseg.data.case_files import CaseFiles, Encoding, dataset, nifti
-from scribbleseg.data.volumes import NIFTI
+from scribbleseg.data.encoding import Encoding
+from scribbleseg.data.formats import NIFTI
+from scribbleseg.data.layouts.case_files import CaseFiles, dataset, nifti
 from scribbleseg.types import DataError, Dataset
 
 T1, T1CE, T2, FLAIR = range(4)
@@ -38,7 +39,7 @@ N_FOLDS = 4
 
 
 class Naming(NamedTuple):
-    """How the files of one case are told apart, and which value is ET in its mask."""
+    """A way to name the files of a case, and the value of ET in its mask."""
 
     modalities: tuple[str, str, str, str]
     seg: str
@@ -52,14 +53,15 @@ NAMINGS = {
 
 
 def brats(folder: str | Path, fold: int = 0) -> Dataset:
-    """BraTS 2017 to 2023 (adult glioma); cases are named after their folders.
+    """Opens BraTS 2017 to 2023 (adult glioma); cases are named after their folders.
 
     Args:
-        folder: of one of the trees above. Where the cases lie in `train/` and `test/` below it, that is the split, and
-            training cases need no masks.
-        fold: 0..3, where they do not: fold k tests the cases whose place in the sorted list of all that have a mask
-            leaves the remainder k when divided by four, and trains on the others. The rule is ours. Cases without a
-            mask are test cases without a reference; where none has a mask, all are training cases.
+        folder: the data set, in one of the trees above. Where the cases lie in `train/` and `test/` below it, that is
+            the split, and training cases need no masks.
+        fold: 0..3, for a folder without `train/` and `test/`. Fold k tests the cases whose place in the sorted list of
+            all that have a mask leaves the remainder k when divided by four, and trains on the others. The rule is
+            ours. Cases without a mask are test cases without a reference; where none has a mask, all are training
+            cases.
 
     Returns:
         Channels T1, T1ce, T2, FLAIR; labels 1 NCR/NET, 2 ED, 3 ET, whatever the files call them; the regions WT, TC and
@@ -101,7 +103,7 @@ def brats(folder: str | Path, fold: int = 0) -> Dataset:
 
 
 def _year(root: Path, cases: Sequence[Path]) -> str:
-    """The one naming of all cases, a key of `NAMINGS`."""
+    """Returns the one naming of all cases, a key of `NAMINGS`."""
     found = [year for year, naming in NAMINGS.items() if any(_has(case, naming) for case in cases)]
     if len(found) != 1:
         what = "files of both namings; keep each in a folder of its own" if found else "none"
@@ -113,7 +115,7 @@ def _year(root: Path, cases: Sequence[Path]) -> str:
 
 
 def _case_folders(place: Path) -> list[Path]:
-    """The folders with files named after them, by name."""
+    """Returns the folders with files named after them, sorted by name."""
     folders = [folder for inner in (place, place / "HGG", place / "LGG") for folder in inner.glob("*/")]
     cases = sorted((f for f in folders if any(_has(f, naming) for naming in NAMINGS.values())), key=lambda f: f.name)
     for one, other in pairwise(cases):

@@ -10,12 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from scipy import ndimage
 
-from scribbleseg.data.brats import ED, ET, NCR
+from scribbleseg.data.layouts.brats import ED, ET, NCR
+from scribbleseg.phantoms.slab import Grid, Spacing, Volume
 from scribbleseg.types import Image, Labels
 
-Grid = tuple[int, int, int]
-Spacing = tuple[float, float, float]
-Volume = Float32[np.ndarray, "depth height width"]
 Point = Float64[np.ndarray, "axis"]
 Mask = Bool[np.ndarray, "depth height width"]
 
@@ -33,7 +31,7 @@ TUMOUR = {NCR: (330, 340, 800, 560), ED: (450, 470, 660, 770), ET: (460, 980, 60
 def brain_tumour(
     rng: np.random.Generator, shape: Grid, spacing_mm: Spacing, present: frozenset[int] = frozenset((NCR, ED, ET))
 ) -> tuple[Image, Labels]:
-    """A brain with one tumour in one hemisphere.
+    """Draws a brain with one tumour in one hemisphere.
 
     Args:
         rng: the only source of variation.
@@ -63,7 +61,7 @@ def brain_tumour(
 
 
 class _Head:
-    """Where things lie in the brain, in millimetres; the origin is its centre, z points up, y back, x to the side."""
+    """The places in a brain, in millimetres; the origin is its centre, z points up, y back, x to the side."""
 
     def __init__(self, rng: np.random.Generator, shape: Grid, spacing_mm: Spacing) -> None:
         self.rng, self.spacing_mm = rng, spacing_mm
@@ -73,16 +71,16 @@ class _Head:
         self.half_mm = fov_mm / 2 * (rng.uniform(0.95, 1.1), rng.uniform(0.84, 0.92), rng.uniform(0.68, 0.76))
         self.unit_mm = self.half_mm[2] / 70  # of a brain 14 cm wide
         self.depth_mm = -self.ellipsoid(np.zeros(3), self.half_mm) + 1.5 * self.unit_mm * self.noise(12.0)
-        """Below the surface of the brain; negative outside."""
+        """Depth below the surface of the brain; negative outside."""
 
     def ellipsoid(self, centre_mm: Point, half_mm: Point) -> Volume:
-        """Signed distance to an ellipsoid, in mm along its shortest axis."""
+        """Returns the signed distance to an ellipsoid, in mm along its shortest axis."""
         (z, y, x), (a, b, c) = centre_mm, half_mm
         radius = np.sqrt(((self.z - z) / a) ** 2 + ((self.y - y) / b) ** 2 + ((self.x - x) / c) ** 2)
         return ((radius - 1) * min(a, b, c)).astype(np.float32)
 
     def noise(self, scale_mm: float) -> Volume:
-        """Smooth noise of unit variance; the scale is that of a brain 14 cm wide."""
+        """Returns smooth noise of unit variance; the scale is that of a brain 14 cm wide."""
         sigma = [scale_mm * self.unit_mm / mm for mm in self.spacing_mm]
         white = self.rng.standard_normal(np.broadcast_shapes(self.z.shape, self.y.shape, self.x.shape), np.float32)
         smooth = ndimage.gaussian_filter(white, sigma, truncate=3)
@@ -90,7 +88,7 @@ class _Head:
 
 
 def _tissues(head: _Head) -> dict[str, Mask]:
-    """Masks of the healthy tissues; those that come later lie on top."""
+    """Returns masks of the healthy tissues; those that come later lie on top."""
     u, mm, depth = head.rng.uniform, head.unit_mm, head.depth_mm
     folds, patches = head.noise(3.5), head.noise(7.0)
     brain = depth > 0
@@ -115,7 +113,7 @@ def _tissues(head: _Head) -> dict[str, Mask]:
 
 
 def _tumour(head: _Head, tissues: dict[str, Mask], present: frozenset[int]) -> Labels:
-    """Oedema that keeps to the white matter, around a core with a rim."""
+    """Returns the tumour's labels: oedema that keeps to the white matter, around a core with a rim."""
     u, mm = head.rng.uniform, head.unit_mm
     side = head.rng.choice([-1, 1])
     at_mm = head.half_mm * (u(-0.3, 0.3), u(-0.4, 0.4), side * u(0.35, 0.5))
@@ -135,13 +133,13 @@ def _tumour(head: _Head, tissues: dict[str, Mask], present: frozenset[int]) -> L
 
 
 def _varied(means: tuple[int, int, int, int], rng: np.random.Generator) -> Float32[np.ndarray, "channel 1"]:
-    """From case to case by 6 %; T1 and T1ce together."""
+    """Returns the means of a tissue in one case: they vary by 6 % from case to case, T1 and T1ce together."""
     t1, t2, flair = rng.normal(1, 0.06, 3)
     return (np.array(means) * (t1, t1, t2, flair)).astype(np.float32)[:, None]
 
 
 def _scan(head: _Head, image: Image, brain: Mask, tumour: Mask) -> Image:
-    """What the scanner and skull-stripping make of it: texture, partial volume, coils, Rician noise."""
+    """Returns what scanner and skull-stripping make of it: texture, partial volume, coils, Rician noise."""
     u = head.rng.uniform
     y, x = head.y / head.half_mm[1], head.x / head.half_mm[2]
     scanned = np.zeros_like(image)

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from scribbleseg.data.volumes import FileError, atomically
+from scribbleseg.files import FileError, atomically
 
 
 def read_present(folder: Path, label_names: Sequence[str]) -> dict[str, frozenset[int]] | None:
-    """The labels of the structures in each listed case, or None where the folder has no such file.
+    """Reads the labels of the structures in each listed case; None where the folder has no such file.
 
     Args:
-        folder: with present.json or present.csv in it.
-        label_names: by value; `label_names[0]` is the background, which is never listed.
+        folder: the folder of present.json or present.csv.
+        label_names: the name of each label; `label_names[0]` is the background, which is never listed.
 
     Raises:
         FileError: both files are there, one is malformed, names a structure that the data set does not have or (CSV) a
@@ -45,7 +45,7 @@ def write_present(path: Path, present: Mapping[str, frozenset[int]], label_names
     Args:
         path: a present.json.
         present: the labels of the structures in each case; 0, the background, is not one of them.
-        label_names: by value.
+        label_names: the name of each label.
 
     Raises:
         FileError: the file cannot be written.

@@ -5,9 +5,8 @@ import pytest
 from scipy import ndimage
 
 from scribbleseg.data import open_dataset
-from scribbleseg.data.brats import ED, ET, NCR
-from scribbleseg.data.phantoms import write_phantoms
-from scribbleseg.data.tumour_phantom import brain_tumour
+from scribbleseg.data.layouts.brats import ED, ET, NCR
+from scribbleseg.phantoms import brain_tumour, write_phantoms
 from scribbleseg.types import UNLABELLED
 
 SHAPE, SPACING_MM = (12, 64, 64), (5.0, 3.0, 3.0)

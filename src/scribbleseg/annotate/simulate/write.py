@@ -1,0 +1,106 @@
+"""Writes simulated scribbles for a data set, as a folder that data sets can be opened with."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from rich.progress import track
+
+from scribbleseg.annotate.simulate.draw import shorten, simulate
+from scribbleseg.annotate.simulate.rules import Rule, ShiftedSkeleton
+from scribbleseg.data import coarse
+from scribbleseg.data.brain import surrounded
+from scribbleseg.data.encoding import declared, to_disk
+from scribbleseg.data.formats import write_labels
+from scribbleseg.data.layouts.present import read_present, write_present
+from scribbleseg.files import write_text
+from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
+
+Source = Literal["masks", "scribbles"]
+Drawn = Literal["scribbled", "all"]
+
+
+def drawn_in(dataset: Dataset, labels: Drawn = "scribbled") -> Dataset:
+    """Returns the data set in the labels to draw: those of its own scribbles, or all that its masks have.
+
+    They differ where scribbles are coarser than masks (`Dataset.scribble_names`), as in brain tumours.
+    """
+    return coarse(dataset) if labels == "scribbled" else dataset
+
+
+def write_simulation(
+    dataset: Dataset, rule: Rule, folder: str | Path, source: Source = "masks", labels: Drawn = "scribbled"
+) -> Path:
+    """Writes scribbles for all training cases, as a folder that `open_dataset(..., scribbles=folder)` reads.
+
+        dataset.json       the labels; unlabelled voxels are "ignore", the highest value (nnU-Net's convention)
+        simulation.json    the rule with its seed, and the source
+        present.json       for data sets that score regions: which structures each mask has (image-level labels)
+        CASE.nii.gz        one for each case
+
+    Cases that are there already are passed over, so a run that was killed can be repeated, and so can one with more
+    training cases. dataset.json comes last: a folder without it is not complete. `ShiftedSkeleton` draws background in
+    what a zero surround leaves of the image (a brain without its skull): in all of it where there is none.
+
+    Args:
+        dataset: the data set; it needs reference masks for the source "masks", scribbles for "scribbles".
+        rule: how to draw.
+        folder: a place that is absent, empty, or has a simulation of the same rule, source and labels.
+        source: "masks" to `simulate`, "scribbles" to `shorten` those that the data set has.
+        labels: "scribbled" draws in the labels of the data set's own scribbles (see `drawn_in`), "all" on every
+            structure of its masks.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        DataError: another simulation is in the folder, a case cannot be read or has no mask or no scribbles, "all" is
+            asked for of scribbles that are coarser, or a file cannot be written.
+    """
+    folder = Path(folder)
+    if source == "scribbles" and labels == "all" and dataset.scribble_names:
+        raise DataError(
+            f"{dataset.root}: expected scribbles of {', '.join(dataset.label_names)} to shorten, found scribbles of "
+            f'{", ".join(dataset.scribble_names)}; draw on the masks or in the labels "scribbled"'
+        )
+    drawn_dataset = drawn_in(dataset, labels)
+    values = declared(drawn_dataset.label_names)
+    _declare(folder / "simulation.json", {"rule": asdict(rule), "source": source, "labels": values})
+    for name in track(dataset.train.names, "Scribbles"):
+        file = folder / f"{name}.nii.gz"
+        if file.is_file():
+            continue
+        case = dataset.train.named(name)
+        if source == "masks":
+            inside = surrounded(case.image) if isinstance(rule, ShiftedSkeleton) else None
+            drawn = simulate(drawn_dataset.reference(name), rule, name, inside)
+        else:
+            drawn = shorten(_expert(case), rule, name)
+        write_labels(file, to_disk(drawn, drawn_dataset.n_labels), case.geometry)
+    if dataset.regions and source == "masks":
+        known = read_present(folder, dataset.label_names) or {}  # cases that train in another fold, too
+        if new := {name: _structures(dataset.reference(name)) for name in dataset.train.names if name not in known}:
+            write_present(folder / "present.json", known | new, dataset.label_names)
+    _declare(folder / "dataset.json", {"labels": values})
+    return folder
+
+
+def _structures(mask: Labels) -> frozenset[int]:
+    return frozenset(np.unique(mask).tolist()) - {0, UNLABELLED}
+
+
+def _expert(case: Case) -> Labels:
+    if (case.scribbles == UNLABELLED).all():
+        raise DataError(f'case {case.name}: expected scribbles to shorten, found none; use the source "masks"')
+    return case.scribbles
+
+
+def _declare(file: Path, description: dict) -> None:
+    """Writes a JSON file, or finds the same one there. Raises DataError where it says something else."""
+    text = json.dumps(description, indent=2) + "\n"
+    if not file.exists():
+        write_text(file, text)
+    elif file.read_text() != text:
+        raise DataError(f"{file}: expected {json.dumps(description)}, found another one; name another folder")

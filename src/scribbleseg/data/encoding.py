@@ -1,0 +1,113 @@
+"""What the values in a label file mean, and how labels are written to disk.
+
+Label maps on disk follow nnU-Net: 0 background, 1, 2, ... structures, and the highest value "ignore", which is what
+UNLABELLED is in memory. `declared` and `to_disk` write this; `declared_encoding` reads it, and any other numbering that
+a dataset.json declares.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+
+from scribbleseg.files import FileError
+from scribbleseg.types import UNLABELLED, DataError, Labels
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A table of what the values in a label file mean.
+
+    Args:
+        label_names: the name of each label; `label_names[0]` is "background".
+        labels: file value -> label, or UNLABELLED.
+        remedy: what to do about a file with another value.
+    """
+
+    label_names: tuple[str, ...]
+    labels: Mapping[int, int]
+    remedy: str = "correct the file, or declare the value where the data set's labels are declared"
+
+    @property
+    def of_references(self) -> "Encoding":
+        """The encoding of full masks: nothing in them is unlabelled, and 0 is background unless it is a structure."""
+        known = {value: label for value, label in self.labels.items() if label != UNLABELLED}
+        return replace(self, labels={0: 0, **known})
+
+    def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
+        """Turns file values into labels. Raises FileError naming each value that was not declared."""
+        found, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        undeclared = [f"{v} ({n} voxels)" for v, n in zip(found, counts, strict=True) if int(v) not in self.labels]
+        if undeclared:
+            raise FileError(
+                path,
+                f"expected the values {self}, found {', '.join(undeclared[:8])}{', ...' if undeclared[8:] else ''}",
+                self.remedy,
+            )
+        labels = np.array([self.labels[int(value)] for value in found], np.uint8)
+        return labels[inverse].reshape(values.shape)
+
+    def __str__(self) -> str:
+        names = {UNLABELLED: "unlabelled", **dict(enumerate(self.label_names))}
+        return ", ".join(f"{value} {names[label]}" for value, label in sorted(self.labels.items()))
+
+
+def declared(label_names: Sequence[str]) -> dict[str, int]:
+    """Returns the value of each label on disk by name, "ignore" included: the "labels" of a dataset.json.
+
+    Args:
+        label_names: the name of each label; `label_names[0]` is "background".
+    """
+    return {name: value for value, name in enumerate((*label_names, "ignore"))}
+
+
+def to_disk(labels: Labels, n_labels: int) -> Labels:
+    """Returns a copy of the labels in which UNLABELLED is `n_labels`, the value that `declared` calls "ignore"."""
+    return np.where(labels == UNLABELLED, np.uint8(n_labels), labels)
+
+
+def read_declaration(file: Path) -> dict[str, Any]:
+    """Reads the JSON object in a dataset.json. Raises DataError where it is not one or has no "labels"."""
+    try:
+        declaration = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: expected a JSON object, could not read it ({error}); correct it") from error
+    if not isinstance(declaration, dict) or not isinstance(declaration.get("labels"), dict):
+        raise DataError(f'{file}: expected an object with "labels": {{"background": 0, ...}}; add it')
+    return declaration
+
+
+def declared_encoding(
+    file: Path, labels: Mapping[str, Any], needed: Sequence[str] = ("background", "ignore")
+) -> Encoding:
+    """Returns the encoding that `{"background": 0, "RV": 1, ..., "ignore": 4}` declares.
+
+    Args:
+        file: the file that declares it, for messages.
+        labels: the value of each name.
+        needed: names that must be among them; full masks need no "ignore".
+
+    Raises:
+        DataError: a value is not a whole number or stands twice, or background, ignore or any structure is missing.
+    """
+    for name, value in labels.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            hint = " (regions of several labels are not supported)" if isinstance(value, list) else ""
+            raise DataError(f'{file}: expected a whole number for the label "{name}", found {value!r}{hint}; write one')
+    if twice := [value for value, count in Counter(labels.values()).items() if count > 1]:
+        raise DataError(f"{file}: expected a value of its own for each label, found {twice} twice; correct it")
+    for name in needed:
+        if name not in labels:
+            raise DataError(f'{file}: expected "{name}" among the labels, found {", ".join(labels)}; declare its value')
+    structures = sorted((value, name) for name, value in labels.items() if name not in ("background", "ignore"))
+    if not structures:
+        raise DataError(f"{file}: expected at least one structure among the labels, found only background and ignore")
+    values = {labels["background"]: 0} | {value: label for label, (value, _) in enumerate(structures, start=1)}
+    if "ignore" in labels:
+        values[labels["ignore"]] = UNLABELLED
+    return Encoding(("background", *(name for _, name in structures)), values)

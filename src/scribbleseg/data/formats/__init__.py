@@ -1,0 +1,200 @@
+"""Reads and writes images and label maps: NIfTI, NRRD, MetaImage, PNG and DICOM series, with their geometry.
+
+Arrays are `depth height width`, the reverse of NIfTI's (x, y, z). A volume read from NIfTI and written back keeps its
+affine, qform, sform, their codes and its units to the bit. Files are written next to their place and then moved there,
+so that a run that is killed or a disk that is full leaves no half-written file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float32, Integer, Shaped
+
+from scribbleseg.data.formats.checks import check_same_grid
+from scribbleseg.data.formats.itk import open_itk, read_dicom, read_itk
+from scribbleseg.data.formats.names import ENDINGS, ITK, NIFTI, PNG, ending, stem, volumes_in
+from scribbleseg.data.formats.nifti import as_nifti, open_nifti, read_nifti
+from scribbleseg.data.formats.plain import geometry_from_plain, geometry_to_plain
+from scribbleseg.data.formats.png import read_png, save_png
+from scribbleseg.files import FileError, atomically
+from scribbleseg.types import Geometry, Image, Labels, Probabilities
+
+__all__ = [
+    "ENDINGS",
+    "ITK",
+    "NIFTI",
+    "PNG",
+    "check_same_grid",
+    "ending",
+    "geometry_from_plain",
+    "geometry_to_plain",
+    "label_ending",
+    "read_geometry",
+    "read_image",
+    "read_labels",
+    "stem",
+    "volumes_in",
+    "write_labels",
+    "write_map",
+    "write_probabilities",
+]
+
+
+def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
+    """Reads one image, from one file or from one file for each channel.
+
+    Args:
+        paths: one file (a PNG or NRRD may hold several channels) or the folder of one DICOM series, or several of
+            these on the same grid.
+
+    Returns:
+        Raw intensities, float32, `channel depth height width` (depth 1 for a picture), and their geometry.
+
+    Raises:
+        FileError: missing, damaged, of more than three dimensions, with NaN or infinite voxels, or channels on
+            different grids.
+    """
+    paths = [paths] if isinstance(paths, Path) else list(paths)
+    channels, geometries = [], []
+    for path in paths:
+        voxels, geometry = _read(path)
+        if voxels.dtype.kind not in "biuf":
+            raise FileError(path, f"expected numbers, found {voxels.dtype} voxels", "save it as integers or floats")
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is reported as such
+            voxels = voxels.astype(np.float32)
+        if unusable := voxels.size - int(np.isfinite(voxels).sum()):
+            raise FileError(
+                path,
+                f"expected finite intensities, found {unusable} of {voxels.size} voxels NaN or infinite",
+                "replace them (outside the body 0 will do) or leave the case out",
+            )
+        channels.append(voxels)
+        geometries.append(geometry)
+        check_same_grid(path, geometry, paths[0], geometries[0])
+    return np.concatenate(channels), geometries[0]
+
+
+def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], Geometry]:
+    """Reads a label map with its values as they stand in the file; the data set says what they mean.
+
+    Floating-point files are welcome as long as every value is a whole number; a palette PNG gives its indices.
+
+    Raises:
+        FileError: missing, damaged, of more than three dimensions, coloured, or with values that are not integers.
+    """
+    voxels, geometry = _read(path, palette=True)
+    if len(voxels) > 1 and (voxels == voxels[:1]).all():
+        voxels = voxels[:1]  # a grey picture that was saved as RGB
+    if len(voxels) > 1:
+        raise FileError(
+            path,
+            f"expected one integer a voxel, found {len(voxels)} channels (colours?)",
+            "save label maps as greyscale or palette images with the label's number as the value",
+        )
+    values = voxels[0]
+    if values.dtype.kind == "f":
+        whole = np.isfinite(values) & (values == np.round(values))
+        if not whole.all():
+            some = ", ".join(f"{value:g}" for value in np.unique(values[~whole])[:5])
+            raise FileError(
+                path,
+                f"expected integer labels, found {some} ({(~whole).sum()} voxels)",
+                "save the label map as integers; if it was resampled, resample it with nearest neighbours",
+            )
+        values = values.astype(np.int64)
+    elif values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    elif values.dtype.kind not in "iu":
+        raise FileError(path, f"expected integer labels, found {values.dtype} voxels", "save it as uint8")
+    return values, geometry
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Reads the grid of an image without its voxels where the format allows it. Raises FileError."""
+    if path.is_dir():
+        return read_dicom(path)[1]
+    if ending(path) in NIFTI:
+        return open_nifti(path)[1]
+    return open_itk(path)[1] if ending(path) in ITK else _read(path)[1]
+
+
+def label_ending(geometry: Geometry) -> str:
+    """Returns the file ending that label maps on this grid are written with: ".png" for a PNG, else ".nii.gz"."""
+    return PNG if geometry.suffix == PNG else ".nii.gz"
+
+
+def write_labels(path: Path, labels: Labels, geometry: Geometry) -> None:
+    """Writes a label map on the grid of the image it belongs to, as uint8, atomically.
+
+    Args:
+        path: ends in ".nii.gz", ".nii" or, for pictures, ".png" (`label_ending` says which).
+        labels: `depth height width`; UNLABELLED is written as 255.
+        geometry: the image's grid.
+
+    Raises:
+        FileError: the file cannot be written (full disk, no permission); nothing is left behind.
+        ValueError: the shape is not the geometry's, or there is no writer for the ending.
+    """
+    if labels.shape != geometry.shape:
+        raise ValueError(f"expected labels of shape {geometry.shape}, got {labels.shape}")
+    if ending(path) not in (*NIFTI, PNG):
+        raise ValueError(f"label maps are written as .nii.gz, .nii or .png, not as {path.name}")
+    with atomically(path) as temporary:
+        if ending(path) == PNG:
+            save_png(temporary, labels)
+        else:
+            nib.save(as_nifti(labels.T, geometry), temporary)
+
+
+def write_probabilities(path: Path, probabilities: Probabilities, geometry: Geometry) -> None:
+    """Writes the probability of every label as one 4-D float32 NIfTI, labels along the fourth axis, atomically.
+
+    Args:
+        path: ends in ".nii.gz" or ".nii".
+        probabilities: `label depth height width`.
+        geometry: the image's grid.
+
+    Raises:
+        FileError: the file cannot be written; nothing is left behind.
+        ValueError: the shape is not the geometry's, or there is no writer for the ending.
+    """
+    if probabilities.shape[1:] != geometry.shape:
+        raise ValueError(f"expected probabilities of shape (label, *{geometry.shape}), got {probabilities.shape}")
+    if ending(path) not in NIFTI:
+        raise ValueError(f"probabilities are written as .nii.gz or .nii, not as {path.name}")
+    with atomically(path) as temporary:
+        nib.save(as_nifti(probabilities.transpose(3, 2, 1, 0), geometry), temporary)
+
+
+def write_map(path: Path, values: Float32[np.ndarray, "depth height width"], geometry: Geometry) -> None:
+    """Writes one number for each voxel, such as an uncertainty, as float32 NIfTI, atomically.
+
+    Args:
+        path: ends in ".nii.gz" or ".nii".
+        values: `depth height width`.
+        geometry: the image's grid.
+
+    Raises:
+        FileError: the file cannot be written; nothing is left behind.
+        ValueError: the shape is not the geometry's, or there is no writer for the ending.
+    """
+    if values.shape != geometry.shape:
+        raise ValueError(f"expected a map of shape {geometry.shape}, got {values.shape}")
+    if ending(path) not in NIFTI:
+        raise ValueError(f"maps are written as .nii.gz or .nii, not as {path.name}")
+    with atomically(path) as temporary:
+        nib.save(as_nifti(values.T, geometry), temporary)
+
+
+def _read(path: Path, palette: bool = False) -> tuple[Shaped[np.ndarray, "channel depth height width"], Geometry]:
+    """Reads any format; `palette` keeps the indices of a palette PNG instead of their colours."""
+    if path.is_dir():
+        return read_dicom(path)
+    kind = ending(path)
+    if kind is None:
+        raise FileError(path, f"expected a file ending in {', '.join(ENDINGS)}", "convert it")
+    if kind in NIFTI:
+        return read_nifti(path)
+    return read_png(path, palette) if kind == PNG else read_itk(path)

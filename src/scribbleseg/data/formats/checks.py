@@ -1,0 +1,74 @@
+"""Checks that all formats share: damaged files, affines that no image can have, and two grids that should be one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from scribbleseg.data.formats.names import ending
+from scribbleseg.files import FileError
+from scribbleseg.types import Geometry
+
+GRID_TOLERANCE = 0.1
+"""Two grids are one if no corner lies further apart than this share of a voxel. Ours: far above the rounding of a
+float32 header or of a quaternion (1e-3), far below the half voxel that would move a label."""
+
+
+@contextmanager
+def damage_reported(path: Path) -> Iterator[None]:
+    """Turns a missing file, and whatever a reading library makes of a damaged one, into one FileError."""
+    if not path.is_file():
+        raise FileError(path, "expected this file, found none", "add it or leave the case out")
+    try:
+        yield
+    except FileError:
+        raise
+    except (
+        Exception
+    ) as error:  # zlib, gzip, struct, nibabel, ITK and Pillow each have their own; any of them means this
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise FileError(
+            path,
+            f"expected a whole {ending(path)} file, could not read this one ({path.stat().st_size} bytes: {reason})",
+            "it is damaged or cut off: copy or download it again",
+        ) from error
+
+
+def check_affine(path: Path, affine: np.ndarray) -> None:
+    """Raises FileError for an affine that is not finite or makes a voxel flat."""
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise FileError(
+            path,
+            f"expected an affine with a spacing above zero in each direction, found {affine[:3].tolist()}",
+            "correct the header (spacing, qform, sform)",
+        )
+
+
+def check_same_grid(path: Path, geometry: Geometry, other_path: Path, other: Geometry) -> None:
+    """Raises FileError unless both volumes have the same shape and lie in the same place (`GRID_TOLERANCE`)."""
+    if geometry.shape != other.shape:
+        raise FileError(
+            path,
+            f"expected {_grid(other)} voxels (depth x height x width) as in {other_path.name}, found {_grid(geometry)}",
+            "resample it onto that grid (labels with nearest neighbours) or take the file that belongs to it",
+        )
+    corners = np.array([(*corner, 1.0) for corner in product(*((0, n - 1) for n in reversed(other.shape)))])
+    apart_mm = np.linalg.norm((corners @ (geometry.affine - other.affine).T)[:, :3], axis=1).max()
+    if apart_mm > GRID_TOLERANCE * min(other.spacing_mm):
+        raise FileError(
+            path,
+            f"expected the affine of {other_path.name}, found one that puts a corner {apart_mm:.3g} mm elsewhere "
+            f"(spacing {_spacing(geometry)} against {_spacing(other)} mm)",
+            "resample it onto that grid; if its voxels do correspond and only its header is wrong, "
+            "copy the header over (FSL: fslcpgeom IMAGE FILE)",
+        )
+
+
+def _grid(geometry: Geometry) -> str:
+    return " x ".join(map(str, geometry.shape))
+
+
+def _spacing(geometry: Geometry) -> str:
+    return " x ".join(f"{mm:.3g}" for mm in geometry.spacing_mm)

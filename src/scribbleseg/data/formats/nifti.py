@@ -1,0 +1,64 @@
+"""NIfTI-1 and NIfTI-2: the affine, qform, sform, their codes and the units survive reading and writing to the bit."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Shaped
+
+from scribbleseg.data.formats.checks import check_affine, damage_reported
+from scribbleseg.data.formats.names import ending
+from scribbleseg.files import FileError
+from scribbleseg.types import Geometry
+
+NIFTI_GEOMETRY = (
+    "pixdim", "xyzt_units", "sform_code", "srow_x", "srow_y", "srow_z",
+    "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+)  # fmt: skip
+"""The fields that are copied from an image's header to its label map; no others, as they may name the patient."""
+
+
+def open_nifti(path: Path) -> tuple[Any, Geometry]:
+    """Reads the header of one volume. Returns nibabel's image, whose voxels are not read yet, and the grid."""
+    with damage_reported(path):
+        nifti: Any = nib.load(path, mmap=False)
+    shape = nifti.shape
+    while len(shape) > 3 and shape[-1] == 1:  # "one time point" is how many tools write a volume
+        shape = shape[:-1]
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise FileError(
+            path,
+            f"expected one 3-D volume, found shape {' x '.join(map(str, nifti.shape))}",
+            "save each channel or time point as a file of its own (CASE_0000.nii.gz, CASE_0001.nii.gz, ...)",
+        )
+    depth_height_width = (1, *reversed(shape))[-3:]
+    affine = np.asarray(nifti.affine, np.float64)
+    check_affine(path, affine)
+    return nifti, Geometry(depth_height_width, affine, str(ending(path)), nifti.header.copy())
+
+
+def read_nifti(path: Path) -> tuple[Shaped[np.ndarray, "1 depth height width"], Geometry]:
+    """Reads one volume and its grid. Raises FileError."""
+    nifti, geometry = open_nifti(path)
+    with damage_reported(path):
+        voxels = np.asanyarray(nifti.dataobj)
+    return voxels.T.reshape(1, *geometry.shape), geometry
+
+
+def as_nifti(voxels: Shaped[np.ndarray, "width height depth *label"], geometry: Geometry) -> Any:
+    """Makes a NIfTI image with the geometry, and only the geometry, of the file that `geometry` came from."""
+    if geometry.header is None:
+        nifti = nib.Nifti1Image(voxels, geometry.affine)
+        nifti.set_qform(geometry.affine, code="scanner")  # ITK prefers the qform, others the sform: write both
+        nifti.set_sform(geometry.affine, code="scanner")
+        nifti.header.set_xyzt_units("mm")
+        return nifti
+    original: Any = geometry.header
+    header = type(original)(endianness=original.endianness)
+    header.set_data_dtype(voxels.dtype)
+    header.set_data_shape(voxels.shape)
+    for field in NIFTI_GEOMETRY:
+        header[field] = original[field]
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    return kind(voxels, geometry.affine, header)
