@@ -11,7 +11,7 @@ from torch import nn
 
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.predict import BATCH, Segmenter, predict, sample
-from scribbleseg.train.unet import UNet, UNetModule
+from scribbleseg.training.unet import UNet, UNetModule
 from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
 
 
@@ -133,6 +133,15 @@ def test_no_slices_are_refused(fabric):
 def test_a_network_without_dropout_is_refused(fabric):
     with pytest.raises(DataError, match=r"network\.dropout"):
         sample(fabric, dropout_network(dropout=0.0), random_images(), 2, 0)
+
+
+def test_dropout_of_probability_0_is_none(fabric):
+    network = dropout_network()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    with pytest.raises(DataError, match=r"network\.dropout"):
+        sample(fabric, network, random_images(), 2, 0)
 
 
 def test_logits_that_are_not_finite_are_refused(fabric):

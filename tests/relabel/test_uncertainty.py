@@ -1,23 +1,25 @@
 """Uncertainty returns to the native grid, and ranks cases by its stated rule."""
 
 import csv
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
+from scribbleseg.data.formats import write_map
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.data.volumes import write_map
 from scribbleseg.relabel.decide import WelchTest, welch_p
 from scribbleseg.relabel.predict import Segmenter, sample
 from scribbleseg.relabel.uncertainty import Rank, Uncertainty, rank, uncertainty, write_ranking, write_uncertainty
-from scribbleseg.train.unet import UNet
+from scribbleseg.training.crf_rnn import CRFRNN
+from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
 
 TEST = WelchTest(passes=5)
+UNET = UNet(base=4, padded=True, dropout=0.5)
 
 
 def case_of(image, name="a", spacing_mm=1.0):
@@ -33,7 +35,7 @@ def random_case(side=32, **kwargs):
 def segmenter():
     """On a grid of 32 x 32 pixels of 1 mm."""
     torch.manual_seed(0)
-    network = UNet(base=4, padded=True, dropout=0.5).build(1, 3)
+    network = UNET.build(1, 3)
     with torch.no_grad():
         for _ in range(30):
             network(torch.randn(4, 1, 32, 32))
@@ -71,15 +73,12 @@ def test_maps_are_interpolated_to_the_native_grid(segmenter):
 
 
 def test_a_network_around_a_u_net_is_sampled_inside(segmenter):
-    class Around(nn.Module):
-        channels = 1
-
-        def __init__(self, unet):
-            super().__init__()
-            self.unet = unet
-
-    around = Segmenter(Around(segmenter.network), segmenter.preprocess, segmenter.label_names, segmenter.fabric)
+    spec = CRFRNN(w1=5.0, w2=10.0, sigma_alpha=20.0, sigma_beta=0.05, sigma_gamma=2.0, unaries=UNET)
+    network = spec.build(1, 3)
+    network.unaries.load_state_dict(segmenter.network.state_dict())
+    around = replace(segmenter, network=network)
     case = random_case()
+    assert not np.allclose(around.probabilities(case), segmenter.probabilities(case), atol=1e-3)
     assert np.array_equal(uncertainty(around, case, TEST).p, uncertainty(segmenter, case, TEST).p)
 
 

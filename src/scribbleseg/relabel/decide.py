@@ -18,21 +18,13 @@ class Argmax:
 
     kind: Literal["argmax"] = "argmax"
     passes: ClassVar[int] = 0
-    """Stochastic passes that it looks at."""
+    """The number of stochastic passes that it looks at."""
 
     def __call__(
         self, probabilities: Float32[np.ndarray, "slice label height width"], samples: Samples | None = None
     ) -> UInt8[np.ndarray, "slice height width"]:
         """Labels; ties go to the lower value."""
         return probabilities.argmax(axis=1).astype(np.uint8)
-
-
-@dataclass(frozen=True)
-class Keep:
-    """The labels stay as they are: the next M step is a fine-tuning on the same ones (Ji et al. 2019)."""
-
-    kind: Literal["keep"] = "keep"
-    passes: ClassVar[int] = 0
 
 
 @dataclass(frozen=True)
@@ -77,8 +69,8 @@ def welch_p(samples: Samples) -> Float64[np.ndarray, "slice height width"]:
     means, variances = (
         np.take_along_axis(moment, likeliest, axis=1).astype(np.float64) for moment in (samples.mean, samples.variance)
     )
-    deviations, n = np.sqrt(variances), samples.passes
-    test = ttest_ind_from_stats(means[:, 0], deviations[:, 0], n, means[:, 1], deviations[:, 1], n, equal_var=False)
+    first, second = ((means[:, k], np.sqrt(variances[:, k]), samples.passes) for k in (0, 1))
+    test = ttest_ind_from_stats(*first, *second, equal_var=False)
     return np.where(means[:, 0] == means[:, 1], 1.0, test.pvalue)  # scipy's 0 / 0 is NaN
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from lightning_fabric import Fabric
 from scipy.special import entr
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.types import Case, DataError, Labels, Probabilities
@@ -26,8 +27,8 @@ class Samples:
 
     Args:
         passes: T, at least 2.
-        mean: of the logits over the passes.
-        variance: of the logits, unbiased (divided by T - 1).
+        mean: the mean of the logits over the passes.
+        variance: the unbiased variance of the logits (divided by T - 1).
         probabilities: mean over the passes of the softmax.
         mean_entropy: mean over the passes of the softmax's entropy, in nats.
     """
@@ -40,12 +41,15 @@ class Samples:
 
     @property
     def entropy(self) -> Float32[np.ndarray, "slice height width"]:
-        """Of the mean softmax, in nats: all of the uncertainty, the image's own ambiguity included."""
+        """The entropy of the mean softmax, in nats: all of the uncertainty, the image's own ambiguity included."""
         return entr(self.probabilities).sum(axis=1)
 
     @property
     def mutual_information(self) -> Float32[np.ndarray, "slice height width"]:
-        """Between label and weights, in nats: how far the passes disagree (Houlsby et al. 2011, arXiv:1112.5745)."""
+        """The mutual information of label and weights, in nats: how far the passes disagree.
+
+        Houlsby et al. 2011, arXiv:1112.5745.
+        """
         return np.maximum(self.entropy - self.mean_entropy, 0)  # below 0 by rounding only
 
 
@@ -82,11 +86,11 @@ def sample(
 
     Args:
         fabric: where it runs.
-        network: a `train.unet.UNetModule` with dropout, or a CRF-RNN around one: the passes are the U-Net's, before
-            the CRF-RNN (our reading; the paper does not say which).
+        network: any of the recipes' networks, with dropout. A CRF-RNN's passes are those of the network inside, before
+            the RNN (our reading; the paper does not say which).
         images: slices of the grid.
         passes: T; 50 in the paper.
-        seed: of the dropout masks; torch's global generators are left as they were.
+        seed: the random seed for the dropout masks; torch's global generators are left as they were.
 
     Raises:
         DataError: the network has no dropout, or its logits are not finite.
@@ -97,8 +101,7 @@ def sample(
     if not len(images):
         raise ValueError("expected at least one slice, got none")
     check_dropout(network)
-    unet = getattr(network, "unet", network)
-    stochastic = unet.for_passes().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[operator]
+    stochastic = network.for_passes().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[operator]
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices), fabric.autocast():
         torch.manual_seed(seed)
@@ -112,11 +115,10 @@ def sample(
 
 def check_dropout(network: nn.Module) -> None:
     """Raises DataError for a network without dropout, whose passes are all equal."""
-    if not any(isinstance(module, nn.Dropout) for module in network.modules()):
-        field = "network.unet.dropout" if hasattr(network, "unet") else "network.dropout"
+    if not any(isinstance(module, _DropoutNd) and module.p > 0 for module in network.modules()):
         raise DataError(
             "expected a network with dropout, got one without: all its passes are equal and say nothing about its "
-            f"uncertainty; set {field} (0.5 in the paper), or take an ..._uncertainty recipe, and train again"
+            "uncertainty; set its dropout (network.dropout=0.5), or take an ..._uncertainty recipe, and train again"
         )
 
 
@@ -160,7 +162,7 @@ class Segmenter:
     Args:
         network: maps slices of the grid to logits.
         preprocess: the grid it was trained on, resolved.
-        label_names: by value, background first.
+        label_names: the labels' names by value, background first.
         fabric: where it runs.
     """
 
@@ -171,7 +173,7 @@ class Segmenter:
 
     @property
     def channels(self) -> int:
-        """Of the images it was trained on."""
+        """The number of channels of the images it was trained on."""
         return int(self.network.channels)  # type: ignore[arg-type]
 
     def slices(self, case: Case) -> Float32[np.ndarray, "depth channel size size"]:
@@ -184,9 +186,17 @@ class Segmenter:
         return self.preprocess.image(case)
 
     def probabilities(self, case: Case) -> Probabilities:
-        """On the case's native grid. Raises DataError where its channels are not those of training."""
+        """Probabilities on the case's native grid. Raises DataError where its channels are not those of training."""
         on_grid = predict(self.fabric, self.network, self.slices(case))
         return self.preprocess.native_probabilities(on_grid, case)
+
+    def check_dropout(self) -> None:
+        """Raises DataError for a network without dropout, whose passes are all equal."""
+        check_dropout(self.network)
+
+    def samples(self, case: Case, passes: int, seed: int) -> Samples:
+        """Passes with dropout over the case's slices on the network's grid (see `sample`). Raises DataError."""
+        return sample(self.fabric, self.network, self.slices(case), passes, seed)
 
     def segment(self, case: Case) -> Labels:
         """The most probable label of every voxel, decided on the native grid: probabilities are resampled, not labels.

@@ -45,7 +45,7 @@ class DenseCRF(Kernels):
     neighbouring structures look alike: then it moves borders to edges that are not the anatomy's.
 
     Args:
-        iterations: of the mean field, at most (pydensecrf's examples take 5 to 10).
+        iterations: iterations of the mean field at most (pydensecrf's examples take 5 to 10).
         tolerance: it stops once no probability changes by more than this (ours).
     """
 

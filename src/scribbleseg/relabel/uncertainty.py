@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from scribbleseg.data.volumes import atomically, write_map
+from scribbleseg.data.formats import write_map
+from scribbleseg.files import atomically
 from scribbleseg.relabel.decide import WelchTest, welch_p
-from scribbleseg.relabel.predict import Segmenter, sample
+from scribbleseg.relabel.predict import Segmenter
 from scribbleseg.types import Case, Probabilities
 
 Map = Float32[np.ndarray, "depth height width"]
@@ -19,16 +20,18 @@ Map = Float32[np.ndarray, "depth height width"]
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """Of one case, on its native grid.
+    """The uncertainty of one case, on its native grid.
 
     Maps are interpolated from the network's grid as probabilities are. Outside the network's field of view background
     is certain, by declaration: there all three are 0.
 
     Args:
         probabilities: mean softmax of the passes.
-        p: of Welch's t-test between the two likeliest labels, 0 (told apart) to 1.
-        entropy: of the mean softmax, in nats. High on every border, also where no network could know better.
-        mutual_information: in nats. High where the passes disagree, each sure of itself.
+        p: the p-value of Welch's t-test between the two likeliest labels, 0 (told apart) to 1.
+        entropy: the entropy of the mean softmax, in nats. It is high on every border, also where no network could know
+            better.
+        mutual_information: the mutual information of label and weights, in nats. It is high where the passes disagree,
+            each sure of itself.
     """
 
     probabilities: Probabilities
@@ -57,12 +60,12 @@ class Rank:
 
 
 def uncertainty(segmenter: Segmenter, case: Case, test: WelchTest, seed: int = 0) -> Uncertainty:
-    """Maps of a case from `test.passes` passes with dropout; of a CRF-RNN, those of the U-Net inside.
+    """Maps of a case from `test.passes` passes with dropout; of a CRF-RNN, those of the network inside.
 
     Raises:
         DataError: the network has no dropout, or the case has other channels than training.
     """
-    samples = sample(segmenter.fabric, segmenter.network, segmenter.slices(case), test.passes, seed)
+    samples = segmenter.samples(case, test.passes, seed)
     maps = np.stack([welch_p(samples).astype(np.float32), samples.entropy, samples.mutual_information], axis=1)
     # Beside the probabilities, as further labels: outside the field of view those are 0.
     native = segmenter.preprocess.native_probabilities(np.concatenate([samples.probabilities, maps], axis=1), case)

@@ -1,12 +1,18 @@
-"""Partial cross-entropy against the double loop."""
+"""Losses on labelled pixels against the double loop."""
 
 import math
 
 import pytest
 import torch
 
-from scribbleseg.train.losses import ScribblesAndAreas, partial_cross_entropy
+from scribbleseg.training.batch import Batch
+from scribbleseg.training.crf_loss import DenseCRFLoss
+from scribbleseg.training.losses import Loss, PartialCrossEntropy, ScribblesAndAreas, partial_cross_entropy
 from scribbleseg.types import UNLABELLED
+
+
+def batch_of(labels, **parts):
+    return Batch(images=torch.zeros(len(labels), 1, *labels.shape[1:]), labels=labels, **parts)
 
 
 def test_equals_the_double_loop():
@@ -23,20 +29,21 @@ def test_equals_the_double_loop():
                     total -= math.log(exponentials[labels[b, i, j]] / sum(exponentials))
                     count += 1
     assert math.isclose(partial_cross_entropy(logits, labels).item(), total / count, rel_tol=1e-5)
+    assert PartialCrossEntropy()(logits, batch_of(labels)) == partial_cross_entropy(logits, labels)
 
 
 def test_unlabelled_pixels_have_no_gradient():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     labels = torch.full((1, 4, 4), UNLABELLED, dtype=torch.uint8)
     labels[0, 1, 2] = 1
-    partial_cross_entropy(logits, labels).backward()
+    PartialCrossEntropy()(logits, batch_of(labels)).backward()
     touched = logits.grad.abs().sum(dim=1)[0] > 0
     assert touched.nonzero().tolist() == [[1, 2]]
 
 
 def test_a_batch_without_labels_has_loss_zero():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = partial_cross_entropy(logits, torch.full((1, 4, 4), UNLABELLED, dtype=torch.uint8))
+    loss = PartialCrossEntropy()(logits, batch_of(torch.full((1, 4, 4), UNLABELLED, dtype=torch.uint8)))
     loss.backward()
     assert loss.item() == 0
     assert (logits.grad == 0).all()
@@ -60,7 +67,7 @@ def test_scribbles_and_areas_are_each_a_mean_over_their_own_pixels(scribbled, gr
     assert min(counts) > 0
     expected = scribbled * sums[0] / counts[0] + grown * sums[1] / counts[1]
     loss = ScribblesAndAreas(scribbles=scribbled, areas=grown)
-    assert math.isclose(loss(logits, labels, scribbles).item(), expected, rel_tol=1e-5)
+    assert math.isclose(loss(logits, batch_of(labels, scribbles=scribbles)).item(), expected, rel_tol=1e-5)
 
 
 def test_ten_times_the_grown_pixels_do_not_drown_the_scribbles():
@@ -68,5 +75,22 @@ def test_ten_times_the_grown_pixels_do_not_drown_the_scribbles():
     labels, scribbles = torch.zeros(2, 1, 12, 12, dtype=torch.uint8)
     scribbles[:] = UNLABELLED
     labels[0, 0, 0] = scribbles[0, 0, 0] = 1
-    ScribblesAndAreas(areas=1.0)(logits, labels, scribbles).backward()
+    ScribblesAndAreas(areas=1.0)(logits, batch_of(labels, scribbles=scribbles)).backward()
     assert torch.isclose(logits.grad[0, 1].sum(), torch.tensor(0.0), atol=1e-6)  # one pixel pulls as much as 143
+
+
+@pytest.mark.parametrize("loss", [PartialCrossEntropy(), ScribblesAndAreas(), DenseCRFLoss(channels=(0,))])
+def test_a_loss_looks_at_no_part_that_it_does_not_say_it_needs(loss):
+    assert isinstance(loss, Loss)
+    logits, labels = torch.randn(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8)
+    whole = batch_of(
+        labels,
+        clean=torch.rand(1, 1, 4, 4),
+        scribbles=labels,
+        soft=torch.full((1, 2, 4, 4), 0.5),
+        confidence=torch.ones(1, 4, 4),
+        inside=torch.ones(1, 4, 4, dtype=torch.bool),
+    )
+    needed = {name: part for name, part in whole.parts().items() if name in loss.needs | {"images", "labels"}}
+    assert len(needed) == 2 + len(loss.needs), "what it needs is a part of a batch"
+    assert loss(logits, Batch(**needed)) == loss(logits, whole)

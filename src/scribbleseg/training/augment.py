@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from jaxtyping import Float, UInt8
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 
-from scribbleseg.types import UNLABELLED
+from scribbleseg.data.slices import LAYERS, Layer
+from scribbleseg.training.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Augment:
         scale: sizes are log-uniform in [1 / (1 + scale), 1 + scale].
         elastic: standard deviation, as a share of the slice's side, of random displacements at the knots of a
             coarse grid, interpolated smoothly between them.
-        knots: of that grid along each side.
+        knots: the number of knots along each side of that grid.
         flips: whether slices are mirrored left-right and up-down at random. Off where left and right differ (a heart).
         contrast: intensities are multiplied by a log-uniform factor in [1 / (1 + contrast), 1 + contrast].
         brightness: standard deviation of a shift, in units of the volume's standard deviation.
@@ -41,18 +41,15 @@ class Augment:
     brightness: NonNegativeFloat = 0.2
     noise: NonNegativeFloat = 0.1
 
-    def __call__(
-        self,
-        images: Float[Tensor, "batch channel height width"],
-        labels: UInt8[Tensor, "batch *map height width"],
-    ) -> tuple[Float[Tensor, "batch channel height width"], UInt8[Tensor, "batch *map height width"]]:
-        """A batch of new tensors of the same shapes and types; several label maps of a slice move together, too."""
-        grid = self._grid(images)
-        moved = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        # Sampling pads with 0, so 0 has to mean UNLABELLED while it runs.
-        shifted = (labels.to(images.dtype) - UNLABELLED).reshape(len(labels), -1, *labels.shape[-2:])
-        new = functional.grid_sample(shifted, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        return self._intensities(moved), (new.reshape(labels.shape) + UNLABELLED).round().to(torch.uint8)
+    def __call__(self, batch: Batch) -> Batch:
+        """A batch of new tensors of the same shapes and types, all parts of a slice moved together.
+
+        `clean` comes back with the images as they are before gain, brightness and noise, where the batch has it.
+        """
+        grid = self._grid(batch.images)
+        moved = {name: _move(part, LAYERS[name], grid) for name, part in batch.parts().items() if name != "clean"}
+        clean = moved["images"]
+        return Batch(**{**moved, "images": self._intensities(clean)}, clean=None if batch.clean is None else clean)
 
     def _grid(self, images: Tensor) -> Tensor:
         """Where in the original (x, y in [-1, 1]) each pixel of the new slice is taken from."""
@@ -83,3 +80,16 @@ class Augment:
 def _uniform(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Uniform in [-1, 1]."""
     return torch.rand(shape, device=like.device, dtype=like.dtype) * 2 - 1
+
+
+def _move(part: Tensor, layer: Layer, grid: Tensor) -> Tensor:
+    """A part of a batch, sampled where the grid says."""
+    values = part.reshape(len(part), -1, *part.shape[-2:]).to(grid.dtype)
+    outside = layer.outside or 0
+    mode, padding = ("nearest" if layer.interpolation == "nearest" else "bilinear"), "zeros"
+    if layer.outside is None:
+        padding = "border"
+    # Sampling pads with 0, so 0 has to mean what is outside while it runs.
+    sampled = functional.grid_sample(values - outside, grid, mode=mode, padding_mode=padding, align_corners=False)
+    sampled = sampled.reshape(part.shape) + outside
+    return sampled if part.is_floating_point() else sampled.round().to(part.dtype)

@@ -1,7 +1,7 @@
 """Losses that see labelled pixels only: one mean over all of them, or scribbles and grown areas each by its own."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -9,7 +9,19 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 
+from scribbleseg.training.batch import Batch
 from scribbleseg.types import UNLABELLED
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A part of a recipe that measures logits against a batch."""
+
+    needs: ClassVar[frozenset[str]]
+    """The optional parts of the `Batch` that it looks at; an M step reads and moves no others."""
+
+    def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
+        """The loss of a batch."""
 
 
 def partial_cross_entropy(
@@ -29,14 +41,11 @@ class PartialCrossEntropy:
     """One mean over all labelled pixels, drawn or grown (Can et al. 2018, section 2.2)."""
 
     kind: Literal["partial_cross_entropy"] = "partial_cross_entropy"
-    sees_scribbles: ClassVar[bool] = False
-    """Whether it tells scribbles from the areas that grew out of them."""
+    needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __call__(
-        self, logits: Float[Tensor, "batch label *space"], labels: UInt8[Tensor, "batch *space"]
-    ) -> Float[Tensor, ""]:
+    def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
         """See `partial_cross_entropy`."""
-        return partial_cross_entropy(logits, labels)
+        return partial_cross_entropy(logits, batch.labels)
 
 
 @dataclass(frozen=True)
@@ -55,15 +64,11 @@ class ScribblesAndAreas:
     kind: Literal["scribbles_and_areas"] = "scribbles_and_areas"
     scribbles: NonNegativeFloat = 1.0
     areas: NonNegativeFloat = 0.8
-    sees_scribbles: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset({"scribbles"})
 
-    def __call__(
-        self,
-        logits: Float[Tensor, "batch label *space"],
-        labels: UInt8[Tensor, "batch *space"],
-        scribbles: UInt8[Tensor, "batch *space"],
-    ) -> Float[Tensor, ""]:
-        """Of areas and scribbles together (`labels`) and of the scribbles among them."""
-        areas = torch.where(scribbles == UNLABELLED, labels, UNLABELLED)
-        parts = ((self.scribbles, scribbles), (self.areas, areas))
+    def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
+        """The weighted sum of both means; `batch.labels` holds areas and scribbles together."""
+        assert batch.scribbles is not None, "a loss gets what it needs"
+        areas = torch.where(batch.scribbles == UNLABELLED, batch.labels, UNLABELLED)
+        parts = ((self.scribbles, batch.scribbles), (self.areas, areas))
         return torch.stack([weight * partial_cross_entropy(logits, each) for weight, each in parts if weight]).sum()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from scribbleseg.train.unet import Dropout, UNet
+from scribbleseg.training.plain_unet import PlainUNet
+from scribbleseg.training.unet import Dropout, UNet
 
 
 def test_the_paper_s_network_keeps_212_pixels_and_has_its_filters():
@@ -123,7 +124,7 @@ def test_a_network_starts_from_one_of_other_labels_in_all_but_what_is_made_by_la
     spec = UNet(base=4, padded=True)
     old, new = spec.build(3, 2), spec.build(3, 4)
     fresh = {name: value.clone() for name, value in new.state_dict().items()}
-    new.start_from(old.state_dict())
+    spec.start_from(new, old.state_dict())
     image = torch.randn(1, 3, 32, 32)
     assert torch.equal(new.down[0](image), old.down[0](image))
     for name, value in new.state_dict().items():
@@ -135,3 +136,16 @@ def test_a_network_starts_from_one_of_other_labels_in_all_but_what_is_made_by_la
             assert torch.equal(value[:, 4:], before[:, 2:])  # from the skip connection
         else:
             assert torch.equal(value, before)
+
+
+@pytest.mark.parametrize("other", [UNet(base=8, padded=True), PlainUNet(base=4)], ids=["base", "network"])
+def test_weights_of_another_network_are_refused_also_where_many_names_and_shapes_agree(other):
+    spec = UNet(base=4, padded=True)
+    with pytest.raises(ValueError, match="expected weights of"):
+        spec.start_from(spec.build(3, 4), other.build(3, 2).state_dict())
+
+
+def test_weights_for_other_channels_are_refused_rather_than_spread():
+    spec = UNet(base=4, padded=True)
+    with pytest.raises(ValueError, match=r"got others at down\.0\.0\.weight"):
+        spec.start_from(spec.build(3, 2), spec.build(1, 2).state_dict())

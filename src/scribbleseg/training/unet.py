@@ -11,6 +11,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from scribbleseg.training.network import NetworkModule, Stochastic, switch_dropout_on
+
 DEPTH = 4
 """Poolings in the contracting path."""
 
@@ -50,9 +52,34 @@ class UNet:
             expected = "multiples of 16" if self.padded else "16 k + 4, such as 212"
             raise ValueError(f"expected sides of {expected}, got {sides}; change preprocess.size")
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether passes with dropout differ from each other."""
+        return self.dropout > 0
+
     def build(self, channels: int, labels: int) -> "UNetModule":
         """A network with new weights, drawn from torch's global generator."""
         return UNetModule(self, channels, labels)
+
+    def start_from(self, network: NetworkModule, state: Mapping[str, Tensor]) -> None:
+        """Take over weights of the same U-Net for other labels, all but the last layer's.
+
+        With the last layer, those of the way up stay new: in this U-Net they are made label by label. Raises ValueError
+        for weights of another network.
+        """
+        own = network.state_dict()
+        if own.keys() != state.keys():
+            raise ValueError("expected weights of the same U-Net, got those of another network")
+        for name, weights in own.items():
+            if not name.startswith(("down.", "merge.")):
+                continue
+            given = state[name]
+            if name.startswith("merge.") and weights.ndim == 4:  # inputs: first the labels, then the skip
+                skip = len(weights)
+                given, weights = given[:, -skip:], weights[:, -skip:]
+            if given.shape != weights.shape:
+                raise ValueError(f"expected weights of a U-Net of base {self.base}, got others at {name}")
+            weights.copy_(given)
 
 
 class Dropout(nn.Dropout):
@@ -77,28 +104,27 @@ class Fixed(NamedTuple):
 
     Args:
         features: `batch filter height width`, what enters the first dropout.
-        halves: by level, the skip connection's share of the first convolution where it meets the path upward.
+        halves: for each level, the skip connection's share of the first convolution where it meets the path upward.
     """
 
     features: Tensor
     halves: tuple[Tensor, ...]
 
 
-class UNetModule(nn.Module):
+class UNetModule(NetworkModule):
     """Maps `batch channel height width` to logits `batch label height width`; both sides multiples of 16.
 
     Unpadded networks take sides of 16 k + 4 (212, the paper's, is one).
     """
 
     def __init__(self, spec: UNet, channels: int, labels: int) -> None:
-        super().__init__()
+        super().__init__(channels)
         self.spec = spec
-        self.channels = channels
         filters = [spec.base * 2**level for level in range(DEPTH + 1)]
-        drop = [spec.dropout if level >= FIRST_DROPOUT else 0.0 for level in range(DEPTH + 1)]
+        drop = dropout_by_level(spec.dropout)
         inputs = [channels, *filters]
         self.down = nn.ModuleList(
-            _block(inputs[level], filters[level], spec.padded, drop[level]) for level in range(DEPTH + 1)
+            block(inputs[level], filters[level], dropout=drop[level], padded=spec.padded) for level in range(DEPTH + 1)
         )
         self.up = nn.ModuleList(
             nn.Sequential(
@@ -109,7 +135,8 @@ class UNetModule(nn.Module):
             for level in range(DEPTH)
         )
         self.merge = nn.ModuleList(
-            _block(filters[level] + labels, filters[level], spec.padded, drop[level]) for level in range(DEPTH)
+            block(filters[level] + labels, filters[level], dropout=drop[level], padded=spec.padded)
+            for level in range(DEPTH)
         )
         self.head = nn.Sequential(nn.Conv2d(filters[0], labels, 1, bias=False), nn.BatchNorm2d(labels))
 
@@ -125,25 +152,13 @@ class UNetModule(nn.Module):
             x = self.merge[level](torch.cat([x, _centre(skips[level], x.shape[-2:])], dim=1))
         return self.head(x)
 
-    def start_from(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a network of the same filters that tells other labels apart, all but the last layer's.
-
-        With the last layer, those of the way up stay new: in this U-Net they are made label by label (see `UNet`).
-        """
-        own = self.state_dict()
-        for name, weights in state.items():
-            if name.startswith("merge.") and weights.ndim == 4:  # inputs: first the labels, then the skip
-                skip = len(weights)
-                own[name][:, -skip:] = weights[:, -skip:]
-            elif name.startswith(("down.", "merge.")):
-                own[name].copy_(weights)
-
-    def for_passes(self) -> "UNetModule":
+    def for_passes(self) -> Stochastic:
         """A copy for stochastic passes: dropout is on, running batch statistics are folded into the convolutions."""
+        if not self.spec.has_dropout:
+            return super().for_passes()
         network = deepcopy(self).eval()
+        switch_dropout_on(network)
         for module in list(network.modules()):
-            if isinstance(module, nn.Dropout):
-                module.train()
             if isinstance(module, nn.Sequential):
                 _fold_batch_norm(module)
         return network
@@ -188,7 +203,13 @@ class UNetModule(nn.Module):
         return image if self.spec.padded else nn.functional.pad(image, [VALID_PADDING] * 4)
 
 
-def _block(inputs: int, outputs: int, padded: bool, dropout: float) -> nn.Sequential:
+def dropout_by_level(probability: float) -> list[float]:
+    """The dropout of the blocks at each level, outermost first: those of the innermost three have it."""
+    return [probability if level >= FIRST_DROPOUT else 0.0 for level in range(DEPTH + 1)]
+
+
+def block(inputs: int, outputs: int, *, dropout: float, padded: bool = True) -> nn.Sequential:
+    """Two 3 x 3 convolutions, each with batch normalisation and ReLU, and dropout after them where there is any."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         # No bias: the batch normalisation that follows has one.

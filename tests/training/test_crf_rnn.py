@@ -5,18 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 from torch.nn.functional import cross_entropy
 
 from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.crf.mean_field import mean_field
-from scribbleseg.train.augment import Augment
-from scribbleseg.train.crf_rnn import CRFRNN, MeanFieldLayer
-from scribbleseg.train.loop import Training, m_step
-from scribbleseg.train.unet import UNet
+from scribbleseg.training.crf_rnn import CRFRNN, MeanFieldLayer
+from scribbleseg.training.loop import Training
+from scribbleseg.training.unet import UNet
 
 SPEC = CRFRNN(
-    w1=5.0, w2=10.0, sigma_alpha=20.0, sigma_beta=0.05, sigma_gamma=2.0, unet=UNet(base=4, padded=True), iterations=3
+    w1=5.0, w2=10.0, sigma_alpha=20.0, sigma_beta=0.05, sigma_gamma=2.0, unaries=UNet(base=4, padded=True), iterations=3
 )
 
 
@@ -27,7 +25,7 @@ def images():
 
 def test_it_is_the_unet_under_mean_field_at_the_same_weights(images):
     network = SPEC.build(1, 3).eval()
-    expected = mean_field(network.unet(images), SPEC.filters(images), (5.0, 10.0), iterations=3)
+    expected = mean_field(network.unaries(images), SPEC.filters(images), (5.0, 10.0), iterations=3)
     torch.testing.assert_close(network(images).softmax(1), expected.softmax(1))
 
 
@@ -63,20 +61,21 @@ def test_the_loss_reaches_unet_and_rnn(images):
     network = SPEC.build(1, 3)
     cross_entropy(network(images), torch.randint(0, 3, (3, 16, 16))).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.rnn.parameters())
-    assert network.unet.head[0].weight.grad.abs().sum() > 0
+    assert network.unaries.head[0].weight.grad.abs().sum() > 0
 
 
-def test_ten_updates_of_the_unet_then_one_of_the_rnn_alone(images, tmp_path):
-    spec = replace(SPEC, unet_updates=2)
-    labels = np.random.default_rng(0).integers(0, 3, (3, 16, 16)).astype(np.uint8)
+@pytest.fixture
+def slices(images, make_slices):
+    return make_slices(images.numpy(), np.random.default_rng(0).integers(0, 3, (3, 16, 16)).astype(np.uint8))
+
+
+def test_ten_updates_of_the_network_inside_then_one_of_the_rnn_alone(slices, train):
+    spec = replace(SPEC, network_updates=2)
 
     def state(iterations):
         torch.manual_seed(0)
         network = spec.build(1, 3)
-        m_step(
-            Fabric(accelerator="cpu", devices=1), network, images.numpy(), labels, Training(batch=3), Augment(),
-            iterations, (0, 0), tmp_path / f"{iterations}.ckpt", lambda record: None,
-        )  # fmt: skip
+        train(network, Training(iterations=iterations, batch=3), slices, name=str(iterations))
         return dict(network.named_parameters())
 
     changed = []
@@ -85,20 +84,23 @@ def test_ten_updates_of_the_unet_then_one_of_the_rnn_alone(images, tmp_path):
         after = state(iterations)
         changed.append({name.split(".")[0] for name in before if not torch.equal(before[name], after[name])})
         before = after
-    assert changed == [{"unet"}, {"rnn"}, {"unet"}]
+    assert changed == [{"unaries"}, {"rnn"}, {"unaries"}]
+    assert SPEC.network_updates == 10
 
 
-def test_the_rnn_learns_at_its_own_rate(images, tmp_path):
+def test_the_rnn_learns_at_its_own_rate(slices, train):
     torch.manual_seed(0)
-    network = replace(SPEC, unet_updates=1, rnn_learning_rate=1e-3).build(1, 3)
+    network = replace(SPEC, network_updates=1, rnn_learning_rate=1e-3).build(1, 3)
     weights = network.rnn.weights.detach().clone()
-    labels = np.random.default_rng(0).integers(0, 3, (3, 16, 16)).astype(np.uint8)
-    m_step(
-        Fabric(accelerator="cpu", devices=1), network, images.numpy(), labels, Training(batch=3), Augment(),
-        2, (0, 0), tmp_path / "m_step.ckpt", lambda record: None,
-    )  # fmt: skip
+    train(network, Training(iterations=2, batch=3), slices)
     # Adam's first step is the learning rate in every coordinate.
     torch.testing.assert_close((network.rnn.weights - weights).abs().max().item(), 1e-3, atol=1e-4, rtol=0)
+
+
+def test_weights_of_a_network_that_is_in_no_crf_rnn_are_refused():
+    network = SPEC.build(1, 3)
+    with pytest.raises(ValueError, match="expected weights of"):
+        SPEC.start_from(network, SPEC.unaries.build(1, 3).state_dict())
 
 
 def test_distances_in_millimetres_become_pixels():
@@ -106,6 +108,6 @@ def test_distances_in_millimetres_become_pixels():
     assert (spec.sigma_alpha, spec.sigma_gamma, spec.sigma_beta, spec.unit) == (10.0, 1.0, 0.05, "px")
     assert isinstance(spec, CRFRNN)
     assert in_pixels(spec, 3.0) is spec
-    assert in_pixels(spec.unet, 2.0) is spec.unet
+    assert in_pixels(spec.unaries, 2.0) is spec.unaries
     with pytest.raises(ValueError, match="expected distances in pixels"):
         replace(SPEC, unit="mm").filters(torch.zeros(1, 1, 4, 4))

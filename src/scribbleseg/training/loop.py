@@ -1,0 +1,292 @@
+"""The M step's loop: one network, one map of labels, a number of iterations; continues where it was killed."""
+
+import io
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pydantic import Field, PositiveInt
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from scribbleseg.data.slices import FIXED, Slices
+from scribbleseg.files import atomically
+from scribbleseg.training.augment import Augment
+from scribbleseg.training.batch import Batch
+from scribbleseg.training.crf_loss import DenseCRFLoss
+from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
+from scribbleseg.training.network import NetworkModule
+from scribbleseg.training.optimisers import SGD, Adam
+from scribbleseg.types import UNLABELLED, DataError
+
+LOG_EVERY = 50
+"""Iterations between two records of the loss."""
+
+CHECKPOINT_EVERY = 250
+"""Iterations between two checkpoints: at most this much work is done twice after a kill."""
+
+AnyLoss = Annotated[PartialCrossEntropy | ScribblesAndAreas | DenseCRFLoss, Field(discriminator="kind")]
+AnyOptimiser = Annotated[Adam | SGD, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one M step trains.
+
+    Args:
+        iterations: updates of the network.
+        batch: slices in one update on one device; 10 in the earlier code of Can et al.'s group.
+        optimiser: with its learning-rate schedule.
+        losses: their sum is minimised.
+    """
+
+    iterations: PositiveInt
+    batch: PositiveInt = 10
+    optimiser: AnyOptimiser = Adam()
+    losses: Annotated[tuple[AnyLoss, ...], Field(min_length=1)] = (PartialCrossEntropy(),)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The optional parts of a `Batch` that its losses look at."""
+        return frozenset().union(*(loss.needs for loss in self.losses))
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where an M step stands in a training of several, and where it keeps its state.
+
+    Args:
+        checkpoint: written every 250 iterations, atomically; continued from if it exists.
+        log: called on rank 0 with {"iteration", "loss", "learning_rate", "images_per_second"} every 50 iterations.
+        name: the title of the progress bar.
+        start: iterations of the learning-rate schedule that M steps before this one have done.
+        span: iterations of the schedule in all; None is those of this M step.
+        before: the last checkpoint of the M step whose optimiser this one continues, or None.
+    """
+
+    checkpoint: Path
+    log: Callable[[dict[str, Any]], None]
+    name: str = "Training"
+    start: int = 0
+    span: int | None = None
+    before: Path | None = None
+
+
+class Batches:
+    """The batches of an M step by the number of the iteration, read from the cache and augmented.
+
+    Slices come in random orders of all that have a label, one order after the other, cut into batches and dealt to
+    ranks. Every random number of an iteration (slices, augmentation, and dropout after it) comes from a seed made of
+    `stream` and the iteration's number, so that a run that was killed and continues is the same.
+
+    Args:
+        slices: the cache.
+        labels: index of the map of labels in it.
+        augment: applied to every batch.
+        stream: the run's seed and the number of the M step.
+
+    Raises:
+        ValueError: no slice has a label.
+    """
+
+    def __init__(self, slices: Slices, labels: int | str, augment: Augment, stream: tuple[int, int]) -> None:
+        self.slices, self.index, self.augment, self.stream = slices, labels, augment, stream
+        self.usable = np.flatnonzero((slices.layer("labels", labels) != UNLABELLED).any(axis=(1, 2)))
+        if not len(self.usable):
+            raise ValueError(f"expected labelled pixels to train on, found none in {len(slices)} slices")
+        self._order = lru_cache(2)(lambda n: np.random.default_rng((*stream, n)).permutation(len(self.usable)))
+
+    def __call__(self, iteration: int, training: Training, fabric: Fabric) -> Batch:
+        """The batch of an iteration on this rank's device. Sets torch's seed."""
+        torch.manual_seed(_mix(*self.stream, iteration, fabric.global_rank))
+        positions = np.arange(training.batch) + (iteration * fabric.world_size + fabric.global_rank) * training.batch
+        n = len(self.usable)
+        chosen = np.array([self.usable[self._order(p // n)[p % n]] for p in positions])
+        arrays = {kind: self._read(kind, chosen) for kind in ("images", "labels", *sorted(training.needs - {"clean"}))}
+        if "scribbles" in arrays:  # a stroke on padding or on air is nothing to learn from
+            arrays["scribbles"] = np.where(self.slices.inside[chosen], arrays["scribbles"], np.uint8(UNLABELLED))
+        parts = {kind: fabric.to_device(torch.from_numpy(array)) for kind, array in arrays.items()}
+        if "clean" in training.needs:
+            parts["clean"] = parts["images"]
+        return self.augment(Batch(**parts))
+
+    def _read(self, kind: str, chosen: np.ndarray) -> np.ndarray:
+        values = self.slices.layer(kind, None if kind in FIXED else self.index)[chosen]
+        return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
+    """Where training and prediction run: the same code on a CPU, one GPU, or many on several nodes.
+
+    Computes in bfloat16 where the hardware has it, with float32 weights; else in float32.
+    """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
+    try:
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise DataError(
+            f"expected an accelerator of this machine (cpu, cuda, mps or auto) and as many devices as it has, got "
+            f"{accelerator!r} and {devices} on {nodes} node(s): {error}"
+        ) from error
+
+
+def _has_bf16(accelerator: str) -> bool:
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch has none: float32 then
+    return get_capabilities is not None and any(
+        get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16")
+    )
+
+
+def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabric: Fabric, course: Course) -> None:
+    """Train `network` in place on the labelled pixels; slices without any are left out.
+
+    A run that was killed and continues from its checkpoint ends, on a CPU, with the same weights as one that was not.
+
+    Args:
+        network: maps images to logits.
+        training: iterations, optimiser and losses.
+        batches: what it learns from.
+        fabric: devices; each rank trains on its own batches and gradients are averaged.
+        course: checkpoint, log and learning-rate schedule.
+
+    Raises:
+        DataError: if the loss is no longer finite; the last checkpoint is kept.
+    """
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimisers = _Optimisers(network, training, course)
+    model, *optimisers.parts = fabric.setup(network, *optimisers.parts)
+    first = _restore(network, optimisers, course)
+    model.train()
+    record = _Record(training, fabric)
+    with _progress(disable=not fabric.is_global_zero) as progress:
+        bar = progress.add_task(course.name, total=training.iterations, completed=first, loss="")
+        for iteration in range(first, training.iterations):
+            batch = batches(iteration, training, fabric)
+            logits = model(batch.images.contiguous(memory_format=torch.channels_last))
+            objective = _sum([loss(logits, batch) for loss in training.losses])
+            model.zero_grad()
+            fabric.backward(objective)
+            learning_rate = optimisers.step(iteration)
+            done = iteration + 1
+            record.add(objective)
+            if done % LOG_EVERY == 0 or done == training.iterations:
+                values = record.mean(done, learning_rate)
+                progress.update(bar, loss=f"loss {values['loss']:.4f}")
+                if fabric.is_global_zero:
+                    course.log(values)
+            if fabric.is_global_zero and (done % CHECKPOINT_EVERY == 0 or done == training.iterations):
+                save_state(
+                    course.checkpoint, {"iteration": done, **optimisers.state(), "network": network.state_dict()}
+                )
+            progress.update(bar, completed=done)
+
+
+class _Optimisers:
+    """One optimiser for each part of the network that is trained by turns, and the learning-rate schedule."""
+
+    def __init__(self, network: NetworkModule, training: Training, course: Course) -> None:
+        turns = network.turns
+        self.training, self.start, self.span = training, course.start, course.span or training.iterations
+        self.rates = [training.optimiser.learning_rate if rate is None else rate for _, rate, _ in turns]
+        self.turn_of = [turn for turn, (_, _, updates) in enumerate(turns) for _ in range(updates)]
+        self.parts: Sequence[Any] = [
+            training.optimiser.build(part, rate) for (part, _, _), rate in zip(turns, self.rates, strict=True)
+        ]
+
+    def step(self, iteration: int) -> float:
+        """Update the part whose turn it is; returns the learning rate of the recipe's own schedule."""
+        turn = self.turn_of[iteration % len(self.turn_of)]
+        factor = self.training.optimiser.factor(self.start + iteration, self.span)
+        for group in self.parts[turn].param_groups:
+            group["lr"] = self.rates[turn] * factor
+        self.parts[turn].step()
+        return self.training.optimiser.learning_rate * factor
+
+    def state(self) -> dict[str, Any]:
+        return {f"optimiser_{turn}": part.state_dict() for turn, part in enumerate(self.parts)}
+
+    def load(self, state: dict[str, Any]) -> None:
+        for turn, part in enumerate(self.parts):
+            part.load_state_dict(state[f"optimiser_{turn}"])
+
+
+def _restore(network: NetworkModule, optimisers: _Optimisers, course: Course) -> int:
+    """Go on from the checkpoint, if there is one, else with the optimiser of the M step before; the first iteration."""
+    if course.checkpoint.exists():
+        state = torch.load(course.checkpoint, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        optimisers.load(state)
+        return state["iteration"]
+    if course.before:
+        optimisers.load(torch.load(course.before, map_location="cpu", weights_only=True))
+    return 0
+
+
+def _sum(losses: Sequence[Tensor]) -> Tensor:
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total + loss
+    return total
+
+
+class _Record:
+    """The losses and the time since the last record."""
+
+    def __init__(self, training: Training, fabric: Fabric) -> None:
+        self.training, self.images = training, training.batch * fabric.world_size
+        self.losses: list[Tensor] = []
+        self.started = time.perf_counter()
+
+    def add(self, loss: Tensor) -> None:
+        self.losses.append(loss.detach())
+
+    def mean(self, iteration: int, learning_rate: float) -> dict[str, Any]:
+        """The record of these iterations, and a new beginning. Raises DataError where the loss is not finite."""
+        loss = round(float(torch.stack(self.losses).mean()), 5)
+        if not math.isfinite(loss):
+            raise DataError(
+                f"expected a finite loss, got {loss} by iteration {iteration}: the training has diverged; lower "
+                f"the learning rate (stages.optimiser.learning_rate, now {self.training.optimiser.learning_rate:g})"
+            )
+        speed = len(self.losses) * self.images / (time.perf_counter() - self.started)
+        self.losses, self.started = [], time.perf_counter()
+        values = {"iteration": iteration, "loss": loss, "learning_rate": learning_rate}
+        return values | {"images_per_second": round(speed, 1)}
+
+
+def _mix(*numbers: int) -> int:
+    """One well-mixed 63-bit seed from several small numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+
+
+def save_state(path: Path, state: dict) -> None:
+    """Write tensors and plain values as a whole or not at all. Raises DataError where they cannot be written."""
+    buffer = io.BytesIO()  # torch.save itself hides why a file could not be written
+    torch.save(state, buffer)
+    with atomically(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def _progress(disable: bool) -> Progress:
+    loss = TextColumn("{task.fields[loss]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), loss)
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), disable=disable)

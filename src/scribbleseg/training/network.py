@@ -1,0 +1,128 @@
+"""The network protocol: what a recipe's network has to offer, and what its members share."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+DROPOUT = _DropoutNd
+"""The base class of all of torch's dropout layers."""
+
+
+@runtime_checkable
+class Stochastic(Protocol):
+    """A network as many passes with dropout use it."""
+
+    def before_dropout(self, image: Tensor) -> Any:
+        """What does not change between passes over the same slices."""
+
+    def after_dropout(self, fixed: Any) -> Tensor:
+        """The logits of one pass, given what `before_dropout` gave."""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A frozen dataclass in a recipe that describes a network and builds it."""
+
+    @property
+    def kind(self) -> str:
+        """The tag in recipes."""
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether passes with dropout differ from each other."""
+
+    def check_sides(self, *sides: int) -> None:
+        """Raises ValueError for a side of the slice, in pixels, that the network cannot take."""
+
+    def build(self, channels: int, labels: int) -> "NetworkModule":
+        """A network with new weights, drawn from torch's global generator."""
+
+    def start_from(self, network: "NetworkModule", state: Mapping[str, Tensor]) -> None:
+        """Take over weights of the same network built for other labels, all but the last layer's.
+
+        Raises ValueError for weights of another network.
+        """
+
+
+class NetworkModule(nn.Module):
+    """Maps `batch channel height width` to logits `batch label height width`.
+
+    Attributes:
+        channels: the number of channels of an image.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    @property
+    def turns(self) -> tuple[tuple[nn.Module, float | None, int], ...]:
+        """Parts that are trained by turns: each with its learning rate (None: the recipe's) and number of updates."""
+        return ((self, None, 1),)
+
+    def for_passes(self) -> Stochastic:
+        """The network as many passes with dropout use it."""
+        return Passes(self)
+
+
+class Passes(nn.Module):
+    """Stochastic passes of any network: dropout is on, batch statistics are the running ones.
+
+    A network that can compute once what comes before its first dropout offers the same two methods.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = deepcopy(network).eval()
+        switch_dropout_on(self.network)
+
+    def before_dropout(self, image: Float[Tensor, "batch channel *space"]) -> Any:
+        """What does not change between passes over the same slices; here the slices themselves."""
+        return image
+
+    def after_dropout(self, fixed: Any) -> Float[Tensor, "batch label *space"]:
+        """The logits of one pass, given what `before_dropout` gave."""
+        return self.network(fixed)
+
+
+def switch_dropout_on(network: nn.Module) -> None:
+    """Put all dropout layers, and nothing else, into training mode."""
+    for module in network.modules():
+        if isinstance(module, DROPOUT):
+            module.train()
+
+
+def take_over(network: nn.Module, state: Mapping[str, Tensor], last: str) -> None:
+    """Copy weights by name into a network, all but those of its last layer.
+
+    Args:
+        network: changed in place.
+        state: weights of the same network for other labels.
+        last: the last layer; names of its weights begin with this.
+
+    Raises:
+        ValueError: for names or shapes of another network.
+    """
+    own = network.state_dict()
+    for name, weights in own.items():
+        if name.startswith(last):
+            continue
+        if name not in state or state[name].shape != weights.shape:
+            raise ValueError(f"expected weights of the same network, got others: {name} is missing or of another shape")
+        weights.copy_(state[name])
+
+
+def has_dropout(network: nn.Module) -> bool:
+    """Whether any layer of a network drops anything out."""
+    return any(isinstance(module, DROPOUT) and module.p > 0 for module in network.modules())
+
+
+def trial(build: Callable[[int, int], NetworkModule], channels: int = 1, labels: int = 2) -> NetworkModule:
+    """What a network's `build` makes, to look at its layers and shapes; torch's random state is left as it was."""
+    with torch.random.fork_rng([]):
+        return build(channels, labels)

@@ -1,0 +1,321 @@
+"""The M step learns, sees labelled pixels only, and continues where it was killed or where the last one stopped."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from scribbleseg.training import loop
+from scribbleseg.training.augment import Augment
+from scribbleseg.training.crf_loss import DenseCRFLoss
+from scribbleseg.training.loop import Batches, Training
+from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
+from scribbleseg.training.optimisers import SGD, Adam
+from scribbleseg.training.unet import UNet
+from scribbleseg.types import UNLABELLED, DataError
+
+SPEC = UNet(base=4, padded=True, dropout=0.5)
+NOTHING = Augment(rotation_degrees=0.0, scale=0.0, elastic=0.0, contrast=0.0, brightness=0.0, noise=0.0)
+
+
+class Killed(Exception):
+    pass
+
+
+def new_network():
+    torch.manual_seed(0)
+    return SPEC.build(1, 2)
+
+
+@pytest.fixture
+def fit(train, make_slices, boxes):
+    """An M step of so many iterations on the boxes."""
+
+    def run(iterations, log=lambda record: None, optimiser=Adam(), network=None, **where):  # noqa: B008
+        training = Training(iterations=iterations, batch=3, optimiser=optimiser)
+        return train(network or new_network(), training, make_slices(*boxes), log, **where)
+
+    return run
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Records every iteration, and a checkpoint every four."""
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+
+
+def assert_same_weights(one, other):
+    for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_the_loss_falls(fit):
+    records = []
+    fit(60, records.append)
+    assert [r["iteration"] for r in records] == [50, 60]
+    assert records[-1]["loss"] < 0.5
+    assert records[-1]["learning_rate"] == 0.001
+
+
+def test_a_killed_m_step_ends_with_the_same_weights(fit, often):
+    whole = fit(11, name="whole")
+
+    def kill(record):
+        if record["iteration"] == 7:  # after the checkpoint at 4, not at one
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(11, kill)
+    records = []
+    resumed = fit(11, records.append)
+    assert records[0]["iteration"] == 5
+    assert_same_weights(whole, resumed)
+
+
+def test_unlabelled_slices_are_never_drawn(make_slices, boxes, train):
+    images, labels = boxes
+    labels[3] = UNLABELLED
+    images[3] = np.nan  # would reach the loss at once
+    records = []
+    train(new_network(), Training(iterations=6, batch=3), make_slices(images, labels), records.append)
+    assert np.isfinite(records[-1]["loss"])
+
+
+def test_no_labels_at_all_is_an_error(make_slices, boxes):
+    slices = make_slices(boxes[0], np.full_like(boxes[1], UNLABELLED))
+    with pytest.raises(ValueError, match="expected labelled pixels to train on, found none in 7 slices"):
+        Batches(slices, 0, Augment(), (0, 0))
+
+
+class Rank(Fabric):
+    """One of several ranks, by itself."""
+
+    def __init__(self, rank, ranks):
+        super().__init__(accelerator="cpu", devices=1)
+        self._rank, self._ranks = rank, ranks
+
+    @property
+    def global_rank(self):
+        return self._rank
+
+    @property
+    def world_size(self):
+        return self._ranks
+
+
+def test_batches_visit_every_slice_once_an_epoch_and_ranks_share_them(make_slices):
+    usable = [0, 2, 3, 5, 7, 8]
+    images = np.arange(9, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4), np.float32)
+    labels = np.full((9, 4, 4), UNLABELLED, np.uint8)
+    labels[usable, 1, 2] = 0
+    batches = Batches(make_slices(images, labels), 0, NOTHING, (0, 0))
+
+    def drawn(iteration, rank):
+        images = batches(iteration, Training(iterations=4, batch=2), Rank(rank, 3)).images
+        return images[:, 0, 0, 0].round().int().tolist()
+
+    for iteration in range(4):  # 3 ranks x 2 slices = one epoch an iteration
+        assert sorted(n for rank in range(3) for n in drawn(iteration, rank)) == usable
+    assert drawn(0, 0) != drawn(1, 0) or drawn(0, 1) != drawn(1, 1)
+
+
+def test_a_diverged_training_stops_and_says_so(fit, boxes):
+    boxes[0][0] = np.nan
+    message = r"expected a finite loss, got nan .* lower the learning rate \(stages\.optimiser\.learning_rate"
+    with pytest.raises(DataError, match=message):
+        fit(60)
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """The learning rate of every update, of both optimisers."""
+    seen = []
+
+    def spy(step):
+        return lambda self, *args: (seen.append(self.param_groups[0]["lr"]), step(self, *args))
+
+    for optimiser in (torch.optim.SGD, torch.optim.Adam):
+        monkeypatch.setattr(optimiser, "step", spy(optimiser.step))
+    return seen
+
+
+def test_sgd_falls_linearly_to_nothing_and_resumes_to_the_same_weights(fit, often, rates):
+    records = []
+    whole = fit(10, records.append, SGD(learning_rate=0.1), name="whole")
+    assert rates == pytest.approx([0.1 * (1 - i / 10) for i in range(10)])
+    assert records[-1]["learning_rate"] == pytest.approx(0.01)
+
+    def kill(record):
+        if record["iteration"] == 6:
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(10, kill, SGD(learning_rate=0.1))
+    assert_same_weights(whole, fit(10, optimiser=SGD(learning_rate=0.1)))
+
+
+OPTIMISERS = [SGD(learning_rate=0.1), Adam(decay=0.5, decay_every=3)]
+
+
+class Later(Batches):
+    """The batches from the fifth iteration on."""
+
+    def __call__(self, iteration, training, fabric):
+        return super().__call__(iteration + 5, training, fabric)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=["sgd", "adam"])
+def test_two_m_steps_that_share_a_schedule_are_one_of_twice_the_length(fit, rates, tmp_path, optimiser):
+    whole = fit(10, optimiser=optimiser, name="whole")
+    of_whole = rates.copy()
+    rates.clear()
+    halves = fit(5, optimiser=optimiser, name="first", span=10)
+    last = tmp_path / "first.ckpt"
+    fit(5, optimiser=optimiser, network=halves, name="second", span=10, start=5, before=last, batches=Later)
+    assert rates == of_whole
+    assert len(set(rates)) > 3
+    assert_same_weights(whole, halves)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=["sgd", "adam"])
+def test_an_m_step_that_shares_no_schedule_starts_anew(fit, rates, optimiser):
+    network = fit(5, optimiser=optimiser, name="first")
+    of_first = rates.copy()
+    rates.clear()
+    fit(5, optimiser=optimiser, network=network, name="second", batches=Later)
+    assert rates == of_first
+
+
+def test_without_the_checkpoint_before_it_the_optimiser_has_no_memory(fit, tmp_path):
+    network = fit(5, name="first")
+    fit(3, network=network, name="new", span=8, start=5)
+    fit(3, network=network, name="carried", span=8, start=5, before=tmp_path / "first.ckpt")
+    updates = {}
+    for name in ("new", "carried"):
+        state = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["optimiser_0"]["state"]
+        updates[name] = {int(parameter["step"]) for parameter in state.values()}
+    assert updates == {"new": {3}, "carried": {8}}
+
+
+def test_a_killed_m_step_goes_on_from_its_own_checkpoint_not_from_the_one_before(fit, often, tmp_path):
+    first = fit(5, name="first", span=16)
+    carried_on = {"span": 16, "start": 5, "before": tmp_path / "first.ckpt"}
+    start = {name: weights.clone() for name, weights in first.state_dict().items()}
+    whole = fit(11, network=first, name="whole", **carried_on)
+
+    def kill(record):
+        if record["iteration"] == 7:
+            raise Killed
+
+    def again():
+        network = new_network()
+        network.load_state_dict(start)
+        return network
+
+    with pytest.raises(Killed):
+        fit(11, kill, network=again(), **carried_on)
+    assert_same_weights(whole, fit(11, network=again(), **carried_on))
+
+
+# What losses see
+
+
+def drawn_scribbles(labels):
+    """The columns 1, 9, 17 and 25 of the labels."""
+    return np.where(np.arange(32) % 8 == 1, labels, UNLABELLED).astype(np.uint8)
+
+
+def test_a_loss_that_sees_scribbles_gets_them_and_other_losses_are_added(make_slices, boxes, train):
+    images, labels = boxes
+    slices = make_slices(images, labels, scribbles=drawn_scribbles(labels), inside=np.ones_like(labels))
+    seen, records = [], []
+
+    @dataclass(frozen=True)
+    class Thousand(PartialCrossEntropy):
+        def __call__(self, logits, batch):
+            seen.append((tuple(logits.shape), tuple(batch.images.shape)))
+            return 1000 + 0 * logits.sum()
+
+    @dataclass(frozen=True)
+    class Spy(ScribblesAndAreas):
+        def __call__(self, logits, batch):
+            drawn = batch.scribbles != UNLABELLED
+            assert drawn.any()
+            assert torch.equal(batch.labels[drawn], batch.scribbles[drawn])
+            return super().__call__(logits, batch)
+
+    training = Training(iterations=2, batch=3, losses=(Spy(), Thousand()))
+    train(new_network(), training, slices, records.append)
+    assert seen == [((3, 2, 32, 32), (3, 1, 32, 32))] * 2
+    assert 1000 < records[-1]["loss"] < 1010
+
+
+def test_an_m_step_reads_no_part_that_no_loss_needs(make_slices, boxes, fabric):
+    slices = make_slices(*boxes)
+    batches = Batches(slices, 0, Augment(), (0, 0))
+    assert not (slices.folder / "inside.raw").exists()
+    assert batches(0, Training(iterations=1), fabric).parts().keys() == {"images", "labels"}
+    with pytest.raises(FileNotFoundError, match="inside"):
+        batches(0, Training(iterations=1, losses=(DenseCRFLoss(),)), fabric)
+
+
+def test_an_m_step_gets_every_part_that_one_of_its_losses_needs(make_slices, boxes, fabric):
+    images, labels = boxes
+    slices = make_slices(images, labels, scribbles=drawn_scribbles(labels), inside=np.ones_like(labels))
+    training = Training(iterations=1, batch=3, losses=(ScribblesAndAreas(), DenseCRFLoss()))
+    batch = Batches(slices, 0, Augment(), (0, 0))(0, training, fabric)
+    assert batch.parts().keys() == {"images", "labels", "scribbles", "clean", "inside"}
+    assert batch.inside.dtype == torch.bool
+    assert not torch.equal(batch.clean, batch.images)
+
+
+def test_scribbles_on_pixels_that_show_no_image_are_nothing_to_learn_from(make_slices, boxes, fabric):
+    images, labels = boxes
+    scribbles, inside = np.ones_like(labels), np.ones_like(labels)
+    inside[:, :, :7] = 0
+    slices = make_slices(images, labels, scribbles=scribbles, inside=inside)
+    training = Training(iterations=1, batch=7, losses=(ScribblesAndAreas(),))
+    batch = Batches(slices, 0, NOTHING, (0, 0))(0, training, fabric)
+    assert (batch.scribbles[:, :, :7] == UNLABELLED).all()
+    assert (batch.scribbles[:, :, 7:] == 1).all()
+    assert (slices.scribbles == 1).all()
+
+
+@dataclass(frozen=True)
+class SoftCrossEntropy(PartialCrossEntropy):
+    """Cross-entropy with soft labels, each pixel as much as it is sure of."""
+
+    kind: Literal["soft_cross_entropy"] = "soft_cross_entropy"
+    needs: ClassVar[frozenset[str]] = frozenset({"soft", "confidence"})
+
+    def __call__(self, logits, batch):
+        assert batch.soft.shape == logits.shape == (3, 2, 32, 32)
+        assert batch.confidence.shape == (3, 32, 32)
+        assert batch.soft.dtype == batch.confidence.dtype == torch.float32
+        assert batch.inside is batch.scribbles is batch.clean is None
+        each = -(batch.soft * logits.log_softmax(1)).sum(1)
+        return (batch.confidence * each).sum() / batch.confidence.sum()
+
+
+def test_a_loss_of_soft_labels_and_confidence_gets_them_and_falls(make_slices, boxes, train, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 10)
+    images, labels = boxes
+    full = np.repeat(labels[:, 1::2], 2, axis=1)
+    soft = np.stack([0.9 - 0.8 * full, 0.1 + 0.8 * full], axis=1)
+    confidence = np.where(labels == UNLABELLED, 0.25, 1.0)
+    records = []
+    training = Training(iterations=60, batch=3, losses=(SoftCrossEntropy(),))
+    train(new_network(), training, make_slices(images, labels, soft=soft, confidence=confidence), records.append)
+    losses = [record["loss"] for record in records]
+    assert losses[-1] < 0.75 * losses[0]
+    assert losses[-1] > 0.3, "the entropy of 0.9 and 0.1 is the least that it can be"
+
+
+def test_what_a_training_needs_is_what_its_losses_need():
+    both = Training(iterations=1, losses=(ScribblesAndAreas(), DenseCRFLoss()))
+    assert both.needs == {"scribbles", "clean", "inside"}
+    assert replace(both, losses=(PartialCrossEntropy(),)).needs == frozenset()
