@@ -6,12 +6,10 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["data", "recipes"],
     submod_attrs={
-        "data": ["open_dataset"],
-        "em": ["em", "load_segmenter", "resolve"],
-        "evaluate.metrics": ["dice", "score"],
-        "pipeline": ["start_run"],
-        "runs": ["open_run"],
-        "train.loop": ["make_fabric"],
+        "api": ["Model", "evaluate", "load", "seed", "train"],
+        "data.layouts": ["open_dataset"],
+        "evaluation.metrics": ["dice", "score"],
+        "recipe": ["Recipe", "Relabel", "Stage"],
         "types": ["UNLABELLED", "Case", "DataError", "Dataset"],
     },
 )

@@ -10,21 +10,27 @@ from pydantic import Field
 from rich.progress import track
 from torch import nn
 
-from scribbleseg.annotate.simulate import ShiftedSkeleton, Skeleton, simulate, surrounded
+from scribbleseg.annotate.simulate import ShiftedSkeleton, Skeleton, simulate
 from scribbleseg.data import coarse
-from scribbleseg.data.slices import Slices, derive_slices, open_slices
-from scribbleseg.em import Recipe, Recursion, grow_seeds, load_segmenter, recur, resolve, store_labels
+from scribbleseg.data.brain import in_brain, surrounded
+from scribbleseg.data.slices import derive_slices
+from scribbleseg.em import Recursion, grow_seeds, recur
+from scribbleseg.recipe import Recipe, resolve
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, predict
-from scribbleseg.runs import Run, create_run, open_run
-from scribbleseg.settings import to_plain
+from scribbleseg.runs import Run, open_run
+from scribbleseg.session import Session
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.substructures.merge import merge
-from scribbleseg.train.unet import UNet
-from scribbleseg.types import Case, DataError, Dataset, Labels
+from scribbleseg.training.network import trial
+from scribbleseg.types import Case, DataError, Dataset, Labels, Probabilities
+from scribbleseg.weights import load_segmenter
 
 WHOLE, SUBSTRUCTURES = "whole", "substructures"
-"""Of the two phases: fields of the recipe, and folders of the run."""
+"""The two phases: fields of the recipe, and folders of the run."""
+
+kind: str = "hierarchy"
+phases: tuple[str, ...] = (WHOLE, SUBSTRUCTURES)
 
 
 @dataclass(frozen=True)
@@ -36,9 +42,10 @@ class ReferenceMasks:
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A row of the lower half of the paper's Table 1, in the pipeline's order.
+    """A row of the paper's Table 1 that tells the structures of a tumour apart, in the pipeline's order.
 
     Args:
+        kind: the pipeline that trains it.
         whole: phase 1, which learns all structures as one from scribbles (section 2.1).
         clusters: what divides that region of a training case into the structures that its image-level labels name
             (section 2.2).
@@ -51,6 +58,12 @@ class Hierarchy:
     clusters: Annotated[KMeans | ReferenceMasks, Field(discriminator="kind")]
     scribbles: Annotated[Skeleton | ShiftedSkeleton, Field(discriminator="kind")]
     substructures: Recipe
+    kind: Literal["hierarchy"] = "hierarchy"
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """Whether it trains on full masks: it never does."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -67,19 +80,36 @@ class HierarchySegmenter:
 
     @property
     def channels(self) -> int:
-        """Of the images it was trained on."""
+        """The number of channels of the images it was trained on."""
         return self.whole.channels
 
     def segment(self, case: Case) -> Labels:
         """Labels on the case's native grid (`substructures.merge`). Raises DataError for another number of channels."""
         return merge(self.whole.segment(case) > 0, self.substructures.segment(case))
 
+    def probabilities(self, case: Case) -> Probabilities:
+        """Raises DataError: the labels of two networks are merged, and merged labels have no probabilities."""
+        raise self._two_networks()
 
-def resolve_hierarchy(recipe: Hierarchy, dataset: Dataset) -> Hierarchy:
-    """The recipe with everything set that it leaves to the data.
+    def check_dropout(self) -> None:
+        """Raises DataError, as `probabilities` does."""
+        raise self._two_networks()
+
+    def _two_networks(self) -> DataError:
+        return DataError(
+            "expected a run of one network for probabilities and uncertainty, found two whose labels are merged; give "
+            f"one of its phases, the folders {WHOLE} and {SUBSTRUCTURES} inside the run"
+        )
+
+
+recipe_type: type = Hierarchy
+
+
+def fit(recipe: Hierarchy, dataset: Dataset) -> tuple[Hierarchy, Dataset]:
+    """The recipe with everything set that it leaves to the data, and the data set.
 
     Raises:
-        DataError: as `em.resolve`, for networks of which the second cannot start from the first, or for a data set
+        DataError: as `recipe.resolve`, for networks of which the second cannot start from the first, or for a data set
             whose scribbles are not of a region that its structures make up.
     """
     if not dataset.scribble_names:
@@ -96,58 +126,50 @@ def resolve_hierarchy(recipe: Hierarchy, dataset: Dataset) -> Hierarchy:
     _check_present({dataset.train.names[0]: dataset.train[0].present}, dataset)  # the rest once they have been read
     whole = resolve(recipe.whole, coarse(dataset))
     substructures = resolve(replace(recipe.substructures, preprocess=whole.preprocess), dataset)
-    first, second = whole.network, substructures.network
-    if not (isinstance(first, UNet) and isinstance(second, UNet) and first.base == second.base):
+    first, second = trial(whole.network.build), trial(substructures.network.build, labels=3)
+    try:
+        substructures.network.start_from(second, first.state_dict())
+    except ValueError as error:
         raise DataError(
-            f"recipe fields whole.network, substructures.network: expected U-Nets of one base, got {first} and {second}"
-        )
-    return replace(recipe, whole=whole, substructures=substructures)
+            f"recipe fields whole.network, substructures.network: expected networks of which the second can start from "
+            f"the first's weights, got {whole.network} and {substructures.network}: {error}"
+        ) from None
+    return replace(recipe, whole=whole, substructures=substructures), dataset
 
 
-def train_hierarchy(
-    recipe: Hierarchy, dataset: Dataset, run: Run, fabric: Fabric, seed: int = 0, workers: int = 1
-) -> Iterator[tuple[str, Recursion]]:
-    """Train both phases; yields the phase and what it gave after each M step. What the run folder holds is kept.
+def part(session: Session[Hierarchy], phase: str) -> Session[Recipe]:
+    """The session of one of the phases, whose run lies inside the hierarchy's."""
+    recipes = {WHOLE: session.recipe.whole, SUBSTRUCTURES: session.recipe.substructures}
+    dataset = coarse(session.dataset) if phase == WHOLE else session.dataset
+    run = Run(session.run.path / phase)
+    return Session(recipes[phase], dataset, run, session.fabric, session.seed, session.workers)
 
-    Args:
-        recipe: resolved (`resolve_hierarchy`).
-        dataset: with coarse scribbles and image-level labels.
-        run: an existing run folder; the phases are runs inside it.
-        fabric: launched.
-        seed: as in `em`; also of the k-means.
-        workers: processes for the seed areas.
+
+def load(recipe: Hierarchy, run: Run, fabric: Fabric, recursion: int | None = None) -> HierarchySegmenter:
+    """Both networks, ready to segment; `recursion` is of phase 2. Raises DataError where a phase has not finished."""
+    whole, parts = (open_run(run.path / phase) for phase in phases)
+    return HierarchySegmenter(
+        load_segmenter(recipe.whole, whole, fabric), load_segmenter(recipe.substructures, parts, fabric, recursion)
+    )
+
+
+def train(session: Session[Hierarchy]) -> Iterator[Recursion]:
+    """Train both phases; yields after each M step. What the run folder holds is kept.
 
     Raises:
         DataError: for data that cannot be trained on, such as a case without image-level labels.
     """
-    whole, parts = (start_phase(recipe, dataset, run, fabric, phase) for phase in (WHOLE, SUBSTRUCTURES))
-    seen = coarse(dataset)
-    slices = grow_seeds(recipe.whole, seen, whole, fabric, workers)
-    _check_present(slices.present, dataset)
-    for recursion in recur(recipe.whole, seen, slices, whole, fabric, seed):
-        yield WHOLE, recursion
-    slices = _divide(recipe, dataset, slices, recursion.segmenter.network, parts, fabric, seed)
-    start = whole.network(recursion.index)
-    for recursion in recur(recipe.substructures, dataset, slices, parts, fabric, seed, start):
-        yield SUBSTRUCTURES, recursion
-
-
-def start_phase(recipe: Hierarchy, dataset: Dataset, run: Run, fabric: Fabric, phase: str) -> Run:
-    """The run of a phase, inside the run of the hierarchy; begun, or as it was left."""
-    part = {WHOLE: recipe.whole, SUBSTRUCTURES: recipe.substructures}[phase]
-    path = run.path / phase
-    if fabric.is_global_zero:
-        details = {key: run.details[key] for key in ("seed", "data", "fingerprint")}
-        names = coarse(dataset).label_names if phase == WHOLE else dataset.label_names
-        create_run(path, to_plain(part), {"name": f"{run.path.name}/{phase}", "label_names": names, **details}, True)
-    fabric.barrier()
-    return open_run(path)
-
-
-def load_hierarchy(run: Run, fabric: Fabric, recursion: int | None = None) -> HierarchySegmenter:
-    """Both networks, ready to segment; `recursion` is of phase 2. Raises DataError where a phase has not finished."""
-    whole, parts = (open_run(run.path / phase) for phase in (WHOLE, SUBSTRUCTURES))
-    return HierarchySegmenter(load_segmenter(whole, fabric), load_segmenter(parts, fabric, recursion))
+    whole, parts = (part(session, phase) for phase in phases)
+    whole.prepare(whole.recipe.preprocess)
+    if session.leads:
+        for each in (session, parts):
+            each.run.add(fingerprint=whole.slices.index["fingerprint"])
+    _check_present(whole.slices.present, session.dataset)
+    grow_seeds(whole)
+    for recursion in recur(whole, WHOLE):
+        yield recursion
+    divide(session, whole, parts, recursion.segmenter.network)
+    yield from recur(parts, SUBSTRUCTURES, start=whole.run.network(recursion.index))
 
 
 def _check_present(known: Mapping[str, frozenset[int] | None], dataset: Dataset) -> None:
@@ -161,50 +183,47 @@ def _check_present(known: Mapping[str, frozenset[int] | None], dataset: Dataset)
         )
 
 
-def _divide(
-    recipe: Hierarchy, dataset: Dataset, slices: Slices, network: nn.Module, run: Run, fabric: Fabric, seed: int
-) -> Slices:
-    """The cache of phase 2: phase 1's images, the scribbles of the clusters, and the clusters as its labels."""
-    cases = list(slices.rows)[fabric.global_rank :: fabric.world_size]
-    if not slices.has_labels("clusters"):
-        if fabric.is_global_zero:
-            slices.writable_labels("clusters")
-            slices.writable_labels("cluster_scribbles")
-        fabric.barrier()
-        clusters, scribbles = (slices.writable_labels(name) for name in ("clusters", "cluster_scribbles"))
-        for name in track(cases, "Clusters", disable=not fabric.is_global_zero):
+def divide(session: Session[Hierarchy], whole: Session[Recipe], parts: Session[Recipe], network: nn.Module) -> None:
+    """Make the cache of phase 2: phase 1's images, the scribbles of the clusters, and the clusters as its labels."""
+    slices = whole.slices
+    if not slices.has("labels", "clusters"):
+        if session.leads:
+            for name in ("clusters", "cluster_scribbles"):
+                slices.writable("labels", name)
+        session.fabric.barrier()
+        clusters, scribbles = (slices.writable("labels", name) for name in ("clusters", "cluster_scribbles"))
+        for name in track(whole.cases, "Clusters", disable=not session.leads):
             rows = slices.rows[name]
-            clusters[rows], scribbles[rows] = _divide_case(recipe, dataset, slices, network, fabric, seed, name)
+            clusters[rows], scribbles[rows] = divide_case(session, whole, network, name)
         clusters.flush()
         scribbles.flush()
-        fabric.barrier()
-        if fabric.is_global_zero:
-            slices.finish_labels("cluster_scribbles")
-            slices.finish_labels("clusters")
-    if fabric.is_global_zero:
-        derive_slices(slices, slices.labels("cluster_scribbles"), run.slices)
-    fabric.barrier()
-    divided = open_slices(run.slices)
-    if not divided.has_labels("labels_0"):
-        labels = ((name, slices.labels("clusters")[slices.rows[name]]) for name in cases)
-        store_labels(dataset, divided, run, fabric, 0, labels, recipe.whole.preprocess)
-    return divided
+        session.fabric.barrier()
+        if session.leads:
+            slices.finish("labels", "cluster_scribbles")
+            slices.finish("labels", "clusters")
+    if session.leads:
+        derive_slices(slices, slices.layer("labels", "cluster_scribbles"), parts.run.slices)
+    session.fabric.barrier()
+    if not parts.slices.has("labels", 0):
+        found = slices.layer("labels", "clusters")
+        parts.store(0, ((name, {"labels": found[slices.rows[name]]}) for name in whole.cases))
 
 
-def _divide_case(
-    recipe: Hierarchy, dataset: Dataset, slices: Slices, network: nn.Module, fabric: Fabric, seed: int, name: str
+def divide_case(
+    session: Session[Hierarchy], whole: Session[Recipe], network: nn.Module, name: str
 ) -> tuple[Labels, Labels]:
     """What phase 2 learns from on a case: its labels, scribbles included, and the scribbles by themselves."""
+    recipe, slices = session.recipe, whole.slices
     rows = slices.rows[name]
-    if isinstance(recipe.clusters, ReferenceMasks):  # native, as somebody would draw them; nothing but the scribbles
-        case = dataset.train.named(name)
-        drawn = simulate(dataset.reference(name), recipe.scribbles, name, surrounded(case.image))
-        scribbles = recipe.whole.preprocess.labels(drawn, case)
+    if recipe.clusters.kind == "reference_masks":  # native, as somebody would draw them; nothing but the scribbles
+        case = session.dataset.train.named(name)
+        drawn = simulate(session.dataset.reference(name), recipe.scribbles, name, surrounded(case.image))
+        scribbles = whole.recipe.preprocess.labels(drawn, case.geometry)
         return scribbles, scribbles
     images = np.ascontiguousarray(slices.images[rows].swapaxes(0, 1))
-    labels = predict(fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
-    whole = clamp(labels, slices.scribbles[rows]) * (images != 0).any(axis=0)
+    labels = predict(session.fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+    tumour = clamp(labels, slices.scribbles[rows]) * in_brain(images)
     present = slices.present[name]
     assert present is not None, "_check_present() first"
-    clusters = recipe.clusters(images, whole == 1, present, slices.spacing_mm[name], seed)
+    clusters = recipe.clusters(images, tumour == 1, present, slices.spacing_mm[name], session.seed)
     return clusters, simulate(clusters, recipe.scribbles, name, surrounded(images))

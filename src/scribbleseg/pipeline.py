@@ -1,90 +1,164 @@
-"""What can be trained: a `Recipe` (em.py) or a `Hierarchy` (hierarchy.py), by the same verbs."""
+"""Pipelines: whatever can be trained, behind the same verbs. `PIPELINES` is the registry."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from lightning_fabric import Fabric
 
-from scribbleseg.data import fingerprint
-from scribbleseg.em import Recipe, Recursion, em, load_segmenter
-from scribbleseg.em import resolve as resolve_recipe
-from scribbleseg.em import taught as taught_by_recipe
-from scribbleseg.hierarchy import (
-    SUBSTRUCTURES,
-    WHOLE,
-    Hierarchy,
-    HierarchySegmenter,
-    load_hierarchy,
-    resolve_hierarchy,
-    train_hierarchy,
-)
-from scribbleseg.relabel.predict import Segmenter
+from scribbleseg import em, hierarchy
+from scribbleseg.em import Recursion
+from scribbleseg.old_runs import is_old, renewed
+from scribbleseg.recipe import Recipe
 from scribbleseg.runs import Run, create_run, open_run
+from scribbleseg.session import Session
 from scribbleseg.settings import from_plain, to_plain
-from scribbleseg.types import Dataset
-
-Pipeline = Recipe | Hierarchy
+from scribbleseg.types import Case, DataError, Dataset, Labels, Probabilities
 
 
-def fit(recipe: Pipeline, dataset: Dataset) -> tuple[Pipeline, Dataset]:
-    """The recipe with what it leaves to the data, and the data set with what the recipe trains on.
+@runtime_checkable
+class AnyRecipe(Protocol):
+    """A recipe of any pipeline: a frozen dataclass whose `kind` names the pipeline."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the pipeline in `PIPELINES`."""
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """Whether it trains on full masks, as what others are compared with."""
+
+
+@runtime_checkable
+class AnySegmenter(Protocol):
+    """One trained network, or several together, ready for new images."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels by value, background first."""
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image."""
+
+    def segment(self, case: Case) -> Labels:
+        """Labels on the case's native grid."""
+
+    def probabilities(self, case: Case) -> Probabilities:
+        """Probabilities on the case's native grid. Raises DataError where there are none."""
+
+    def check_dropout(self) -> None:
+        """Raises DataError where passes with dropout say nothing."""
+
+
+@runtime_checkable
+class Pipeline(Protocol):
+    """What a module has to define to be a pipeline.
+
+    Attributes:
+        kind: its name; that of its recipes, too.
+        recipe_type: the dataclass of its recipes.
+        phases: names of the folders inside a run that hold the phases' own runs; "" is the run itself. What the first
+            learns depends on the data alone.
+    """
+
+    kind: str
+    recipe_type: type
+    phases: tuple[str, ...]
+
+    def fit(self, recipe: Any, dataset: Dataset) -> tuple[Any, Dataset]:
+        """The recipe with what it leaves to the data, and the data set as the recipe sees it. Raises DataError."""
+
+    def part(self, session: Any, phase: str) -> Session[Recipe]:
+        """The session of one phase."""
+
+    def train(self, session: Any) -> Iterator[Recursion]:
+        """Train; yields after each M step."""
+
+    def load(self, recipe: Any, run: Run, fabric: Fabric, recursion: int | None = None) -> AnySegmenter:
+        """The trained networks of a run. Raises DataError where they have not finished."""
+
+
+_MEMBERS: tuple[Pipeline, ...] = (em, hierarchy)
+PIPELINES: dict[str, Pipeline] = {member.kind: member for member in _MEMBERS}
+
+
+def begin(
+    dataset: Dataset, out: str | Path, recipe: AnyRecipe, *, fabric: Fabric, seed: int = 0, resume: bool = False
+) -> Session:
+    """Fit a recipe to a data set and make the run folder, or with `resume` go on with the one that is there.
+
+    There is no other way to a training, so that a recipe never trains on labels that it was not made for.
 
     Raises:
-        DataError: as `em.resolve` and `resolve_hierarchy`.
+        DataError: for a recipe that does not fit the data, or a folder that holds something else.
     """
-    dataset = taught(recipe, dataset)
-    resolved = resolve_hierarchy(recipe, dataset) if isinstance(recipe, Hierarchy) else resolve_recipe(recipe, dataset)
-    return resolved, dataset
+    pipeline, path = PIPELINES[recipe.kind], Path(out)
+    fitted, seen = pipeline.fit(recipe, dataset)
+    session: Session = Session(fitted, seen, Run(path), fabric, seed)
+    if session.leads:
+        data = {"folder": str(seen.root.resolve()), "format": seen.name, "options": seen.options}
+        for phase in ("", *(name for name in pipeline.phases if name)):
+            part = pipeline.part(session, phase) if phase else session
+            name = f"{path.name}/{phase}" if phase else path.name
+            details = {"name": name, "seed": seed, "label_names": part.dataset.label_names, "data": data}
+            create_run(part.run.path, to_plain(part.recipe), details, resume or bool(phase))
+    fabric.barrier()
+    return session
 
 
-def taught(recipe: Pipeline, dataset: Dataset) -> Dataset:
-    """The data set as the recipe trains on it and is scored on it."""
-    return dataset if isinstance(recipe, Hierarchy) else taught_by_recipe(recipe, dataset)
+def train(session: Session) -> Iterator[Recursion]:
+    """Train a session that `begin` made; yields after each M step. Raises DataError."""
+    return PIPELINES[session.recipe.kind].train(session)
 
 
-def start_run(path: str | Path, recipe: Pipeline, dataset: Dataset, seed: int = 0, resume: bool = False) -> Run:
-    """Make the run folder of a resolved recipe on a data set, or with `resume` go on with the one that is there.
-
-    Raises:
-        DataError: if the folder holds something else, or a run of another recipe, seed or data.
-    """
-    details = {
-        "name": Path(path).name,
-        "seed": seed,
-        "label_names": dataset.label_names,
-        "data": {"folder": str(dataset.root.resolve()), "format": dataset.name, "options": dataset.options},
-        "fingerprint": fingerprint(dataset.train),
-    }
-    return create_run(Path(path), to_plain(recipe), details, resume)
+def first_phase(session: Session) -> Session[Recipe]:
+    """The session of the phase that depends on the data alone."""
+    pipeline = PIPELINES[session.recipe.kind]
+    return pipeline.part(session, pipeline.phases[0])
 
 
-def train(
-    recipe: Pipeline, dataset: Dataset, run: Run, fabric: Fabric, seed: int = 0, workers: int = 1
-) -> Iterator[tuple[str, Recursion]]:
-    """Train; yields after each M step the phase ("" where there are none) and what it gave. Arguments as of `em`."""
-    if isinstance(recipe, Hierarchy):
-        yield from train_hierarchy(recipe, dataset, run, fabric, seed, workers)
-    else:
-        yield from (("", recursion) for recursion in em(recipe, dataset, run, fabric, seed, workers))
+def recipe_of(run: Run) -> AnyRecipe:
+    """The recipe that a run was trained by, also of a run that scribbleseg 0.1 made. Raises DataError."""
+    data = _plain(run)
+    if data["kind"] not in PIPELINES:
+        raise DataError(
+            f"{run.path}: expected a recipe of {' or '.join(PIPELINES)}, got {data['kind']}; update scribbleseg"
+        )
+    return from_plain(PIPELINES[data["kind"]].recipe_type, data)
 
 
-def recipe_of(run: Run) -> Pipeline:
-    """What a run was trained by."""
-    data = run.recipe
-    return from_plain(Hierarchy, data) if WHOLE in data else from_plain(Recipe, data)
+def phase_recipe(run: Run) -> Recipe:
+    """The recipe of one of the `phases` of a run. Raises DataError."""
+    return from_plain(Recipe, _plain(run))
+
+
+def _plain(run: Run) -> dict[str, Any]:
+    return renewed(run.recipe) if is_old(run.recipe) else run.recipe
 
 
 def phases(run: Run) -> dict[str, Run]:
     """The runs that hold networks, by phase: those inside a hierarchy's, or the run itself."""
-    if WHOLE in run.recipe:
-        return {phase: open_run(run.path / phase) for phase in (WHOLE, SUBSTRUCTURES)}
-    return {"": run}
+    return {phase: open_run(run.path / phase) for phase in PIPELINES[recipe_of(run).kind].phases}
 
 
-def load(run: Run, fabric: Fabric, recursion: int | None = None) -> Segmenter | HierarchySegmenter:
+def load(run: Run, fabric: Fabric, recursion: int | None = None) -> AnySegmenter:
     """The network of a recursion of a run, the last finished one by default, or a hierarchy's two networks.
 
     Raises:
         DataError: if that has not finished.
     """
-    return load_hierarchy(run, fabric, recursion) if WHOLE in run.recipe else load_segmenter(run, fabric, recursion)
+    recipe = recipe_of(run)
+    return PIPELINES[recipe.kind].load(recipe, run, fabric, recursion)
+
+
+def plan(session: Session) -> str:
+    """What a training will do, for people to read before it starts."""
+    pipeline = PIPELINES[session.recipe.kind]
+    lines = []
+    for phase in pipeline.phases:
+        steps = pipeline.part(session, phase).recipe.steps
+        lengths = ", ".join(str(step.iterations) for step in steps)
+        named = f"{phase}: " if phase else ""
+        lines.append(f"{named}{len(steps)} M step(s) of {lengths} iterations, {steps[0].batch} slices each")
+    return f"{'; '.join(lines)}; {len(session.dataset.train)} training cases"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,17 +14,14 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import track
 
-from scribbleseg.em import Recipe
-from scribbleseg.evaluate.metrics import Score, paired_interval
-from scribbleseg.hierarchy import WHOLE, Hierarchy, start_phase
-from scribbleseg.pipeline import Pipeline, fit, recipe_of, start_run, train
+from scribbleseg.evaluation.metrics import Score, paired_interval
+from scribbleseg.pipeline import AnyRecipe, begin, first_phase, phase_recipe, phases, recipe_of, train
+from scribbleseg.recipe import Recipe
 from scribbleseg.review import test_scores
 from scribbleseg.runs import Run, open_run
-from scribbleseg.train.loop import make_fabric
+from scribbleseg.session import Session
+from scribbleseg.training.loop import make_fabric
 from scribbleseg.types import DataError, Dataset
-
-BEGINNING = ("annotation", "preprocess", "seeds", "network", "augment", "loss")
-"""The fields of a recipe that its first recursion depends on, beside the training's."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,13 @@ class Row:
     """A row of the table, over seeds and test cases.
 
     Args:
-        title: as in the paper.
+        title: the title in the paper.
         dice: `seed case structure`.
         recall: mean over everything.
         precision: mean over everything.
         hd95_mm: mean over everything, cases in which a structure was missed left out.
         structures: the names of the last axis.
+        is_upper_bound: whether it was trained on full masks.
     """
 
     title: str
@@ -46,15 +44,16 @@ class Row:
     precision: float
     hd95_mm: float
     structures: tuple[str, ...]
+    is_upper_bound: bool
 
     @property
     def by_structure(self) -> np.ndarray:
-        """Mean Dice of each."""
+        """The mean Dice of each structure."""
         return self.dice.mean(axis=(0, 1))
 
     @property
     def by_seed(self) -> np.ndarray:
-        """Mean Dice of each."""
+        """The mean Dice of each seed."""
         return self.dice.mean(axis=(1, 2))
 
     def minus(self, other: "Row") -> tuple[float, float, float]:
@@ -69,7 +68,7 @@ def run_folder(out: Path, title: str, seed: int) -> Path:
 
 
 def train_rows(
-    rows: Mapping[str, Pipeline],
+    rows: Mapping[str, AnyRecipe],
     dataset: Dataset,
     out: Path,
     seeds: Sequence[int],
@@ -86,7 +85,7 @@ def train_rows(
         out: a folder a row and seed.
         seeds: the outer loop, so that a table with fewer seeds is there early.
         jobs: rows at a time, each a process with its share of the cores; progress is in ROW_seedN.progress.txt.
-        accelerator: of `make_fabric`.
+        accelerator: the hardware, as in `make_fabric`.
 
     Raises:
         DataError: for data that cannot be trained on or scored, or a folder that holds the row of another recipe or
@@ -114,59 +113,66 @@ def train_rows(
             raise
 
 
-def _train_row_quietly(title: str, recipe: Pipeline, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
+def _train_row_quietly(title: str, recipe: AnyRecipe, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
     progress = run_folder(out, title, seed).with_suffix(".progress.txt")
     with progress.open("w") as file, redirect_stdout(file):
         _train_row(title, recipe, dataset, out, seed, accelerator)
     progress.unlink()
 
 
-def _train_row(title: str, recipe: Pipeline, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
-    recipe, dataset = fit(recipe, dataset)
+def _train_row(title: str, recipe: AnyRecipe, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
     fabric = make_fabric(accelerator)
-    run = start_run(run_folder(out, title, seed), recipe, dataset, seed, resume=True)
-    if isinstance(recipe, Hierarchy):
-        _inherit(start_phase(recipe, dataset, run, fabric, WHOLE), recipe.whole, out)
-    else:
-        _inherit(run, recipe, out)
-    for _ in train(recipe, dataset, run, fabric, seed):
+    session = begin(dataset, run_folder(out, title, seed), recipe, fabric=fabric, seed=seed, resume=True)
+    _inherit(first_phase(session), out)
+    for _ in train(session):
         pass
-    test_scores(run, fabric)
+    test_scores(session.run, fabric)
 
 
-def _inherit(run: Run, recipe: Recipe, out: Path) -> None:
-    """Copy what a row of the same seed and data that began alike has done: all of it, or its first M step."""
-    if run.recursions:
+def _inherit(session: Session[Recipe], out: Path) -> None:
+    """Copy the M steps that a row of the same seed and data has done alike, as many as can be had from one row."""
+    if session.run.recursions:
         return
-    for path in sorted([*out.glob("*/run.json"), *out.glob(f"*/{WHOLE}/run.json")]):
-        donor = open_run(path.parent)
-        if any(donor.details[key] != run.details[key] for key in ("seed", "fingerprint", "label_names")):
-            continue
-        if donor.recipe == run.recipe and donor.recursions > recipe.recursions:
-            run.inherit(donor, donor.recursions)
-            return
-        if donor.recursions and _beginning(recipe_of(donor)) == _beginning(recipe):
-            run.inherit(donor)
-            return
+    session.prepare(session.recipe.preprocess)
+    donors = [_first(path.parent) for path in sorted(out.glob("*/run.json"))]  # this run among them, with nothing done
+    donor = max(donors, key=lambda each: _shared(session, each))
+    if shared := _shared(session, donor):
+        session.run.inherit(donor, shared)
 
 
-def _beginning(recipe: Pipeline) -> Recipe:
-    """What the first recursion depends on; everything else at its default."""
-    assert isinstance(recipe, Recipe), "a hierarchy has no networks of its own"
-    training = replace(recipe.training, iterations_again=1)
-    return replace(Recipe(training=training), **{name: getattr(recipe, name) for name in BEGINNING})
+def _first(path: Path) -> Run:
+    """The run of the first phase, which depends on the data alone, of the run in a folder."""
+    return next(iter(phases(open_run(path)).values()))
 
 
-def summarise(titles: Iterable[str], out: Path, seeds: Sequence[int], fabric: Fabric) -> list[Row]:
-    """Sum up trained rows. Raises DataError where one is missing."""
-    rows = []
-    for title in titles:
-        scores = [test_scores(open_run(run_folder(out, title, seed)), fabric) for seed in seeds]
-        rows.append(_row(title, scores))
-    return rows
+def _shared(session: Session[Recipe], donor: Run) -> int:
+    """The number of M steps that another run has done as this session would do them."""
+    keys = ("seed", "fingerprint", "label_names")
+    if any(donor.details.get(key) != session.run.details[key] for key in keys):
+        return 0
+    theirs, own = phase_recipe(donor), session.recipe
+    steps = range(min(donor.recursions, len(own.steps)), 0, -1)
+    shared = next((n for n in steps if theirs.beginning(n) == own.beginning(n) and _has_state(own, donor, n)), 0)
+    # The random numbers of later E steps depend on how many there are.
+    return shared if len(theirs.steps) == len(own.steps) else min(shared, 1)
 
 
-def _row(title: str, scores: Sequence[Sequence[Score]]) -> Row:
+def _has_state(recipe: Recipe, donor: Run, steps: int) -> bool:
+    """Whether a run that goes on after so many M steps finds the optimiser that it carries on."""
+    carried = steps < len(recipe.steps) and not recipe.steps[steps].restarts
+    return not carried or donor.optimiser(steps - 1).exists()
+
+
+def summarise(rows: Iterable[str], out: Path, seeds: Sequence[int], fabric: Fabric) -> list[Row]:
+    """Sum up trained rows, given by their titles. Raises DataError where one is missing."""
+    summed = []
+    for title in rows:
+        runs = [open_run(run_folder(out, title, seed)) for seed in seeds]
+        summed.append(_row(title, [test_scores(run, fabric) for run in runs], recipe_of(runs[0]).is_upper_bound))
+    return summed
+
+
+def _row(title: str, scores: Sequence[Sequence[Score]], is_upper_bound: bool) -> Row:
     structures = tuple(dict.fromkeys(score.structure for score in scores[0]))
     dice = np.array([[score.dice for score in run] for run in scores]).reshape(len(scores), -1, len(structures))
     means = {}
@@ -174,4 +180,4 @@ def _row(title: str, scores: Sequence[Sequence[Score]]) -> Row:
         values = np.array([getattr(score, name) for run in scores for score in run])
         known = values[~np.isnan(values)]
         means[name] = float(known.mean()) if len(known) else float("nan")
-    return Row(title, dice, structures=structures, **means)
+    return Row(title, dice, structures=structures, is_upper_bound=is_upper_bound, **means)

@@ -1,21 +1,21 @@
 """A run under review: its networks segment, are scored against references, and are shown in pictures."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from lightning_fabric import Fabric
 from rich.progress import track
 
-from scribbleseg.data import open_dataset
+from scribbleseg.data import fully_annotated, open_dataset
 from scribbleseg.data.slices import open_slices
-from scribbleseg.em import load_segmenter
-from scribbleseg.evaluate.metrics import Score, read_scores, score, write_scores
-from scribbleseg.evaluate.report import Picture, RunSummary
-from scribbleseg.hierarchy import HierarchySegmenter
-from scribbleseg.pipeline import load, phases, recipe_of, taught
-from scribbleseg.relabel.predict import Segmenter
+from scribbleseg.data.views import in_labels
+from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
+from scribbleseg.evaluation.report import Picture, RunSummary
+from scribbleseg.pipeline import AnySegmenter, load, phase_recipe, phases, recipe_of
 from scribbleseg.runs import Run
 from scribbleseg.types import UNLABELLED, Cases, Dataset, Labels
+from scribbleseg.weights import load_segmenter
 
 PICTURED_CASES = 3
 """Cases in a report; each is shown once for every recursion."""
@@ -24,12 +24,11 @@ PICTURED_CASES = 3
 def dataset_of(run: Run) -> Dataset:
     """The data set that the run was trained on, opened again as it was then."""
     data = run.details["data"]
-    return taught(recipe_of(run), open_dataset(data["folder"], data["format"], **data["options"]))
+    dataset = in_labels(open_dataset(data["folder"], data["format"], **data["options"]), run.details["label_names"])
+    return fully_annotated(dataset) if recipe_of(run).is_upper_bound else dataset
 
 
-def score_cases(
-    segmenter: Segmenter | HierarchySegmenter, dataset: Dataset, cases: Cases, description: str = "Scoring"
-) -> list[Score]:
+def score_cases(segmenter: AnySegmenter, dataset: Dataset, cases: Cases, description: str = "Scoring") -> list[Score]:
     """Segment each case that has a reference and measure it in 3-D on its native grid."""
     scores: list[Score] = []
     for name in track(cases.names, description):
@@ -61,31 +60,36 @@ def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[Run
     name = name or run.details["name"]
     *before, last = phases(run).items()
     summaries = [summary for phase, each in before for summary in summarise_run(each, fabric, f"{name}: {phase}")]
-    scores, details = test_scores(run, fabric), run.details
+    scores = test_scores(run, fabric)
     pictures = [*_test_pictures(run, fabric, scores), *_training_pictures(run, *last, fabric)]
-    summary = RunSummary(name, details["label_names"], run.recipe, details, last[1].metrics, scores, pictures)
-    return [*summaries, summary]
+    summary = RunSummary(name, run.details["label_names"], scores=scores, pictures=pictures)
+    summary = replace(summary, recipe=run.recipe, details=run.details, metrics=last[1].metrics)
+    return [*summaries, replace(summary, is_upper_bound=recipe_of(run).is_upper_bound)]
 
 
 def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric) -> Iterator[Picture]:
     """The middle slice of a few training cases: scribbles, seeds, and what each recursion was taught and learned."""
+    recipe = phase_recipe(part)
     dataset, slices = dataset_of(run), open_slices(part.slices)
-    segmenters = [load_segmenter(part, fabric, index) for index in range(part.recursions)]
-    preprocess = segmenters[0].preprocess
+    segmenters = [load_segmenter(recipe, part, fabric, index) for index in range(part.recursions)]
     for name in _spread(dataset.train.names):
         case = dataset.train.named(name)
         rows = slices.rows[name]
-        scribbles = preprocess.native_labels(slices.scribbles[rows], case) if phase else case.scribbles
+        scribbles = case.scribbles
+        if phase:
+            scribbles = recipe.preprocess.native_labels(slices.scribbles[rows], case.geometry)
         z = _fullest(scribbles)
         reference = dataset.read_reference(name)
-        on_grid = [slices.labels(f"labels_{index}")[rows] for index in range(part.recursions)]
-        learned = [preprocess.native_labels(labels, case)[z] for labels in on_grid]
+        taught = [slices.layer("labels", recipe.labels_of(index))[rows] for index in range(part.recursions)]
+        maps = [recipe.preprocess.native_labels(labels, case.geometry)[z] for labels in taught]
         for index, segmenter in enumerate(segmenters):
-            yield Picture(
-                name, z, index, case.image[dataset.shown, z], scribbles[z], learned[0], learned[index],
-                segmenter.segment(case)[z], None if reference is None else reference[z],
-                f"training case{f', {phase}' if phase else ''}",
-            )  # fmt: skip
+            shown = {"scribbles": scribbles[z], "seeds": maps[0], "pseudo_labels": maps[index]}
+            shown |= {
+                "prediction": segmenter.segment(case)[z],
+                "reference": None if reference is None else reference[z],
+            }
+            title = f"training case{f', {phase}' if phase else ''}"
+            yield Picture(name, z, index, case.image[dataset.shown, z], title=title, **shown)
 
 
 def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Picture]:
@@ -99,16 +103,8 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Pi
     for title, name in zip(("worst", "median", "best"), _spread(by_dice), strict=False):
         case, reference = dataset.test.named(name), dataset.reference(name)
         z = _fullest(np.where(reference == 0, UNLABELLED, reference).astype(np.uint8))
-        labels = segmenter.segment(case)[z]
-        yield Picture(
-            name,
-            z,
-            None,
-            case.image[dataset.shown, z],
-            prediction=labels,
-            reference=reference[z],
-            title=f"{title} test case",
-        )
+        shown = {"prediction": segmenter.segment(case)[z], "reference": reference[z]}
+        yield Picture(name, z, None, case.image[dataset.shown, z], title=f"{title} test case", **shown)
 
 
 def _spread(names: list[str] | tuple[str, ...]) -> list[str]:

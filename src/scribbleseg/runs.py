@@ -2,17 +2,18 @@
 
 RUN/
   recipe.json            the resolved recipe
-  run.json               name, seed, versions, command, data set and its fingerprint
+  run.json               name, seed, versions, command, data set, and its fingerprint once it has been read
   metrics.jsonl          one JSON record a line; the same curves are under tensorboard/
-  recursion_0/           network.pt (weights after its M step), m_step.ckpt (while it runs)
-  labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the case's own geometry; labels/1/ ...
+  recursion_0/           network.pt (weights after its M step), m_step.ckpt (while it runs), optimiser.pt (where the
+                         next stage carries its optimiser on)
+  labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the case's own geometry; another folder for each
+                         recursion that relabelled
   slices/                the cache: preprocessed slices and label maps, memory-mapped
 
-A hierarchy's has recipe.json and run.json, and such a folder for each phase: whole/ and substructures/.
+A hierarchy's folder has recipe.json and run.json, and such a folder for each phase: whole/ and substructures/.
 """
 
 import json
-import os
 import platform
 import shutil
 import sys
@@ -21,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.volumes import atomically, link_or_copy
+from scribbleseg.files import atomically, finish_folder, link_or_copy, read_records, write_text
 from scribbleseg.types import DataError
 
 PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai", "nibabel", "simpleitk")
@@ -44,22 +45,41 @@ class Run:
         return json.loads((self.path / "run.json").read_text())
 
     @property
+    def version(self) -> str:
+        """The version of scribbleseg that made it."""
+        return str(self.details["versions"]["scribbleseg"])
+
+    def add(self, **details: Any) -> None:
+        """Add to what run.json says, or change it."""
+        known = self.details
+        if any(known.get(key) != value for key, value in details.items()):
+            write_text(self.path / "run.json", json.dumps(known | details, indent=1) + "\n")
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """All records, oldest first."""
         return read_records(self.path / "metrics.jsonl")
 
     @property
     def slices(self) -> Path:
-        """Folder of the cache."""
+        """The folder of the cache."""
         return self.path / "slices"
 
     def recursion(self, index: int) -> Path:
-        """Folder of one recursion's weights; what is written there makes it."""
+        """The folder of one recursion's weights; what is written there makes it."""
         return self.path / f"recursion_{index}"
 
     def network(self, index: int) -> Path:
         """The weights after the M step of that recursion."""
         return self.recursion(index) / "network.pt"
+
+    def checkpoint(self, index: int) -> Path:
+        """The state of that recursion's M step while it runs."""
+        return self.recursion(index) / "m_step.ckpt"
+
+    def optimiser(self, index: int) -> Path:
+        """The last checkpoint of that recursion's M step, kept where the next one carries its optimiser on."""
+        return self.recursion(index) / "optimiser.pt"
 
     @property
     def recursions(self) -> int:
@@ -70,7 +90,7 @@ class Run:
         return index
 
     def labels(self, index: int) -> Path:
-        """Folder of the label maps that recursion trained on."""
+        """The folder of the label maps that recursion trained on."""
         return self.path / "labels" / str(index)
 
     def log(self, record: dict[str, Any]) -> None:
@@ -90,27 +110,32 @@ class Run:
 
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.metrics if kept(r)))
 
-    def inherit(self, donor: "Run", recursions: int = 1) -> None:
-        """Begin as another run did: its cache, and labels, records and weights of so many recursions.
+    def inherit(self, donor: "Run", recursions: int) -> None:
+        """Begin as another run of the same data did: with labels, records and weights of so many recursions.
 
+        Of the donor's cache nothing comes over but the layers of these recursions, and the images, which are the same.
         The weights come last: after a kill, what had not come over yet is made anew.
         """
         own = range(recursions)
-        cache = {"index.json", "images.raw", "scribbles.raw", *(f"labels_{index}.raw" for index in own)}
-
-        def left_out(folder: str, names: list[str]) -> set[str]:
-            return {*names} - cache if folder == str(donor.slices) else set()
-
-        for name in ("slices", *(f"labels/{index}" for index in own)):
-            partial = self.path / f"{name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(donor.path / name, partial, ignore=left_out, copy_function=link_or_copy)
-            finish_folder(partial, self.path / name)
+        for name in ("images.raw", "inside.raw"):  # one copy on disk
+            with atomically(self.slices / name) as temporary:
+                link_or_copy(donor.slices / name, temporary)
+        for index in own:
+            for layer in donor.slices.glob(f"*_{index}.raw"):
+                with atomically(self.slices / layer.name) as temporary:
+                    link_or_copy(layer, temporary)
+            if donor.labels(index).is_dir():
+                partial = self.labels(index).with_name(f"{index}.partial")
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.copytree(donor.labels(index), partial, copy_function=link_or_copy)
+                finish_folder(partial, self.labels(index))
         records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] in own)
         write_text(self.path / "metrics.jsonl", "".join(records))
         for index in own:
-            with atomically(self.network(index)) as temporary:
-                shutil.copyfile(donor.network(index), temporary)
+            for file in (donor.optimiser(index), donor.network(index)):
+                if file.exists():
+                    with atomically(self.recursion(index) / file.name) as temporary:
+                        shutil.copyfile(file, temporary)
 
     @cached_property
     def _tensorboard(self):
@@ -123,7 +148,7 @@ def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resu
     """Make a run folder, or with `resume` continue one of the same recipe, seed and data.
 
     Raises:
-        DataError: if the folder exists and `resume` is off, or holds a run of something else.
+        DataError: if the folder exists and `resume` is off, or holds a run of something else or of another version.
     """
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: expected a folder for the run, found a file; give another --out")
@@ -138,6 +163,12 @@ def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resu
     run = Run(path)
     if not resume:
         raise DataError(f"{path}: expected no run here, found one; add --resume to continue it, or give another --out")
+    if _release(run.version) != _release(version("scribbleseg")):
+        raise DataError(
+            f"{path}: expected to resume a run of scribbleseg {version('scribbleseg')}, found one that {run.version} "
+            f"made; `predict` and `report` read it, but to go on training it install scribbleseg {run.version}, or "
+            "train anew into another --out"
+        )
     for what, old, new in [("recipe", run.recipe, recipe), *((k, run.details[k], v) for k, v in details.items())]:
         if old != json.loads(json.dumps(new)):
             raise DataError(
@@ -152,7 +183,13 @@ def open_run(path: Path) -> Run:
     for name in ("run.json", "recipe.json"):
         if not (path / name).exists():
             raise DataError(f"{path}: expected a run folder with {name}, found none; give the --out of `train`")
-    return Run(path)
+    run = Run(path)
+    if _release(run.version) > _release(version("scribbleseg")):
+        raise DataError(
+            f"{path}: expected a run of scribbleseg {version('scribbleseg')} or older, found one that {run.version} "
+            "made; update scribbleseg to read it"
+        )
+    return run
 
 
 def provenance() -> dict[str, Any]:
@@ -164,25 +201,9 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all. Raises DataError where it cannot be written."""
-    with atomically(path) as temporary:
-        temporary.write_text(text)
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a file with one JSON object a line; a line that a kill cut short is left out, no file is empty."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def finish_folder(partial: Path, folder: Path) -> None:
-    """Give a folder that is complete its name, replacing what had it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor version: runs of the same release can be resumed."""
+    return tuple(int(number) for number in version.split(".")[:2])
 
 
 def _difference(old: Any, new: Any, at: str = "") -> str:

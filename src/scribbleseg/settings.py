@@ -34,7 +34,9 @@ def from_plain(kind: type[Part], data: dict[str, Any]) -> Part:
 
 
 def override(part: Part, settings: Sequence[str]) -> Part:
-    """Apply `field=value` settings, such as `training.batch=4` or `seeds.tau=0.9`; values are JSON or plain text.
+    """Apply `field=value` settings, such as `stages.batch=4` or `seeds.tau=0.9`; values are JSON or plain text.
+
+    A list is changed in all its elements that have the field, or in one by its number: `stages.1.iterations=500`.
 
     Raises:
         DataError: for a field that there is not, or a value of the wrong type.
@@ -43,22 +45,39 @@ def override(part: Part, settings: Sequence[str]) -> Part:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
-            raise DataError(f"--set {setting}: expected field=value, such as training.batch=4")
-        *parents, leaf = path.split(".")
-        node: Any = data
-        for name in parents:
-            node = node.get(name) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or leaf not in node:
+            raise DataError(f"--set {setting}: expected field=value, such as stages.batch=4")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        if not _assign(data, path.split("."), value):
             closest = get_close_matches(path, list(_paths(part)), n=5, cutoff=0.3)
             raise DataError(
                 f"--set {setting}: expected a field of the recipe, got {path}; the closest are "
                 f"{', '.join(closest) or 'none'}, and `scribbleseg recipes NAME` lists all"
             )
-        try:
-            node[leaf] = json.loads(text)
-        except json.JSONDecodeError:
-            node[leaf] = text
     return from_plain(type(part), data)
+
+
+def _assign(node: Any, path: Sequence[str], value: Any) -> bool:
+    """Set what a path leads to, in every element of a list that it does not number; whether it leads anywhere."""
+    name, *rest = path
+    if isinstance(node, list):
+        if not name.isdigit():
+            assigned = [_assign(each, path, value) for each in node]  # all of them, not only until one is
+            return any(assigned)
+        if int(name) >= len(node):
+            return False
+        if rest:
+            return _assign(node[int(name)], rest, value)
+        node[int(name)] = value
+        return True
+    if not isinstance(node, dict) or name not in node:
+        return False
+    if rest:
+        return _assign(node[name], rest, value)
+    node[name] = value
+    return True
 
 
 def _where(problem: Any, tags: frozenset[str]) -> str:
@@ -89,7 +108,9 @@ def _tags(kind: Any) -> Iterator[str]:
 def _paths(part: Any, prefix: str = "") -> Iterator[str]:
     for field in fields(part):
         value = getattr(part, field.name)
-        if is_dataclass(value):
-            yield from _paths(value, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
+        inner = [each for each in value if is_dataclass(each)] if isinstance(value, tuple) else [value]
+        for each in inner:
+            if is_dataclass(each):
+                yield from _paths(each, f"{prefix}{field.name}.")
+            else:
+                yield prefix + field.name

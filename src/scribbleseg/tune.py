@@ -7,13 +7,14 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from lightning_fabric import Fabric
 from rich.progress import track
 
-from scribbleseg.em import Recipe, em
+from scribbleseg.em import train
+from scribbleseg.files import read_records, write_text
+from scribbleseg.recipe import Recipe
 from scribbleseg.relabel.predict import predict
 from scribbleseg.relabel.refine import DenseCRF
-from scribbleseg.runs import Run, read_records, write_text
+from scribbleseg.session import Session
 from scribbleseg.types import UNLABELLED, Cases, DataError, Dataset, Labels
 
 GRID: dict[str, tuple[float, ...]] = {
@@ -55,16 +56,18 @@ def hold_out(dataset: Dataset) -> tuple[Dataset, Cases]:
     held = set(patients[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY] or patients[-1:])
     rest = [name for name, patient in patient_of.items() if patient not in held]
     out = [name for name, patient in patient_of.items() if patient in held]
-    return replace(dataset, train=Cases(rest, dataset.train.named)), Cases(out, dataset.train.named)
+    return replace(dataset, train=dataset.train.only(rest)), dataset.train.only(out)
 
 
-def tune_crf(
-    recipe: Recipe, dataset: Dataset, held_out: Cases, run: Run, fabric: Fabric,
-    grid: Mapping[str, Sequence[float]] = GRID, seed: int = 0,
-) -> list[Trial]:  # fmt: skip
+def tune_crf(session: Session[Recipe], held_out: Cases, grid: Mapping[str, Sequence[float]] = GRID) -> list[Trial]:
     """Train one M step, then try every setting of the grid on the held-out cases, whose scribbles clamp nothing.
 
     Can et al. 2018 searches the same five numbers. Trials are kept in RUN/trials.jsonl and not done again.
+
+    Args:
+        session: a recipe with a single stage, on the cases that are not held out.
+        held_out: cases with scribbles.
+        grid: what is tried of each field of `DenseCRF`.
 
     Returns:
         Best first; of equals the one that changes least: no CRF, then the smaller weights.
@@ -72,15 +75,18 @@ def tune_crf(
     Raises:
         DataError: if no held-out case has a scribble.
     """
-    network = next(em(replace(recipe, recursions=0), dataset, run, fabric, seed)).segmenter.network
+    recipe, fabric, run = session.recipe, session.fabric, session.run
+    network = next(train(session)).segmenter.network
     planes = [
-        (recipe.preprocess.image(case), recipe.preprocess.labels(case.scribbles, case))
+        (recipe.preprocess.image(case), recipe.preprocess.labels(case.scribbles, case.geometry))
         for case in track(held_out, "Held-out cases", total=len(held_out))
     ]
     images, scribbles = (np.concatenate(part) for part in zip(*planes, strict=True))
     drawn = (scribbles != UNLABELLED).any(axis=(1, 2))
     if not drawn.any():
-        raise DataError(f"{dataset.root}: expected scribbles in the held-out cases {held_out.names}, found none")
+        raise DataError(
+            f"{session.dataset.root}: expected scribbles in the held-out cases {held_out.names}, found none"
+        )
     images, scribbles = images[drawn], scribbles[drawn]
     probabilities = predict(fabric, network, images)
     free = np.full_like(scribbles, UNLABELLED)

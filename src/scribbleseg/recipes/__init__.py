@@ -1,25 +1,26 @@
 """Every row of every paper's table, by name."""
 
+from collections.abc import Mapping
 from difflib import get_close_matches
+from types import ModuleType
 
-from scribbleseg.em import Recipe
-from scribbleseg.hierarchy import Hierarchy
-from scribbleseg.pipeline import Pipeline
+from scribbleseg.pipeline import AnyRecipe
 from scribbleseg.recipes import can2018, ji2019
 from scribbleseg.types import DataError
 
+PAPERS: Mapping[str, ModuleType] = {"can2018": can2018, "ji2019": ji2019}
+"""Each defines RECIPES, recipes by name, and `table_1(family, iterations)`, its table by title."""
 
-def recipes() -> dict[str, Pipeline]:
-    """All of them: `can2018.acdc_base` is `scribbleseg.recipes.can2018.ACDC_BASE`."""
-    return {
-        f"{module.__name__.rsplit('.', 1)[1]}.{name.lower()}": value
-        for module in (can2018, ji2019)
-        for name, value in vars(module).items()
-        if isinstance(value, Recipe | Hierarchy) and name.isupper()
-    }
+DEFAULT = "can2018.compact_base"
+"""The recipe that is trained where nobody names one."""
 
 
-def find(name: str) -> Pipeline:
+def recipes() -> dict[str, AnyRecipe]:
+    """All recipes by name: `can2018.acdc_base` is the row "base" of the family "acdc"."""
+    return {f"{paper}.{name}": recipe for paper, module in PAPERS.items() for name, recipe in module.RECIPES.items()}
+
+
+def find(name: str) -> AnyRecipe:
     """The recipe of that name. Raises DataError listing what there is."""
     known = recipes()
     if name not in known:

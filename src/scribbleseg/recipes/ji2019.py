@@ -1,146 +1,173 @@
 """Ji et al. 2019, "Scribble-based Hierarchical Weakly Supervised Learning for Brain Tumor Segmentation": Table 1.
 
-Each row is a row above it with one thing changed. WT_* are the rows of the whole tumour, SUB_* those of its structures.
-These are the paper's scale, for a GPU; COMPACT_* are the same rows at a size for a CPU, and DEMO_* for minutes (ours).
+Each row is a row above it with one thing changed. The rows wt_* are those of the whole tumour, sub_* those of its
+structures, at the paper's scale, for a GPU; compact_* are the same rows at a size for a CPU, and demo_* for minutes
+(ours).
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from scribbleseg.annotate.simulate import Skeleton
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.em import Recipe
 from scribbleseg.hierarchy import Hierarchy, ReferenceMasks
-from scribbleseg.pipeline import Pipeline
-from scribbleseg.recipes.can2018 import FULLY_SUPERVISED, at_length
-from scribbleseg.relabel.decide import Keep
+from scribbleseg.recipe import Recipe, Stage
+from scribbleseg.recipes.can2018 import at_length
 from scribbleseg.seeds.graph_cut import GraphCut
 from scribbleseg.seeds.random_walker import Strokes
 from scribbleseg.substructures.cluster import KMeans
-from scribbleseg.train.augment import Augment
-from scribbleseg.train.crf_loss import DenseCRFLoss
-from scribbleseg.train.loop import SGD, Training
-from scribbleseg.train.losses import PartialCrossEntropy, ScribblesAndAreas
-from scribbleseg.train.unet import UNet
+from scribbleseg.training.augment import Augment
+from scribbleseg.training.crf_loss import DenseCRFLoss
+from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
+from scribbleseg.training.optimisers import SGD, Adam
+from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 
-ROWS = {
-    f"WT {FULLY_SUPERVISED}": "wt_full",
-    "WT SC": "wt_sc",
-    "WT SC+CRF": "wt_sc_crf",
-    "WT SC+GC": "wt_sc_gc",
-    "WT SC+GC+CRF": "wt_sc_gc_crf",
-    FULLY_SUPERVISED: "sub_full",
-    "TrueSC+CRF": "sub_true_sc_crf",
-    "KM": "sub_km",
-    "KM+SC": "sub_km_sc",
-    "KM+SC+CRF": "sub_km_sc_crf",
+Row = Recipe | Hierarchy
+
+TITLES = {
+    "wt_full": "WT fully supervised",
+    "wt_sc": "WT SC",
+    "wt_sc_crf": "WT SC+CRF",
+    "wt_sc_gc": "WT SC+GC",
+    "wt_sc_gc_crf": "WT SC+GC+CRF",
+    "sub_full": "fully supervised",
+    "sub_true_sc_crf": "TrueSC+CRF",
+    "sub_km": "KM",
+    "sub_km_sc": "KM+SC",
+    "sub_km_sc_crf": "KM+SC+CRF",
 }
-"""The rows of Table 1, in its order, and how the recipes' names end."""
-
-FAMILIES = {"brats": "", "compact": "compact_"}
-"""And how they begin."""
+"""How the recipes' names end, and the rows of Table 1 in its order."""
 
 
-def table_1(family: str, iterations: int | None = None) -> dict[str, Pipeline]:
+def with_losses(row: Recipe, *losses: Any) -> Recipe:
+    """The row with these losses in all its stages."""
+    return replace(row, stages=tuple(replace(stage, losses=losses) for stage in row.stages))
+
+
+def fine_tuned_with(row: Recipe, crf: DenseCRFLoss) -> Recipe:
+    """The row with a CRF loss added in every stage but the first."""
+    first, *others = row.stages
+    return replace(row, stages=(first, *(replace(stage, losses=(*stage.losses, crf)) for stage in others)))
+
+
+def in_both(row: Hierarchy, change: Callable[[Recipe], Recipe]) -> Hierarchy:
+    """The row with both its phases changed."""
+    return replace(row, whole=change(row.whole), substructures=change(row.substructures))
+
+
+def in_all(rows: dict[str, Row], change: Callable[[Recipe], Recipe]) -> dict[str, Row]:
+    """The rows with every network's recipe changed."""
+    return {end: in_both(row, change) if row.kind == "hierarchy" else change(row) for end, row in rows.items()}
+
+
+# The paper's: 192 x 192 slices at the data's own 1 mm, SGD, 10k iterations, and 20k of fine-tuning, which every row has
+# here, so that they differ in nothing else. The U-Net and the augmentation are ours.
+LEARNING = Stage(iterations=10000, batch=32, optimiser=SGD(learning_rate=0.01, momentum=0.9))
+WT_SC = Recipe(
+    preprocess=Preprocess(spacing_mm=1.0, size=192, brain=True),
+    seeds=Strokes(),
+    network=UNet(base=64, padded=True),
+    augment=Augment(flips=True),
+    stages=(LEARNING, replace(LEARNING, iterations=20000)),
+)
+WT_SC = with_losses(WT_SC, ScribblesAndAreas(scribbles=1.0, areas=0.8))  # lambda
+# The paper's alpha is 1e-8 of a sum over pairs of pixels, here of their mean. The sigmas are ours.
+ALPHA = 1e-8 * (192 * 192) ** 2
+WT_CRF = DenseCRFLoss(alpha=ALPHA, channels=(0, 2, 3), unit="mm")  # T1, T2, FLAIR
+WT_SC_GC = replace(WT_SC, seeds=GraphCut())
+WT_FULL = replace(with_losses(WT_SC, PartialCrossEntropy()), annotation="coarse_masks")
+
+# T1, T1ce, FLAIR. The smaller sigma is ours.
+SUB_CRF = DenseCRFLoss(alpha=ALPHA, channels=(0, 1, 3), sigma_intensity=0.15, unit="mm")
+
+
+def hierarchy(areas: float, scribbles: float, crf: DenseCRFLoss | None = None) -> Hierarchy:
+    """A row whose second phase weighs clusters and scribbles like this, and is fine-tuned with a CRF loss if any."""
+    substructures = with_losses(WT_SC, ScribblesAndAreas(scribbles=scribbles, areas=areas))
+    return Hierarchy(
+        whole=fine_tuned_with(WT_SC_GC, WT_CRF),
+        clusters=KMeans(),
+        scribbles=Skeleton(width=3),
+        substructures=fine_tuned_with(substructures, crf) if crf else substructures,
+    )
+
+
+BRATS: dict[str, Row] = {
+    "wt_full": WT_FULL,
+    "wt_sc": WT_SC,
+    "wt_sc_crf": fine_tuned_with(WT_SC, WT_CRF),
+    "wt_sc_gc": WT_SC_GC,
+    "wt_sc_gc_crf": fine_tuned_with(WT_SC_GC, WT_CRF),
+    "sub_full": replace(WT_FULL, annotation="masks"),
+    "sub_true_sc_crf": replace(hierarchy(areas=0.0, scribbles=1.0, crf=SUB_CRF), clusters=ReferenceMasks()),
+    "sub_km": hierarchy(areas=1.0, scribbles=0.0),
+    "sub_km_sc": hierarchy(areas=0.2, scribbles=1.0),  # lambda
+    "sub_km_sc_crf": hierarchy(areas=0.2, scribbles=1.0, crf=SUB_CRF),
+}
+
+
+def small(row: Recipe) -> Recipe:
+    """Ours, for CPUs: a grid of 2 mm, base 16, fewer and larger steps, and the CRF loss on slices of half the side."""
+    stages = [
+        replace(
+            stage,
+            iterations=stage.iterations // 10,
+            batch=10,
+            optimiser=SGD(learning_rate=0.05),
+            losses=tuple(replace(loss, scale=2) if loss.kind == "dense_crf_loss" else loss for loss in stage.losses),
+        )
+        for stage in row.stages
+    ]
+    preprocess = Preprocess(spacing_mm=2.0, size=96, brain=True)
+    return replace(row, preprocess=preprocess, network=UNet(base=16, padded=True), stages=tuple(stages))
+
+
+def short(row: Recipe) -> Recipe:
+    """Ours, for `scribbleseg demo --organ tumour`; Adam, for SGD leaves phase 2 on a plateau in so few steps."""
+    stages = [replace(s, iterations=s.iterations // 5, optimiser=Adam(learning_rate=0.01)) for s in row.stages]
+    return replace(row, preprocess=Preprocess(spacing_mm=3.0, size=64, brain=True), stages=tuple(stages))
+
+
+def one_pixel_pen(row: Row) -> Row:
+    """Ours, for the coarser grid: clusters are scribbled with a pen of one pixel."""
+    if row.kind == "hierarchy" and row.clusters.kind == "k_means":
+        return replace(row, scribbles=Skeleton())
+    return row
+
+
+COMPACT = {end: one_pixel_pen(row) for end, row in in_all(BRATS, small).items()}
+DEMO = in_all({end: COMPACT[end] for end in ("sub_km_sc_crf", "sub_full")}, short)
+
+FAMILIES = {"brats": BRATS, "compact": COMPACT}
+"""The rows at the paper's scale, and for a CPU, by how their names end."""
+
+RECIPES = {
+    **BRATS,
+    "full": BRATS["sub_km_sc_crf"],
+    **{f"compact_{end}": row for end, row in COMPACT.items()},
+    "compact_full": COMPACT["sub_km_sc_crf"],
+    "demo_full": DEMO["sub_km_sc_crf"],
+    "demo_sub_full": DEMO["sub_full"],
+}
+"""All of them by name; `full` is the whole pipeline."""
+
+
+def table_1(family: str, iterations: int | None = None) -> dict[str, Row]:
     """The rows of Table 1 by title.
 
     Args:
         family: "brats", the paper's scale, or "compact", a CPU's.
-        iterations: of all M steps of a network together, divided among them as in the recipe; None is the recipe's.
+        iterations: all M steps of a network together, divided among them as in the recipe; None is the recipe's.
 
     Raises:
         DataError: for a family that there is not.
     """
     if family not in FAMILIES:
         raise DataError(f"expected a family among {', '.join(FAMILIES)}; got {family!r}")
-    rows = {title: globals()[f"{FAMILIES[family]}{name}".upper()] for title, name in ROWS.items()}
-    if iterations is None:
-        return rows
-    shorten = partial(at_length, iterations=iterations)
-    return {title: _both(row, shorten) if isinstance(row, Hierarchy) else shorten(row) for title, row in rows.items()}
-
-
-# The paper's (its text was not at hand to name the sections; so below): 192 x 192 slices at the data's own 1 mm, SGD,
-# 10k iterations, and 20k of fine-tuning, which every row has here, so that they differ in nothing else. The U-Net and
-# the augmentation are ours.
-WT_SC = Recipe(
-    preprocess=Preprocess(spacing_mm=1.0, size=192, brain=True),
-    seeds=Strokes(),
-    network=UNet(base=64, padded=True),
-    augment=Augment(flips=True),
-    training=SGD(batch=32, learning_rate=0.01, momentum=0.9, iterations=10000, iterations_again=20000),
-    loss=ScribblesAndAreas(scribbles=1.0, areas=0.8),  # lambda
-    decide=Keep(),
-    recursions=1,
-)
-# The paper's alpha is 1e-8 of a sum over pairs of pixels, here of their mean. The sigmas are ours.
-ALPHA = 1e-8 * (192 * 192) ** 2
-WT_SC_CRF = replace(WT_SC, crf=DenseCRFLoss(alpha=ALPHA, channels=(0, 2, 3), unit="mm"))  # T1, T2, FLAIR
-WT_SC_GC = replace(WT_SC, seeds=GraphCut())
-WT_SC_GC_CRF = replace(WT_SC_GC, crf=WT_SC_CRF.crf)
-WT_FULL = replace(WT_SC, annotation="coarse_masks", loss=PartialCrossEntropy())
-
-
-def _taught(row: Hierarchy, **changes: object) -> Hierarchy:
-    """The row with something changed in its second phase."""
-    return replace(row, substructures=replace(row.substructures, **changes))  # type: ignore[arg-type]
-
-
-SUB_KM = Hierarchy(
-    whole=WT_SC_GC_CRF,
-    clusters=KMeans(),
-    scribbles=Skeleton(width=3),
-    substructures=replace(WT_SC, loss=ScribblesAndAreas(scribbles=0.0, areas=1.0)),
-)
-SUB_KM_SC = _taught(SUB_KM, loss=ScribblesAndAreas(scribbles=1.0, areas=0.2))  # lambda
-# T1, T1ce, FLAIR. The smaller sigma is ours.
-SUB_KM_SC_CRF = _taught(SUB_KM_SC, crf=DenseCRFLoss(alpha=ALPHA, channels=(0, 1, 3), sigma_intensity=0.15, unit="mm"))
-SUB_TRUE_SC_CRF = replace(
-    _taught(SUB_KM_SC_CRF, loss=ScribblesAndAreas(scribbles=1.0, areas=0.0)), clusters=ReferenceMasks()
-)
-SUB_FULL = replace(WT_FULL, annotation="masks")
-FULL = SUB_KM_SC_CRF
-
-
-def _small(row: Recipe) -> Recipe:
-    """Ours, for CPUs: a grid of 2 mm, base 16, fewer and larger steps, and the CRF loss on slices of half the side."""
-    return replace(
-        row,
-        preprocess=Preprocess(spacing_mm=2.0, size=96, brain=True),
-        network=UNet(base=16, padded=True),
-        training=SGD(batch=10, learning_rate=0.05, iterations=1000, iterations_again=2000),
-        crf=row.crf and replace(row.crf, scale=2),
-    )
-
-
-def _both(row: Hierarchy, change: Callable[[Recipe], Recipe]) -> Hierarchy:
-    """The row with both its phases changed."""
-    return replace(row, whole=change(row.whole), substructures=change(row.substructures))
-
-
-COMPACT_WT_SC = _small(WT_SC)
-COMPACT_WT_SC_CRF = _small(WT_SC_CRF)
-COMPACT_WT_SC_GC = _small(WT_SC_GC)
-COMPACT_WT_SC_GC_CRF = _small(WT_SC_GC_CRF)
-COMPACT_WT_FULL = _small(WT_FULL)
-COMPACT_SUB_KM = _both(replace(SUB_KM, scribbles=Skeleton()), _small)
-COMPACT_SUB_KM_SC = _both(replace(SUB_KM_SC, scribbles=Skeleton()), _small)
-COMPACT_SUB_KM_SC_CRF = _both(replace(SUB_KM_SC_CRF, scribbles=Skeleton()), _small)
-COMPACT_SUB_TRUE_SC_CRF = _both(SUB_TRUE_SC_CRF, _small)
-COMPACT_SUB_FULL = _small(SUB_FULL)
-COMPACT_FULL = COMPACT_SUB_KM_SC_CRF
-
-
-def _short(row: Recipe) -> Recipe:
-    """Ours, for `scribbleseg demo --organ tumour`; Adam, for SGD leaves phase 2 on a plateau in so few steps."""
-    return replace(
-        row,
-        preprocess=Preprocess(spacing_mm=3.0, size=64, brain=True),
-        training=Training(batch=10, learning_rate=0.01, iterations=200, iterations_again=400),
-    )
-
-
-DEMO_FULL = _both(COMPACT_FULL, _short)
-DEMO_SUB_FULL = _short(COMPACT_SUB_FULL)
+    rows = FAMILIES[family]
+    if iterations is not None:
+        rows = in_all(rows, partial(at_length, iterations=iterations))
+    return {title: rows[end] for end, title in TITLES.items()}

@@ -1,0 +1,231 @@
+"""The door for people who use Python: train, load, segment, evaluate, and seed areas of one case."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+from lightning_fabric import Fabric
+
+from scribbleseg import pipeline
+from scribbleseg.data import images, open_dataset
+from scribbleseg.data.formats import read_image
+from scribbleseg.data.layouts import recognise
+from scribbleseg.data.views import in_labels
+from scribbleseg.em import Recursion
+from scribbleseg.evaluation.metrics import Scores
+from scribbleseg.pipeline import AnyRecipe, AnySegmenter
+from scribbleseg.recipes import DEFAULT, find
+from scribbleseg.review import score_cases
+from scribbleseg.runs import Run, open_run
+from scribbleseg.seeds.random_walker import RandomWalker, Seeder
+from scribbleseg.session import Session
+from scribbleseg.training.loop import make_fabric
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels, Probabilities
+
+AnyImage = str | Path | Sequence[str | Path] | Case | Shaped[np.ndarray, "..."]
+"""An image file or the folder of a DICOM series, several of these (one a channel), a case, or an array."""
+
+
+class Model:
+    """A trained network, or a hierarchy's two networks, ready for new images.
+
+    Attributes:
+        run: the run folder it comes from.
+        segmenter: its networks.
+    """
+
+    def __init__(self, run: Run, segmenter: AnySegmenter) -> None:
+        self.run, self.segmenter = run, segmenter
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels by value, background first."""
+        return self.segmenter.label_names
+
+    @property
+    def channels(self) -> int:
+        """The number of channels of an image."""
+        return self.segmenter.channels
+
+    def segment(self, image: AnyImage, spacing_mm: Sequence[float] | None = None) -> Labels:
+        """The label of every voxel, on the image's own grid.
+
+        Args:
+            image: a file or the folder of a DICOM series, a list of these with one a channel, a `Case`, or an array
+                `channel depth height width`; for networks of one channel also `depth height width` or `height width`.
+            spacing_mm: the voxel size along depth, height and width (of a picture along height and width); needed with
+                an array and ignored otherwise.
+
+        Returns:
+            uint8 `depth height width`.
+
+        Raises:
+            DataError: an image that cannot be read, has other channels than the training images, or is an array without
+                spacing.
+        """
+        return self.segmenter.segment(self._case(image, spacing_mm))
+
+    def probabilities(self, image: AnyImage, spacing_mm: Sequence[float] | None = None) -> Probabilities:
+        """The probability of every label, float32 `label depth height width`. Arguments and errors as in `segment`.
+
+        Raises:
+            DataError: also for a hierarchy, whose labels are merged from two networks.
+        """
+        return self.segmenter.probabilities(self._case(image, spacing_mm))
+
+    def cases(self, path: str | Path) -> Cases:
+        """The images to segment in a path: an image, a folder of images, or the test cases of a data set.
+
+        A data set in the layout of the training data is split as it was for training. Of one without test cases, all
+        cases are taken.
+
+        Raises:
+            DataError: nothing to read, or a data set that is broken.
+        """
+        root = Path(path)
+        layouts = recognise(root) if root.is_dir() else []
+        if not layouts or (
+            layouts == ["folder"] and not any((root / name).exists() for name in ("scribbles", "masks"))
+        ):
+            return images(root, self.channels)
+        data = self.run.details["data"]
+        if data["format"] in layouts:
+            options = {name: value for name, value in data["options"].items() if name != "scribbles"}
+            dataset = open_dataset(root, data["format"], **options)
+        else:
+            dataset = open_dataset(root)
+        return dataset.test if len(dataset.test) else dataset.train
+
+    def _case(self, image: AnyImage, spacing_mm: Sequence[float] | None) -> Case:
+        if isinstance(image, Case):
+            return image
+        if isinstance(image, np.ndarray):
+            return _case_of_array(image, spacing_mm, self.channels)
+        files = [Path(image)] if isinstance(image, str | Path) else [Path(file) for file in image]
+        if not files:
+            raise DataError("expected an image, or one for each channel, got an empty list; give its file")
+        read, geometry = read_image(files)
+        return Case(files[0].name, read, _unlabelled(geometry.shape), geometry, files=tuple(files))
+
+
+def train(
+    dataset: Dataset,
+    out: str | Path,
+    recipe: AnyRecipe | str | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    accelerator: str = "auto",
+    devices: int = 1,
+    on_recursion: Callable[[Recursion], None] | None = None,
+) -> Model:
+    """Train on a data set; the recipe is fitted to it first. Interrupt it at will: `resume` goes on.
+
+    Args:
+        dataset: with scribbles, or with masks for a recipe that trains on them.
+        out: folder of the run.
+        recipe: a recipe, the name of one (`scribbleseg recipes` lists them), or None for the default.
+        seed: random seed for weights, batch order, augmentation and dropout.
+        resume: whether to go on with the run that is in `out`.
+        accelerator: "cpu", "cuda", "mps" or "auto".
+        devices: how many of them.
+        on_recursion: called after each M step.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        DataError: a recipe that does not fit the data, data that cannot be trained on, or a folder with another run.
+    """
+    fabric = make_fabric(accelerator, devices)
+    fabric.launch()
+    chosen = find(recipe or DEFAULT) if recipe is None or isinstance(recipe, str) else recipe
+    session = pipeline.begin(dataset, out, chosen, fabric=fabric, seed=seed, resume=resume)
+    return finish(session, on_recursion)
+
+
+def finish(session: Session, on_recursion: Callable[[Recursion], None] | None = None) -> Model:
+    """Train a session that `pipeline.begin` made to its end. Raises DataError."""
+    for recursion in pipeline.train(session):
+        if on_recursion:
+            on_recursion(recursion)
+    return load(session.run.path, session.fabric)
+
+
+def load(run: str | Path, accelerator: str | Fabric = "auto", recursion: int | None = None) -> Model:
+    """Load the network of a run folder.
+
+    Args:
+        run: what `train` made, also with scribbleseg 0.1.
+        accelerator: "cpu", "cuda", "mps", "auto", or a Fabric.
+        recursion: which network, counted from 0; None is the last.
+
+    Raises:
+        DataError: no run folder, or a recursion that has not finished.
+    """
+    opened = open_run(Path(run))
+    fabric = accelerator if isinstance(accelerator, Fabric) else make_fabric(accelerator)
+    return Model(opened, pipeline.load(opened, fabric, recursion))
+
+
+def evaluate(model: Model, dataset: Dataset) -> Scores:
+    """Segment the test cases of a data set that have a reference mask, and score them in 3-D on their native grids.
+
+    Args:
+        model: what `train` or `load` gave.
+        dataset: a data set with the same labels; its test cases are scored.
+
+    Returns:
+        A score for each case and structure. `print` shows the means by structure.
+
+    Raises:
+        DataError: other labels than the model's, or no test case with a reference mask.
+    """
+    seen = in_labels(dataset, model.label_names)
+    scores = score_cases(model.segmenter, seen, seen.test)
+    if not scores:
+        raise DataError(
+            f"{dataset.root}: expected test cases with reference masks to score, found none among {len(seen.test)}; "
+            "add masks, or choose another split"
+        )
+    return Scores(scores)
+
+
+def seed(case: Case, seeder: Seeder = RandomWalker()) -> Labels:  # noqa: B008  # a frozen dataclass
+    """Grow the scribbles of one case into seed areas, on its native grid and without a run.
+
+    Args:
+        case: with scribbles.
+        seeder: a `RandomWalker`, a `GraphCut` or any other part of recipes that grows scribbles.
+
+    Returns:
+        uint8 `depth height width`, UNLABELLED where it is not sure.
+
+    Raises:
+        DataError: an image that is not finite, or a case that the seeder is not made for.
+    """
+    return seeder(case.image, case.scribbles, case.spacing_mm)
+
+
+def _case_of_array(image: np.ndarray, spacing_mm: Sequence[float] | None, channels: int) -> Case:
+    """A case of an array. Raises DataError where it has another shape, no spacing, or values that are not finite."""
+    expected = "channel depth height width" if channels > 1 else "[channel] [depth] height width"
+    if spacing_mm is None or image.ndim not in ((4,) if channels > 1 else (2, 3, 4)):
+        raise DataError(
+            f"expected an array `{expected}` with spacing_mm, the voxel size along depth, height and width; got one of "
+            f"shape {image.shape} with spacing_mm={spacing_mm}"
+        )
+    if len(spacing_mm) not in (3, min(image.ndim, 3)) or not all(0 < mm < np.inf for mm in spacing_mm):
+        raise DataError(f"expected spacing_mm of three positive numbers (two for a picture), got {tuple(spacing_mm)}")
+    whole: Image = image.reshape((1,) * (4 - image.ndim) + image.shape).astype(np.float32)
+    if bad := int(np.count_nonzero(~np.isfinite(whole))):
+        raise DataError(
+            f"expected finite intensities, got {bad} of {whole.size} that are NaN or infinite; replace them"
+        )
+    depth, height, width = ((1.0,) * (3 - len(spacing_mm))) + tuple(map(float, spacing_mm))
+    geometry = Geometry(whole.shape[1:], np.diag([width, height, depth, 1.0]))
+    return Case("array", whole, _unlabelled(geometry.shape), geometry)
+
+
+def _unlabelled(shape: tuple[int, int, int]) -> Labels:
+    return np.full(shape, UNLABELLED, np.uint8)

@@ -1,0 +1,149 @@
+"""The app, how its verbs refuse bad input, and the options that several verbs share."""
+
+import functools
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from scribbleseg.pipeline import AnyRecipe
+    from scribbleseg.types import Dataset
+
+# Threads that wait by spinning starve each other where somebody else uses the cores, too (figures in docs/LOG.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+app = typer.Typer(
+    help="Train segmentation networks from scribbles. Start with: scribbleseg demo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+errors = Console(stderr=True)
+
+Data = Annotated[Path, typer.Argument(help="The folder of the data set.", show_default=False)]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        help="The layout of the data set: acdc, brats, nci_isbi, prostate158, promise12, nnunet or folder. Default: "
+        "recognised from the folder."
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="Which cases train and which test. acdc: paper, published or published_validation; nci_isbi: paper or "
+        "paper_validation."
+    ),
+]
+Fold = Annotated[
+    int | None,
+    typer.Option(
+        help="The fold of a cross-validation. acdc with the split paper: 0 to 4; brats: 0 to 3; promise12: 0 to 2."
+    ),
+]
+Scribbles = Annotated[
+    Path | None,
+    typer.Option(help="A folder of scribbles, as `simulate` writes it, to use instead of the data set's own."),
+]
+Name = Annotated[str | None, typer.Option("--recipe", help="The name of a recipe; `scribbleseg recipes` lists them.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Change a field of the recipe, such as seeds.tau=0.9, or stages.batch=4 in all stages and "
+        "stages.0.iterations=500 in the first. `scribbleseg recipes NAME` lists the fields. Repeatable.",
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Random seed for weights, batch order, augmentation and dropout.")]
+Accelerator = Annotated[str, typer.Option(help="The hardware to compute on: cpu, cuda, mps, or auto.")]
+Workers = Annotated[int, typer.Option(help="Processes that grow seed areas; 0 is one for each core.")]
+
+
+class Place(NamedTuple):
+    """A data set as the options of a verb name it."""
+
+    folder: Path
+    format: str | None = None
+    split: str | None = None
+    fold: int | None = None
+    scribbles: Path | None = None
+
+
+def verb(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a verb whose bad input ends in one clear line and exit code 2, without a traceback."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        from scribbleseg.types import DataError
+
+        logging.basicConfig(format="%(message)s", level=logging.WARNING)
+        try:
+            function(*args, **kwargs)
+        except DataError as error:
+            raise _refusal(str(error)) from None
+        except OSError as error:
+            raise _refusal(
+                f"{error.filename or 'output'}: {error.strerror or error}; check the path, its permissions "
+                "and the room on the disk, and give the same command again (train: with --resume); "
+                "what was complete is kept"
+            ) from None
+        except KeyboardInterrupt:
+            errors.print("Stopped. What was complete is kept; the same command goes on (train: with --resume).")
+            raise typer.Exit(130) from None
+
+    return app.command()(guarded)
+
+
+def _refusal(message: str) -> typer.Exit:
+    errors.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
+    return typer.Exit(2)
+
+
+def open_at(place: Place, notes: bool = True) -> "Dataset":
+    """Open a data set, and print what it has to say of itself. Raises DataError."""
+    from scribbleseg.data import open_dataset
+
+    given = {
+        "split": place.split,
+        "fold": place.fold,
+        "scribbles": place.scribbles and str(place.scribbles.resolve()),
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    dataset = open_dataset(place.folder, place.format, **options)
+    for note in dataset.notes if notes else ():
+        console.print(f"[yellow]{escape(note)}[/]")
+    return dataset
+
+
+def chosen(name: str | None, settings: list[str] | None, kind: str | None = None) -> "AnyRecipe":
+    """The recipe of that name, or the default, with fields changed.
+
+    Args:
+        name: the name of a recipe, or None.
+        settings: as --set takes them.
+        kind: the only pipeline whose recipes the verb takes.
+
+    Raises:
+        DataError: no such recipe or field, or a recipe of another pipeline.
+    """
+    from scribbleseg.recipes import DEFAULT, find
+    from scribbleseg.settings import override
+    from scribbleseg.types import DataError
+
+    recipe = find(name or DEFAULT)
+    if kind and recipe.kind != kind:
+        raise DataError(f"--recipe: expected a recipe of one network, got {name}; give that of its first phase")
+    return override(recipe, settings or [])
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

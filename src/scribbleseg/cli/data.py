@@ -1,0 +1,155 @@
+"""Verbs on data before training: check, simulate, seeds."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from scribbleseg.cli.app import (
+    Data,
+    Fold,
+    Format,
+    Name,
+    Place,
+    Scribbles,
+    Seed,
+    Settings,
+    Split,
+    Workers,
+    chosen,
+    console,
+    cores,
+    open_at,
+    verb,
+)
+
+Rule = Literal["full", "half", "quarter", "spots", "ji2019"]
+Source = Literal["masks", "scribbles"]
+Drawn = Literal["scribbled", "all"]
+
+
+@verb
+def check(
+    data: Data, format: Format = None, split: Split = None, fold: Fold = None, scribbles: Scribbles = None
+) -> None:
+    """Audit a data set before training: every fault with its case, its file and what to do. Exits 2 if there are any.
+
+    Example: `scribbleseg check ACDC/`
+    """
+    from rich.progress import track
+
+    from scribbleseg.annotate.check import check as audit_of
+
+    dataset = open_at(Place(data, format, split, fold, scribbles), notes=False)
+    audit = audit_of(dataset, lambda cases: track(cases, "Checking"))
+    coverage = Table(
+        "class", "cases", "voxels", "share", title=f"Scribbles in {audit.coverage.n_cases} training cases", box=None
+    )
+    for row in audit.coverage.classes:
+        coverage.add_row(row.name, str(row.n_cases), str(row.n_voxels), f"{row.share:.2%}")
+    console.print(coverage)
+    for fault in audit.faults:
+        colour = {"fault": "red", "warning": "yellow", "note": "dim"}[fault.severity]
+        where = escape(f"{fault.case}{f' ({fault.file})' if fault.file else ''}")
+        console.print(
+            f"[{colour}]{fault.severity}[/] {where}: {escape(f'{fault.problem}; {fault.remedy}')}", soft_wrap=True
+        )
+    count = Counter(fault.severity for fault in audit.faults)
+    n_cases = len(dataset.train) + len(dataset.test)
+    console.print(f"{count['fault']} faults, {count['warning']} warnings in {n_cases} cases")
+    if not audit.sound:
+        raise typer.Exit(2)
+
+
+@verb
+def simulate(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The folder for the scribbles; `train --scribbles` takes it.")],
+    rule: Annotated[
+        Rule,
+        typer.Option(
+            help="full, half or quarter: that share of a line along the middle of each structure; spots: one spot in "
+            "each; ji2019: the lines of Ji et al. 2019."
+        ),
+    ] = "full",
+    length: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SHARE",
+            help="The share of each line that is drawn, from 0 (a spot) to 1: for all labels (0.5) or for one "
+            "(WT=0.25). Repeatable.",
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="The pen's width in pixels. Default: the rule's.")] = None,
+    labels: Annotated[
+        Drawn,
+        typer.Option(
+            help="scribbled: draw what the data set's scribbles tell apart (BraTS: the whole tumour); all: draw all "
+            "structures of the masks."
+        ),
+    ] = "scribbled",
+    source: Annotated[
+        Source, typer.Option(help="masks: draw on the masks; scribbles: keep a part of the scribbles that are there.")
+    ] = "masks",
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for where lines are drawn.")] = 0,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+) -> None:
+    """Draw scribbles by rule for the training cases, to measure what they are worth before anybody draws.
+
+    Example: `scribbleseg simulate BraTS/ --out scribbles --rule ji2019`
+    """
+    from scribbleseg.annotate.simulate import RULES, drawn_in, with_lengths, write_simulation
+
+    dataset = open_at(Place(data, format, split, fold))
+    drawn_by = replace(RULES[rule], seed=seed)
+    if width is not None:
+        drawn_by = replace(drawn_by, width=width)
+    if length:
+        drawn_by = with_lengths(drawn_by, length, drawn_in(dataset, labels).label_names)
+    folder = write_simulation(dataset, drawn_by, out, source, labels)
+    recipe = "--recipe ji2019.compact_full " if dataset.scribble_names and labels == "scribbled" else ""
+    console.print(f"Scribbles: {folder}. Next: scribbleseg train {data} --scribbles {folder} {recipe}--out RUN")
+
+
+@verb
+def seeds(
+    data: Data,
+    out: Annotated[
+        Path, typer.Option(help="The run folder. `train --out` with the same folder and --resume goes on from there.")
+    ],
+    recipe: Name = None,
+    set: Settings = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    scribbles: Scribbles = None,
+    seed: Seed = 0,
+    workers: Workers = 0,
+) -> None:
+    """Grow scribbles into seed areas and stop, to look at them: label maps in OUT/labels/0, in original geometry.
+
+    Example: `scribbleseg seeds ACDC/ --out runs/first --set seeds.tau=0.95`
+    """
+    from scribbleseg.em import grow_seeds
+    from scribbleseg.pipeline import begin
+    from scribbleseg.training.loop import make_fabric
+
+    one = chosen(recipe, set, kind="em")
+    dataset = open_at(Place(data, format, split, fold, scribbles))
+    session = begin(dataset, out, one, fabric=make_fabric("cpu"), seed=seed, resume=True)
+    session = replace(session, workers=workers or cores())
+    session.prepare(session.recipe.preprocess)
+    grow_seeds(session)
+    slices = session.slices
+    table = Table("class", "scribbles", "seed areas", box=None)
+    for value, name in enumerate(session.dataset.label_names):
+        maps = (slices.scribbles, slices.layer("labels", 0))
+        table.add_row(name, *(f"{slices.share(labels == value):.2%}" for labels in maps))
+    console.print(table)
+    console.print(f"Label maps: {session.run.labels(0)}")

@@ -1,0 +1,212 @@
+"""Verbs on recipes and papers' tables: recipes, reproduce, tune-crf."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from scribbleseg.cli.app import (
+    Accelerator,
+    Data,
+    Fold,
+    Format,
+    Name,
+    Place,
+    Scribbles,
+    Seed,
+    Settings,
+    Split,
+    chosen,
+    console,
+    open_at,
+    verb,
+)
+from scribbleseg.cli.use import SHOWN
+
+if TYPE_CHECKING:
+    from scribbleseg.pipeline import AnyRecipe
+    from scribbleseg.reproduce import Row
+    from scribbleseg.tune import Trial
+    from scribbleseg.types import Dataset
+
+Paper = Literal["can2018", "ji2019"]
+
+
+@verb
+def recipes(name: Annotated[str | None, typer.Argument(help="Show the fields of this recipe.")] = None) -> None:
+    """List the recipes, one a line, or show all the fields of one.
+
+    Example: `scribbleseg recipes can2018.acdc_base`
+    """
+    from scribbleseg.recipes import find
+    from scribbleseg.recipes import recipes as all_recipes
+    from scribbleseg.settings import to_plain
+
+    if name is None:
+        console.print("\n".join(all_recipes()), highlight=False)
+    else:
+        console.print_json(data=to_plain(find(name)))
+
+
+@verb
+def reproduce(
+    paper: Annotated[Paper, typer.Argument(help="The paper whose table is trained.", show_default=False)],
+    data: Annotated[Path, typer.Option(help="The folder of the data set.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="The folder for a run of each row and seed, and report.html.", show_default=False)
+    ],
+    family: Annotated[
+        str,
+        typer.Option(
+            help="The scale. can2018: acdc or prostate, the paper's scale; compact or compact_prostate, a CPU's. "
+            "ji2019: brats, the paper's scale; compact, a CPU's."
+        ),
+    ] = "compact",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(help='The title of a row of the table, such as "separate CRF". Repeatable. Default: all rows.'),
+    ] = None,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Iterations of all M steps of a row together. Default: the recipes' own numbers."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="The number of random seeds: 0, 1, ...")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="The number of rows that are trained at a time.")] = 1,
+    set: Settings = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    scribbles: Scribbles = None,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Train the rows of a paper's table that are missing in OUT, and print the table, with pictures in OUT/report.html.
+
+    Example: `scribbleseg reproduce can2018 --data ACDC/ --out runs/table_1 --seeds 3`
+    """
+    from scribbleseg.recipes import can2018
+    from scribbleseg.reproduce import train_rows
+
+    wanted = _rows_of(paper, family, iterations, rows, set)
+    dataset = _with_scribbles(paper, Place(data, format, split, fold, scribbles), out)
+    train_rows(wanted, dataset, out, range(seeds), jobs, accelerator)
+    _print_tables(wanted, out, seeds, accelerator)
+    if paper == "can2018":
+        console.print(
+            f"Paper: its best row loses {can2018.BELOW_FULL[family]:.3f} to full supervision, at its own scale."
+        )
+
+
+def _rows_of(
+    paper: str, family: str, iterations: int | None, titles: Sequence[str] | None, settings: Sequence[str] | None
+) -> dict[str, "AnyRecipe"]:
+    """The rows of a paper's table by title. Raises DataError for a title that there is not."""
+    from scribbleseg.recipes import PAPERS
+    from scribbleseg.settings import override
+    from scribbleseg.types import DataError
+
+    known = PAPERS[paper].table_1(family, iterations)
+    if unknown := [title for title in titles or [] if title not in known]:
+        listed = "; ".join(f'"{title}"' for title in known)
+        raise DataError(f"--rows: expected titles of the table, {listed}; got {'; '.join(unknown)}")
+    return {title: override(row, settings or []) for title, row in known.items() if not titles or title in titles}
+
+
+def _with_scribbles(paper: str, place: Place, out: Path) -> "Dataset":
+    """The data set, with scribbles by the paper's own rule where it takes one and nobody gave any."""
+    from scribbleseg.annotate.simulate import RULES, write_simulation
+
+    if paper in RULES and place.scribbles is None:
+        drawn = write_simulation(open_at(place, notes=False), RULES[paper], out / "scribbles")
+        place = place._replace(scribbles=drawn)
+    return open_at(place)
+
+
+def _print_tables(wanted: dict[str, "AnyRecipe"], out: Path, seeds: int, accelerator: str) -> None:
+    """Print a table for rows that are scored alike, and write the report."""
+    from scribbleseg.evaluation.report import write_report
+    from scribbleseg.reproduce import run_folder, summarise
+    from scribbleseg.review import summarise_run
+    from scribbleseg.runs import open_run
+    from scribbleseg.training.loop import make_fabric
+
+    fabric = make_fabric(accelerator)
+    summary = summarise(wanted, out, range(seeds), fabric)
+    for structures in dict.fromkeys(row.structures for row in summary):
+        table = _paper_table([row for row in summary if row.structures == structures])
+        # Wider than many terminals: a row that a pipe or a scroll bar keeps whole beats one wrapped in its cells.
+        Console(width=max(console.width, 130)).print(table)
+    runs = {title: open_run(run_folder(out, title, 0)) for title in wanted}
+    write_report(out / "report.html", [summarise_run(run, fabric, title)[-1] for title, run in runs.items()])
+    console.print(f"Report: {(out / 'report.html').resolve()}")
+
+
+def _paper_table(rows: Sequence["Row"]) -> Table:
+    """The rows beside the one that was trained on full masks, if it is among them."""
+    full = next((row for row in rows if row.is_upper_bound), None)
+    measures = ("mean Dice", "over seeds", "recall", "precision", "HD95 mm")
+    table = Table("row", *rows[0].structures, *measures, box=None)
+    if full:
+        table.add_column("minus fully supervised")
+    for row in rows:
+        dice = [f"{dice:.3f}" for dice in (*row.by_structure, row.dice.mean())]
+        others = [f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}", f"{row.recall:.3f}", f"{row.precision:.3f}"]
+        gap = []
+        if full:
+            mean, low, high = row.minus(full)
+            gap = [f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]" if row is not full else ""]
+        table.add_row(row.title, *dice, *others, f"{row.hd95_mm:.1f}", *gap)
+    return table
+
+
+@verb
+def tune_crf(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run folder of the network that the CRF is tried on.")],
+    recipe: Name = None,
+    set: Settings = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    scribbles: Scribbles = None,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Search the dense CRF's weights and sigmas on scribbles held out from training; masks are not looked at.
+
+    Example: `scribbleseg tune-crf ACDC/ --out runs/tuning`
+    """
+    from scribbleseg import tune
+    from scribbleseg.pipeline import begin
+    from scribbleseg.recipe import Recipe
+    from scribbleseg.training.loop import make_fabric
+
+    one = chosen(recipe, set, kind="em")
+    assert isinstance(one, Recipe)
+    dataset = open_at(Place(data, format, split, fold, scribbles))
+    rest, held_out = tune.hold_out(dataset)
+    console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
+    session = begin(rest, out, one.beginning(1), fabric=make_fabric(accelerator), seed=seed, resume=True)
+    trials = tune.tune_crf(session, held_out)
+    _print_trials(trials, data, out)
+
+
+def _print_trials(trials: Sequence["Trial"], data: Path, out: Path) -> None:
+    """Print the best settings, and the command that trains with the best one."""
+    from scribbleseg.tune import GRID
+
+    table = Table("Dice on held-out scribbles", "w1", "w2", box=None)
+    for column in ("sigma_alpha px", "sigma_beta", "sigma_gamma px"):
+        table.add_column(column)
+    for trial in trials[:SHOWN]:
+        crf = trial.crf
+        numbers = (crf.w1, crf.w2, crf.sigma_alpha, crf.sigma_beta, crf.sigma_gamma) if crf else ("no CRF",)
+        table.add_row(f"{trial.dice:.4f}", *map(str, numbers))
+    console.print(table)
+    without = next(trial.dice for trial in trials if trial.crf is None)
+    console.print(f"Without a CRF: {without:.4f}. All trials: {out / 'trials.jsonl'}")
+    if best := trials[0].crf:
+        words = " ".join(f"--set stages.relabel.refine.{name}={getattr(best, name)}" for name in ("unit", *GRID))
+        console.print(f"Next: scribbleseg train {data} --recipe can2018.compact_crf {words} --out RUN", soft_wrap=True)

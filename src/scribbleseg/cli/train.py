@@ -1,0 +1,126 @@
+"""Verbs that train one network or one hierarchy: train, demo."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from scribbleseg.cli.app import (
+    Accelerator,
+    Data,
+    Fold,
+    Format,
+    Name,
+    Place,
+    Scribbles,
+    Seed,
+    Settings,
+    Split,
+    Workers,
+    chosen,
+    console,
+    cores,
+    open_at,
+    verb,
+)
+from scribbleseg.cli.use import score_table
+
+if TYPE_CHECKING:
+    from scribbleseg.api import Model
+    from scribbleseg.em import Recursion
+    from scribbleseg.session import Session
+
+Organ = Literal["heart", "tumour"]
+
+DEMO = {
+    "heart": {
+        "no recursion": "can2018.demo_no_recursion",
+        "base": "can2018.demo_base",
+        "fully supervised": "can2018.demo_full",
+    },
+    "tumour": {"weakly supervised": "ji2019.demo_full", "fully supervised": "ji2019.demo_sub_full"},
+}
+"""The rows of a demonstration, and their recipes."""
+
+
+@verb
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder for synthetic images, runs and the report.")] = Path("demo"),
+    organ: Annotated[Organ, typer.Option(help="heart: Can et al. 2018; tumour: Ji et al. 2019.")] = "heart",
+    seed: Seed = 0,
+) -> None:
+    """Train on synthetic patients, from scribbles and on full masks; print the scores, write the report.
+
+    Example: `scribbleseg demo --out demo`
+    """
+    from scribbleseg.annotate.simulate import RULES, write_simulation
+    from scribbleseg.evaluation.report import write_report
+    from scribbleseg.phantoms import write_phantoms
+    from scribbleseg.pipeline import begin
+    from scribbleseg.review import summarise_run
+    from scribbleseg.training.loop import make_fabric
+
+    fabric = make_fabric("cpu")
+    write_phantoms(out / "phantoms", organ)
+    dataset = open_at(Place(out / "phantoms"))
+    if dataset.scribble_names:  # phantoms of tumours come without scribbles, as BraTS does
+        drawn = write_simulation(dataset, RULES["ji2019"], out / "scribbles")
+        dataset = open_at(Place(out / "phantoms", scribbles=drawn), notes=False)
+    summaries = []
+    for title, name in DEMO[organ].items():
+        console.rule(title)
+        folder = out / name.partition(".")[2]
+        session = begin(dataset, folder, chosen(name, None), fabric=fabric, seed=seed, resume=True)
+        summaries += summarise_run(train_to_end(session).run, fabric, title)
+    console.print(score_table({summary.name: summary.scores for summary in summaries}))
+    write_report(out / "report.html", summaries, "scribbleseg demo")
+    console.print(f"Report: {(out / 'report.html').resolve()}")
+
+
+@verb
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="The run folder.")],
+    recipe: Name = None,
+    set: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    scribbles: Scribbles = None,
+    seed: Seed = 0,
+    accelerator: Accelerator = "auto",
+    devices: Annotated[int, typer.Option(help="The number of devices on each node.")] = 1,
+    nodes: Annotated[int, typer.Option(help="The number of nodes, which have to share the file system.")] = 1,
+    workers: Workers = 0,
+) -> None:
+    """Train a network from scribbles: seed areas, then M and E steps by turns. Interrupt it at will; --resume goes on.
+
+    Example: `scribbleseg train ACDC/ --out runs/first --set stages.0.iterations=4000`
+    """
+    from scribbleseg.pipeline import begin
+    from scribbleseg.training.loop import make_fabric
+
+    fabric = make_fabric(accelerator, devices, nodes)
+    fabric.launch()
+    dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
+    session = begin(dataset, out, chosen(recipe, set), fabric=fabric, seed=seed, resume=resume)
+    model = train_to_end(replace(session, workers=workers or cores()))
+    if fabric.is_global_zero:
+        console.print(f"Trained: {model.run.path}. Next: scribbleseg predict {model.run.path} IMAGES --out PREDICTIONS")
+
+
+def train_to_end(session: "Session") -> "Model":
+    """Train, and print the plan and a line for each M step."""
+    from scribbleseg.api import finish
+    from scribbleseg.pipeline import plan
+
+    def say(recursion: "Recursion") -> None:
+        changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
+        name = f"{recursion.phase}: recursion" if recursion.phase else "Recursion"
+        console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
+
+    if session.leads:
+        console.print(f"To do: {plan(session)}")
+    return finish(session, say if session.leads else None)

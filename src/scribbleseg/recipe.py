@@ -1,0 +1,178 @@
+"""Recipes of one network: its parts, the stages of its training, and what is left to the data."""
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveInt
+
+from scribbleseg.crf.kernels import in_pixels
+from scribbleseg.data import coarse, fully_annotated
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.relabel.decide import Argmax, WelchTest
+from scribbleseg.relabel.refine import DenseCRF, Identity
+from scribbleseg.seeds.graph_cut import GraphCut
+from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.settings import from_plain, to_plain
+from scribbleseg.training.augment import Augment
+from scribbleseg.training.crf_rnn import CRFRNN
+from scribbleseg.training.loop import Training
+from scribbleseg.training.monai_network import MONAINetwork
+from scribbleseg.training.plain_unet import PlainUNet
+from scribbleseg.training.unet import UNet
+from scribbleseg.types import DataError, Dataset
+
+MADE_BY_RELABELLING = frozenset({"soft", "confidence"})
+"""The parts of a batch that exist only after an E step."""
+
+
+@dataclass(frozen=True)
+class Relabel:
+    """An E step: what the network predicts is refined, then decided, and the seeds are put back.
+
+    Args:
+        refine: probabilities to probabilities, guided by the image.
+        decide: probabilities to labels, UNLABELLED where it abstains.
+    """
+
+    refine: Annotated[Identity | DenseCRF, Field(discriminator="kind")] = Identity()
+    decide: Annotated[Argmax | WelchTest, Field(discriminator="kind")] = Argmax()
+
+
+@dataclass(frozen=True)
+class Stage(Training):
+    """One stretch of training with the network of the stage before, and what happens to the labels first.
+
+    Args:
+        relabel: the E step before it: a recursion of Can et al. 2018. None keeps the labels as they are: in the first
+            stage these are the seed areas; in a later one it is a fine-tuning on the same labels (Ji et al. 2019).
+        restarts: whether the learning-rate schedule and the optimiser start anew. False carries both on from the stage
+            before, so that one schedule spans several stages. Without effect in the first stage.
+        times: how often the stage is done, relabelling each time. Each is a recursion of its own in the run folder.
+    """
+
+    relabel: Relabel | None = None
+    restarts: bool = True
+    times: PositiveInt = 1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of a paper's table that trains one network, in the pipeline's order.
+
+    Args:
+        kind: the pipeline that trains it.
+        annotation: "masks" trains on the reference masks, for the fully supervised upper bound and nothing else, and
+            "coarse_masks" on the same merged to the labels that the scribbles tell apart.
+        preprocess: the grid.
+        seeds: what grows scribbles into seed areas.
+        network: what is trained.
+        augment: what is done to every batch.
+        stages: one after the other, at least one.
+        stop_below: training ends after the first stage before which relabelling changed less than this share of the
+            pixels (ours).
+    """
+
+    kind: Literal["em"] = "em"
+    annotation: Literal["scribbles", "masks", "coarse_masks"] = "scribbles"
+    preprocess: Preprocess = Preprocess()
+    seeds: Annotated[RandomWalker | GraphCut | Strokes, Field(discriminator="kind")] = RandomWalker()
+    network: Annotated[UNet | PlainUNet | CRFRNN | MONAINetwork, Field(discriminator="kind")] = UNet()
+    augment: Augment = Augment()
+    stages: tuple[Stage, ...] = (Stage(iterations=12000), Stage(iterations=6000, relabel=Relabel(), times=3))
+    stop_below: NonNegativeFloat = 0.001
+
+    @property
+    def steps(self) -> tuple[Stage, ...]:
+        """The stages with each repetition by itself: the M steps, by the number of the recursion."""
+        return tuple(replace(stage, times=1) for stage in self.stages for _ in range(stage.times))
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """Whether it trains on full masks, as what the others are compared with."""
+        return self.annotation != "scribbles"
+
+    def beginning(self, steps: int) -> "Recipe":
+        """The recipe that ends after so many M steps: two recipes with equal beginnings train alike until there."""
+        return replace(self, stages=self.steps[:steps])
+
+    def labels_of(self, step: int) -> int:
+        """The M step whose labels this one learns from: itself, or the last before it that relabelled."""
+        return max((n for n in range(1, step + 1) if self.steps[n].relabel), default=0)
+
+    def needs_of(self, step: int) -> frozenset[str]:
+        """What the M steps that learn from the labels of this one need besides labels."""
+        learning = [each for n, each in enumerate(self.steps) if self.labels_of(n) == step]
+        return frozenset().union(*(each.needs for each in learning)) & MADE_BY_RELABELLING
+
+    def schedule(self, step: int) -> tuple[int, int]:
+        """The iterations of the learning-rate schedule before this M step, and of the whole schedule."""
+        steps = self.steps
+        first = max((n for n in range(1, step + 1) if steps[n].restarts), default=0)
+        end = next((n for n in range(step + 1, len(steps)) if steps[n].restarts), len(steps))
+        lengths = [each.iterations for each in steps]
+        return sum(lengths[first:step]), sum(lengths[first:end])
+
+
+def seen_by(recipe: Recipe, dataset: Dataset) -> Dataset:
+    """The data set as the recipe trains on it: its scribbles in their own labels, or masks in their place."""
+    if recipe.annotation == "masks":
+        return fully_annotated(dataset)
+    return coarse(dataset) if recipe.annotation == "scribbles" else fully_annotated(coarse(dataset))
+
+
+def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with everything set that it leaves to the data. Reads the cases' geometries at most.
+
+    Args:
+        recipe: the recipe, whose values are checked.
+        dataset: as the recipe sees it (`seen_by`).
+
+    Raises:
+        DataError: for a value out of its range, stages that cannot follow each other, a slice size that the network
+            cannot take, or a test of uncertainty on a network without dropout.
+    """
+    recipe = from_plain(Recipe, to_plain(recipe))
+    _check_stages(recipe)
+    preprocess = recipe.preprocess.resolve(dataset.train)
+    resolved = _in_pixels(replace(recipe, preprocess=preprocess), float(preprocess.spacing_mm or 0))
+    try:
+        resolved.network.check_sides(int(preprocess.size or 0))
+        stochastic = resolved.network.has_dropout
+    except ValueError as error:
+        raise DataError(f"recipe fields network, preprocess.size: {error}") from None
+    for n, stage in enumerate(recipe.stages):
+        if stage.relabel and stage.relabel.decide.passes and not stochastic:
+            raise DataError(
+                f"recipe field stages.{n}.relabel.decide: {stage.relabel.decide.kind} expects a network with dropout, "
+                "got none; set network.dropout (network.unaries.dropout of a CRF-RNN) to 0.5, or decide.kind to argmax"
+            )
+    return resolved
+
+
+def _check_stages(recipe: Recipe) -> None:
+    """Raises DataError for stages that make no training."""
+    if not recipe.stages:
+        raise DataError("recipe field stages: expected at least one stage, got none; give one with its iterations")
+    if recipe.steps[0].relabel:
+        raise DataError(
+            "recipe field stages.0.relabel: expected nothing, for there is no network yet, got an E step; start with "
+            "a stage that learns from the seed areas"
+        )
+    for n, step in enumerate(recipe.steps):
+        if recipe.labels_of(n) == 0 and (missing := step.needs & MADE_BY_RELABELLING):
+            kinds = ", ".join(loss.kind for loss in step.losses if loss.needs & missing)
+            raise DataError(
+                f"recipe field stages, M step {n}: the loss {kinds} needs {' and '.join(sorted(missing))} labels, and "
+                "no stage up to here makes any; give this stage or one before it an E step (relabel), or take another "
+                "loss"
+            )
+
+
+def _in_pixels(part: Any, spacing_mm: float) -> Any:
+    """A part of a recipe, and all parts in it, with distances in pixels of this size."""
+    if isinstance(part, tuple):
+        return tuple(_in_pixels(each, spacing_mm) for each in part)
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    inner = {field.name: _in_pixels(getattr(part, field.name), spacing_mm) for field in fields(part)}
+    return in_pixels(replace(part, **inner), spacing_mm)

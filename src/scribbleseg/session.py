@@ -1,0 +1,113 @@
+"""A session: one training run with everything that its steps need, made once and handed on whole."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Generic, TypeVar
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from scribbleseg.data import fingerprint
+from scribbleseg.data.encoding import to_disk
+from scribbleseg.data.formats import write_labels
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.data.slices import Slices, build_slices, open_slices
+from scribbleseg.files import finish_folder
+from scribbleseg.runs import Run
+from scribbleseg.types import UNLABELLED, DataError, Dataset
+
+RecipeT = TypeVar("RecipeT")
+
+Beliefs = dict[str, np.ndarray]
+"""Layers of one case by their kind: "labels" always, "soft" and "confidence" where a loss needs them."""
+
+
+@dataclass(frozen=True)
+class Session(Generic[RecipeT]):
+    """A recipe on a data set, in a run folder, on some hardware.
+
+    Args:
+        recipe: fitted to the data.
+        dataset: as the recipe sees it; its training cases, and nothing else of it, are used.
+        run: an existing run folder.
+        fabric: launched; preprocessing runs on rank 0, everything else on all.
+        seed: fixes weights, batch order, augmentation, dropout and clusters.
+        workers: processes for the seed areas.
+    """
+
+    recipe: RecipeT
+    dataset: Dataset
+    run: Run
+    fabric: Fabric
+    seed: int = 0
+    workers: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one process that writes what is written once."""
+        return self.fabric.is_global_zero
+
+    @cached_property
+    def slices(self) -> Slices:
+        """The cache, once it has been prepared."""
+        return open_slices(self.run.slices)
+
+    @property
+    def cases(self) -> list[str]:
+        """This rank's share of the training cases."""
+        return list(self.slices.rows)[self.fabric.global_rank :: self.fabric.world_size]
+
+    def prepare(self, preprocess: Preprocess) -> None:
+        """Build the cache of the training cases, or check that the one there is of the same images and scribbles.
+
+        Reads every training case once. Raises DataError where the data has changed since the run was started.
+        """
+        if self.leads:
+            there = (self.run.slices / "index.json").exists()
+            slices = build_slices(self.dataset.train, preprocess, self.run.slices)
+            if there and fingerprint(self.dataset.train) != slices.index["fingerprint"]:
+                raise DataError(
+                    f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "
+                    "found others; resume with what it was started with, or give another --out"
+                )
+            self.run.add(fingerprint=slices.index["fingerprint"])
+        self.fabric.barrier()
+
+    def store(self, index: int, found: Iterable[tuple[str, Beliefs]], kinds: Iterable[str] = ()) -> None:
+        """Store what M step `index` learns from: in the cache, and as label maps in original geometry.
+
+        Nothing outside of the image, or of the brain, is labelled. Images are not read.
+
+        Args:
+            index: number of the M step.
+            found: this rank's cases with their layers on the recipe's grid.
+            kinds: the layers to store besides "labels".
+        """
+        kinds = ("labels", *kinds)
+        unfinished = self.run.labels(index).with_name(f"{index}.partial")
+        n_labels = self.dataset.n_labels
+        if self.leads:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            for kind in kinds:
+                self.slices.writable(kind, index, n_labels)
+        self.fabric.barrier()
+        layers = {kind: self.slices.writable(kind, index, n_labels) for kind in kinds}
+        preprocess = Preprocess(**self.slices.index["key"]["preprocess"])
+        for name, beliefs in found:
+            rows = self.slices.rows[name]
+            inside = self.slices.inside[rows]
+            for kind, layer in layers.items():
+                shown = inside if beliefs[kind].ndim == inside.ndim else inside[:, None]
+                layer[rows] = np.where(shown, beliefs[kind], UNLABELLED if kind == "labels" else 0)
+            geometry = self.slices.geometry(name)
+            native = preprocess.native_labels(layers["labels"][rows], geometry)
+            write_labels(unfinished / f"{name}.nii.gz", to_disk(native, n_labels), geometry)
+        for layer in layers.values():
+            layer.flush()
+        self.fabric.barrier()
+        if self.leads:
+            finish_folder(unfinished, self.run.labels(index))
+            for kind in reversed(kinds):  # labels last: where they are, everything is
+                self.slices.finish(kind, index)
+        self.fabric.barrier()

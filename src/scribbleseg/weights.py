@@ -1,0 +1,55 @@
+"""Weights of networks on disk, and the segmenters made of them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from scribbleseg.old_runs import is_old, renamed_weights
+from scribbleseg.recipe import Recipe
+from scribbleseg.relabel.predict import Segmenter
+from scribbleseg.runs import Run
+from scribbleseg.training.loop import save_state
+from scribbleseg.training.network import NetworkModule
+from scribbleseg.types import DataError
+
+
+def save_weights(network: NetworkModule, path: Path) -> None:
+    """Write what `load_weights` and `load_segmenter` read. Raises DataError where it cannot be written."""
+    save_state(path, {"channels": network.channels, "state": network.state_dict()})
+
+
+def load_weights(network: NetworkModule, path: Path) -> NetworkModule:
+    """Load into `network` in place what `save_weights` wrote, and return it. Raises DataError for a damaged file."""
+    network.load_state_dict(read_weights(path)["state"])
+    return network
+
+
+def read_weights(path: Path) -> dict[str, Any]:
+    """What `save_weights` wrote: "channels" and "state". Raises DataError for a damaged file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(
+            f"{path}: expected weights, found a damaged file ({error}); copy it again or retrain"
+        ) from error
+
+
+def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | None = None) -> Segmenter:
+    """The network of a recursion of a run, the last finished one by default, ready to segment.
+
+    Raises:
+        DataError: if that recursion has not finished.
+    """
+    index = run.recursions - 1 if recursion is None else recursion
+    path = run.network(max(index, 0))
+    if not path.exists():
+        done = f"recursions 0 to {run.recursions - 1} are" if run.recursions else "none is"
+        raise DataError(f"{path}: expected the weights of a finished M step, {done} there; finish `train` (--resume)")
+    label_names = tuple(run.details["label_names"])
+    weights = read_weights(path)
+    network = recipe.network.build(weights["channels"], len(label_names))
+    network.load_state_dict(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"])
+    return Segmenter(network, recipe.preprocess, label_names, fabric)
