@@ -23,16 +23,16 @@ from rich.table import Table
 
 from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.data import open_dataset
-from scribbleseg.data.phantoms import write_phantoms
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.em import Recipe
+from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import recipe_of
 from scribbleseg.recipes import can2018
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.review import dataset_of
 from scribbleseg.runs import open_run
-from scribbleseg.train.loop import make_fabric
+from scribbleseg.training.loop import make_fabric
 from scribbleseg.types import UNLABELLED, Dataset
 
 ACDC_TRAIN = [1, 2, 3, 4, 21, 22, 23, 25, 42, 43, 45, 46, 61, 62, 63, 65, 81, 83, 84, 85]

@@ -29,10 +29,10 @@ from scipy import ndimage
 from scipy.stats import multivariate_normal
 
 from scribbleseg.data import brats
-from scribbleseg.data.brats import ET, T1, T1CE
-from scribbleseg.data.preprocess import normalise_brain
-from scribbleseg.data.tumour_phantom import brain_tumour
-from scribbleseg.evaluate.metrics import dice
+from scribbleseg.data.brain import normalise_brain
+from scribbleseg.data.layouts.brats import ET, T1, T1CE
+from scribbleseg.evaluation.metrics import dice
+from scribbleseg.phantoms import brain_tumour
 from scribbleseg.substructures import KMeans, merge
 from scribbleseg.substructures.cluster import depth_mm, features, named_clusters
 

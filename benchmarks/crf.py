@@ -27,7 +27,7 @@ from scipy.ndimage import gaussian_filter as blur
 
 from scribbleseg.crf import gaussian_filter, mean_field
 from scribbleseg.data import acdc
-from scribbleseg.data.phantoms import heart
+from scribbleseg.phantoms import heart
 
 PATIENTS = (1, 22, 46)
 LABELS, ITERATIONS, TOLERANCE = 4, 10, 1e-3

@@ -27,8 +27,8 @@ from scipy.ndimage import gaussian_filter as blur
 from torch import Tensor
 from torch.nn import functional
 
-from scribbleseg.train.crf_loss import DenseCRFLoss
-from scribbleseg.train.unet import UNet
+from scribbleseg.training.crf_loss import DenseCRFLoss
+from scribbleseg.training.unet import UNet
 
 CHANNELS, LABELS = 4, 2
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -37,8 +37,8 @@ from skimage.segmentation import slic
 
 from scribbleseg.annotate.simulate import RULES, simulate
 from scribbleseg.data import brats
-from scribbleseg.data.preprocess import normalise_brain
-from scribbleseg.data.tumour_phantom import brain_tumour
+from scribbleseg.data.brain import in_brain, normalise_brain
+from scribbleseg.phantoms import brain_tumour
 from scribbleseg.seeds import GraphCut, RandomWalker
 from scribbleseg.seeds.graph_cut import contacts, eroded, minimum_cut, supervoxels
 from scribbleseg.types import UNLABELLED
@@ -60,7 +60,7 @@ class Volume(NamedTuple):
     @property
     def brain(self) -> np.ndarray:
         """Mask of the brain."""
-        return (self.image != 0).any(axis=0)
+        return in_brain(self.image)
 
     def within(self, box: tuple[slice, ...]) -> "Volume":
         """The part in a box."""
@@ -85,7 +85,7 @@ def cases(quick: bool) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 def volumes(quick: bool, step: int) -> Iterator[Volume]:
     """With every `step`-th row and column of images that were averaged over as many."""
     for name, image, reference in cases(quick):
-        brain = (image != 0).any(axis=0)
+        brain = in_brain(image)
         tumour = (reference > 0).astype(np.uint8)
         scribbles = simulate(tumour, RULES["ji2019"], name, inside=brain)
         thin = np.s_[..., ::step, ::step]

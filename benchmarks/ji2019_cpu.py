@@ -24,13 +24,13 @@ from rich.table import Table
 
 from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.data import coarse, open_dataset
-from scribbleseg.data.phantoms import write_phantoms
 from scribbleseg.data.slices import Slices, open_slices
+from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import phases, recipe_of
 from scribbleseg.recipes import ji2019
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.runs import open_run
-from scribbleseg.train.loop import make_fabric
+from scribbleseg.training.loop import make_fabric
 from scribbleseg.types import UNLABELLED, Dataset
 
 FOLDS = 4

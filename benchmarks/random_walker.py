@@ -26,7 +26,7 @@ from rich.table import Table
 from skimage.segmentation import random_walker
 
 from scribbleseg.data import acdc
-from scribbleseg.data.phantoms import draw_scribbles, heart
+from scribbleseg.phantoms import draw_scribbles, heart
 from scribbleseg.seeds import RandomWalker
 from scribbleseg.types import UNLABELLED
 

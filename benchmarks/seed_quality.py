@@ -21,7 +21,7 @@ from rich.progress import track
 from scipy import ndimage
 
 from scribbleseg.data import acdc
-from scribbleseg.data.phantoms import draw_scribbles, heart
+from scribbleseg.phantoms import draw_scribbles, heart
 from scribbleseg.seeds import RandomWalker
 from scribbleseg.types import UNLABELLED
 

@@ -21,9 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from scribbleseg.annotate.simulate import ShiftedSkeleton, simulate, surrounded
+from scribbleseg.annotate.simulate import ShiftedSkeleton, simulate
 from scribbleseg.data import brats
-from scribbleseg.data.tumour_phantom import brain_tumour
+from scribbleseg.data.brain import surrounded
+from scribbleseg.phantoms import brain_tumour
 from scribbleseg.types import UNLABELLED
 
 SHAPE = (155, 240, 240)

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.predict import BATCH, predict
-from scribbleseg.train.loop import m_step, make_fabric
+from scribbleseg.training.loop import m_step, make_fabric
 
 RECIPE = can2018.COMPACT_BASE
 SIDE, LABELS = 96, 4

@@ -30,13 +30,13 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
-from scribbleseg.data.phantoms import heart
 from scribbleseg.data.preprocess import normalise
+from scribbleseg.phantoms import heart
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.decide import WelchTest, welch_p
 from scribbleseg.relabel.predict import BATCH, sample
-from scribbleseg.train.loop import m_step
-from scribbleseg.train.unet import Dropout
+from scribbleseg.training.loop import m_step
+from scribbleseg.training.unet import Dropout
 from scribbleseg.types import UNLABELLED
 
 RECIPE = can2018.COMPACT_BASE

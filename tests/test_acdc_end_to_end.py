@@ -8,11 +8,10 @@ from lightning_fabric import Fabric
 
 from scribbleseg.data import acdc
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.em import em
-from scribbleseg.evaluate.metrics import dice
-from scribbleseg.pipeline import start_run
+from scribbleseg.evaluation.metrics import dice
+from scribbleseg.pipeline import begin, train
+from scribbleseg.recipe import Relabel, Stage
 from scribbleseg.recipes import can2018
-from scribbleseg.train.loop import Training
 from scribbleseg.types import UNLABELLED
 
 pytestmark = pytest.mark.real_data
@@ -24,16 +23,15 @@ def test_scribbles_become_seeds_become_a_network(real_data, tmp_path):
         can2018.COMPACT_BASE,
         preprocess=Preprocess(spacing_mm=2.5, size=96),
         network=replace(can2018.COMPACT_BASE.network, base=4),
-        training=Training(batch=4, iterations=20, iterations_again=10),
-        recursions=1,
+        stages=(Stage(batch=4, iterations=20), Stage(batch=4, iterations=10, relabel=Relabel())),
     )
-    run = start_run(tmp_path / "run", recipe, dataset)
-    first, second = em(recipe, dataset, run, Fabric(accelerator="cpu", devices=1))
+    session = begin(dataset, tmp_path / "run", recipe, fabric=Fabric(accelerator="cpu", devices=1))
+    first, second = train(session)
     assert first.labelled > 0.7, "an exact random walker labels nearly everything at beta 1000"
     assert second.labelled == 1
     case = dataset.train[0]
     reference, seeds = dataset.reference(case.name), first.labels[: len(case.scribbles)]
-    native = recipe.preprocess.native_labels(seeds, case)
+    native = recipe.preprocess.native_labels(seeds, case.geometry)
     sure = native != UNLABELLED
     assert (native[sure] == reference[sure]).mean() > 0.97
     case = dataset.test[0]

@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from scribbleseg.cli import app
-from scribbleseg.data.phantoms import write_phantoms
+from scribbleseg.phantoms import write_phantoms
 
 SETTINGS = [
     word
     for phase in ("whole", "substructures")
-    for setting in ("network.base=4", "training.iterations=3", "training.iterations_again=2", "training.batch=2")
+    for setting in ("network.base=4", "stages.iterations=2", "stages.0.iterations=3", "stages.batch=2")
     for word in ("--set", f"{phase}.{setting}")
 ] + ["--set", "whole.preprocess.spacing_mm=6", "--set", "whole.preprocess.size=32"]
 RECIPE = ["--recipe", "ji2019.compact_full", *SETTINGS, "--accelerator", "cpu", "--workers", 1]
@@ -67,7 +67,9 @@ def test_label_maps_of_the_first_phase_are_scored_as_what_they_are(phantoms, tra
     assert "whole: WT" in said
     assert "TC" not in said
     (tmp_path / "whole" / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1}}')
-    assert "found those of liver" in call("evaluate", tmp_path / "whole", phantoms, code=2)
+    assert "expected a data set of the labels background, liver" in call(
+        "evaluate", tmp_path / "whole", phantoms, code=2
+    )
 
 
 def test_new_cases_need_no_masks(phantoms, trained, tmp_path):
@@ -125,7 +127,7 @@ def test_simulate_takes_lengths_width_and_labels(phantoms, tmp_path):
 def test_reproduce_prints_both_tables(phantoms, tmp_path):
     one_phase = [
         word
-        for setting in ("network.base=4", "training.batch=2", "preprocess.spacing_mm=6", "preprocess.size=32")
+        for setting in ("network.base=4", "stages.batch=2", "preprocess.spacing_mm=6", "preprocess.size=32")
         for word in ("--set", setting)
     ]
     said = call(

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scribbleseg.data.phantoms import write_phantoms
+from scribbleseg.phantoms import write_phantoms
 
 SETTINGS = (
-    "network.base=4", "training.iterations=4", "training.iterations_again=2", "training.batch=2",
-    "preprocess.spacing_mm=3.0", "preprocess.size=32", "recursions=1",
+    "network.base=4", "stages.iterations=2", "stages.0.iterations=4", "stages.batch=2", "stages.1.times=1",
+    "preprocess.spacing_mm=3.0", "preprocess.size=32",
 )  # fmt: skip
 
 

@@ -7,18 +7,17 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from scribbleseg import hierarchy
+from scribbleseg import em, hierarchy, pipeline
 from scribbleseg.annotate.simulate import RULES, Skeleton, write_simulation
 from scribbleseg.data import brats, coarse, open_dataset, with_scribbles
-from scribbleseg.data.phantoms import write_phantoms
+from scribbleseg.data.formats import read_labels
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
-from scribbleseg.data.volumes import read_labels
-from scribbleseg.em import Recipe
-from scribbleseg.hierarchy import Hierarchy, ReferenceMasks, train_hierarchy
-from scribbleseg.pipeline import fit, load, phases, recipe_of, start_run
+from scribbleseg.hierarchy import Hierarchy, ReferenceMasks
+from scribbleseg.phantoms import write_phantoms
+from scribbleseg.pipeline import begin, load, phases, recipe_of
+from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.recipes import ji2019
-from scribbleseg.relabel.decide import Keep
 from scribbleseg.reproduce import run_folder, train_rows
 from scribbleseg.review import dataset_of
 from scribbleseg.review import test_scores as scores_of
@@ -26,32 +25,33 @@ from scribbleseg.runs import open_run
 from scribbleseg.seeds.graph_cut import GraphCut
 from scribbleseg.settings import from_plain, override, to_plain
 from scribbleseg.substructures.cluster import KMeans
-from scribbleseg.train import loop
-from scribbleseg.train.crf_loss import DenseCRFLoss
-from scribbleseg.train.loop import SGD
-from scribbleseg.train.losses import ScribblesAndAreas
-from scribbleseg.train.unet import UNet
+from scribbleseg.training import optimisers
+from scribbleseg.training.crf_loss import DenseCRFLoss
+from scribbleseg.training.losses import ScribblesAndAreas
+from scribbleseg.training.optimisers import SGD
+from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError
 
+LEARNING = Stage(batch=4, iterations=3, optimiser=SGD(), losses=(ScribblesAndAreas(),))
 WHOLE = Recipe(
     preprocess=Preprocess(spacing_mm=6.0, size=32, brain=True),
     seeds=GraphCut(),
     network=UNet(base=4, padded=True),
-    training=SGD(batch=4, iterations=3, iterations_again=2),
-    loss=ScribblesAndAreas(),
-    crf=DenseCRFLoss(),
-    decide=Keep(),
-    recursions=1,
+    stages=(LEARNING, replace(LEARNING, iterations=2, losses=(ScribblesAndAreas(), DenseCRFLoss()))),
 )
+
+
+def weighing(recipe: Recipe, areas: float, crf: DenseCRFLoss) -> Recipe:
+    return ji2019.fine_tuned_with(ji2019.with_losses(recipe, ScribblesAndAreas(areas=areas)), crf)
+
+
 TINY = Hierarchy(
     whole=WHOLE,
     clusters=KMeans(),
     scribbles=Skeleton(),
-    substructures=replace(WHOLE, loss=ScribblesAndAreas(areas=0.2), crf=DenseCRFLoss(channels=(0, 1, 3))),
+    substructures=weighing(WHOLE, 0.2, DenseCRFLoss(channels=(0, 1, 3))),
 )
-TRUE_SC = replace(
-    TINY, clusters=ReferenceMasks(), substructures=replace(TINY.substructures, loss=ScribblesAndAreas(areas=0.0))
-)
+TRUE_SC = replace(TINY, clusters=ReferenceMasks(), substructures=weighing(WHOLE, 0.0, DenseCRFLoss(channels=(0, 1, 3))))
 
 
 class Killed(Exception):
@@ -75,9 +75,8 @@ def dataset(folders):
 
 
 def train(recipe, dataset, path, fabric):
-    recipe, dataset = fit(recipe, dataset)
-    run = start_run(path, recipe, dataset, 0, resume=True)
-    return run, [(phase, recursion.index) for phase, recursion in train_hierarchy(recipe, dataset, run, fabric)]
+    session = begin(dataset, path, recipe, fabric=fabric, resume=True)
+    return session.run, [(recursion.phase, recursion.index) for recursion in pipeline.train(session)]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +102,7 @@ def test_phase_2_learns_from_clusters_inside_the_tumour_and_their_scribbles(trai
     run, _ = trained
     whole, parts = (open_slices(part.slices) for part in phases(run).values())
     assert np.array_equal(whole.images, parts.images)
-    clusters, scribbles = parts.labels("labels_0"), parts.scribbles
+    clusters, scribbles = parts.layer("labels", 0), parts.scribbles
     drawn = scribbles != UNLABELLED
     assert np.array_equal(clusters[drawn], scribbles[drawn])
     assert not clusters[whole.scribbles == 0].any()  # what was scribbled as background stays background
@@ -136,13 +135,13 @@ def test_weak_training_never_reads_a_reference_mask(dataset, tmp_path, fabric):
 def test_true_scribbles_are_all_that_their_row_learns_from(dataset, tmp_path, fabric):
     run, _ = train(TRUE_SC, dataset, tmp_path / "run", fabric)
     slices = open_slices(phases(run)["substructures"].slices)
-    assert np.array_equal(slices.labels("labels_0"), slices.scribbles)
+    assert np.array_equal(slices.layer("labels", 0), slices.scribbles)
     assert set(np.unique(slices.scribbles)) >= {0, 2, UNLABELLED}
     assert np.mean(slices.scribbles != UNLABELLED) < 0.2
 
 
 def test_a_killed_run_ends_with_the_same_weights(trained, dataset, tmp_path, fabric, monkeypatch):
-    step, calls = loop.torch.optim.SGD.step, iter(range(100))
+    step, calls = optimisers.torch.optim.SGD.step, iter(range(100))
 
     def killed(self, *args, **kwargs):
         if next(calls) == 7:  # 5 in phase 1, then the third of phase 2
@@ -150,7 +149,7 @@ def test_a_killed_run_ends_with_the_same_weights(trained, dataset, tmp_path, fab
         return step(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.torch.optim.SGD, "step", killed)
+        patch.setattr(optimisers.torch.optim.SGD, "step", killed)
         with pytest.raises(Killed):
             train(TINY, dataset, tmp_path / "run", fabric)
     again, _ = train(TINY, dataset, tmp_path / "run", fabric)
@@ -178,11 +177,11 @@ def test_a_healthy_brain_trains_too(dataset, tmp_path, fabric):
     whole, parts = (open_slices(part.slices) for part in phases(run).values())
     rows = whole.rows[healthy.name]
     brain = (whole.images[rows] != 0).any(axis=1)
-    areas = whole.labels("labels_0")[rows]
+    areas = whole.layer("labels", 0)[rows]
     assert np.array_equal(areas[brain], whole.scribbles[rows][brain])  # one kind of scribbles does not grow
     assert (areas[brain] == 0).any()
     assert not (areas == 1).any()
-    assert set(np.unique(parts.labels("labels_0")[rows])) <= {0, UNLABELLED}
+    assert set(np.unique(parts.layer("labels", 0)[rows])) <= {0, UNLABELLED}
 
 
 def test_an_empty_tumour_passes_through(trained, dataset, fabric):
@@ -193,9 +192,11 @@ def test_an_empty_tumour_passes_through(trained, dataset, fabric):
             return torch.stack([torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])], dim=1)
 
     run, _ = trained
-    slices = open_slices(phases(run)["whole"].slices)
-    slices = replace(slices, scribbles=np.where(slices.scribbles == 1, UNLABELLED, slices.scribbles))
-    clusters, scribbles = hierarchy._divide_case(TINY, dataset, slices, Nothing(), fabric, 0, "train000")
+    session = begin(dataset, run.path, TINY, fabric=fabric, resume=True)
+    whole = hierarchy.part(session, "whole")
+    unscribbled = np.where(whole.slices.scribbles == 1, UNLABELLED, whole.slices.scribbles)
+    vars(whole.slices)["scribbles"] = unscribbled  # in memory alone: the phases' sessions are made anew each time
+    clusters, scribbles = hierarchy.divide_case(session, whole, Nothing(), "train000")
     assert not clusters.any()
     assert set(np.unique(scribbles)) == {0, UNLABELLED}
     segmenter = load(run, fabric)
@@ -206,22 +207,22 @@ def test_an_empty_tumour_passes_through(trained, dataset, fabric):
 def test_data_whose_scribbles_name_all_structures_is_refused(folders, dataset, tmp_path):
     every = write_simulation(brats(folders[0]), RULES["ji2019"], tmp_path / "all", labels="all")
     with pytest.raises(DataError, match="expected scribbles of all structures as one"):
-        fit(TINY, with_scribbles(brats(folders[0]), every))
+        hierarchy.fit(TINY, with_scribbles(brats(folders[0]), every))
 
 
 def test_networks_that_cannot_start_from_each_other_are_refused(dataset):
-    with pytest.raises(DataError, match="expected U-Nets of one base"):
-        fit(override(TINY, ["substructures.network.base=8"]), dataset)
+    with pytest.raises(DataError, match="expected networks of which the second can start from"):
+        hierarchy.fit(override(TINY, ["substructures.network.base=8"]), dataset)
 
 
 def test_masks_in_a_phase_are_refused(dataset):
     with pytest.raises(DataError, match="expected scribbles, got coarse_masks"):
-        fit(override(TINY, ["whole.annotation=coarse_masks"]), dataset)
+        hierarchy.fit(override(TINY, ["whole.annotation=coarse_masks"]), dataset)
 
 
 def test_both_upper_bounds_learn_from_masks_in_their_own_labels(dataset):
-    whole = fit(ji2019.COMPACT_WT_FULL, dataset)[1]
-    every = fit(ji2019.COMPACT_SUB_FULL, dataset)[1]
+    whole = em.fit(ji2019.COMPACT["wt_full"], dataset)[1]
+    every = em.fit(ji2019.COMPACT["sub_full"], dataset)[1]
     reference = dataset.reference("train000")
     assert np.array_equal(whole.train[0].scribbles, (reference > 0).astype(np.uint8))
     assert np.array_equal(every.train[0].scribbles, reference)
@@ -230,11 +231,14 @@ def test_both_upper_bounds_learn_from_masks_in_their_own_labels(dataset):
 
 def test_recipes_survive_json_and_take_settings_of_either_phase():
     assert from_plain(Hierarchy, to_plain(TINY)) == TINY
-    changed = override(TINY, ["whole.training.learning_rate=0.1", "clusters.enhancement=3", "scribbles.length=0.5"])
-    assert changed.whole.training.learning_rate == 0.1
+    changed = override(
+        TINY, ["whole.stages.optimiser.learning_rate=0.1", "clusters.enhancement=3", "scribbles.length=0.5"]
+    )
+    assert [stage.optimiser.learning_rate for stage in changed.whole.stages] == [0.1, 0.1]
+    assert changed.substructures == TINY.substructures
     assert (changed.clusters.enhancement, changed.scribbles.length) == (3, 0.5)
-    with pytest.raises(DataError, match="recipe field whole.training.momentum: .*less than 1"):
-        override(TINY, ["whole.training.momentum=1"])
+    with pytest.raises(DataError, match=r"recipe field whole\.stages\.1\.optimiser\.momentum: .*less than 1"):
+        override(TINY, ["whole.stages.1.optimiser.momentum=1"])
 
 
 def test_every_row_of_the_paper_is_there_at_the_same_budget():
@@ -244,7 +248,7 @@ def test_every_row_of_the_paper_is_there_at_the_same_budget():
         networks = [
             part for row in rows.values() for part in (getattr(row, "whole", row), getattr(row, "substructures", row))
         ]
-        assert {(r.training.iterations, r.training.iterations_again, r.recursions) for r in networks} == {(30, 60, 1)}
+        assert {tuple(step.iterations for step in r.steps) for r in networks} == {(30, 60)}
         assert len({(r.preprocess, r.network, r.augment) for r in networks}) == 1
         subs = [row for row in rows.values() if isinstance(row, Hierarchy)]
         assert {row.whole for row in subs} == {rows["WT SC+GC+CRF"]}
@@ -256,9 +260,9 @@ def test_rows_share_the_first_phase_and_nothing_else(dataset, tmp_path):
     rows = {"A TrueSC": TRUE_SC, "KM": TINY, "WT": WHOLE}  # the first is the others' donor
     calls = []
     with pytest.MonkeyPatch.context() as patch:
-        step = loop.torch.optim.SGD.step
+        step = optimisers.torch.optim.SGD.step
         patch.setattr(
-            loop.torch.optim.SGD, "step", lambda self, *args, **kw: (calls.append(0), step(self, *args, **kw))[1]
+            optimisers.torch.optim.SGD, "step", lambda self, *args, **kw: (calls.append(0), step(self, *args, **kw))[1]
         )
         train_rows(rows, dataset, tmp_path, [0], accelerator="cpu")
     assert len(calls) == 3 * 5  # phase 1 once, phase 2 of two rows
@@ -267,9 +271,9 @@ def test_rows_share_the_first_phase_and_nothing_else(dataset, tmp_path):
     assert all(other.network(1).read_bytes() == first.network(1).read_bytes() for other in others)
     assert [r["event"] for r in others[0].metrics] == [r["event"] for r in first.metrics]
     taught = [open_slices(parts["substructures"].slices) for parts in runs[:2]]
-    assert np.mean(taught[0].labels("labels_0") != UNLABELLED) < 0.2
+    assert np.mean(taught[0].layer("labels", 0) != UNLABELLED) < 0.2
     brain = (taught[1].images != 0).any(axis=1)
-    assert (taught[1].labels("labels_0")[brain] != UNLABELLED).all()  # clusters, not the donor's scribbles
+    assert (taught[1].layer("labels", 0)[brain] != UNLABELLED).all()  # clusters, not the donor's scribbles
 
 
 def test_the_label_maps_of_a_phase_are_on_disk_in_the_cases_geometry(trained, dataset):

@@ -10,30 +10,29 @@ from lightning_fabric import Fabric
 
 from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.data import folder
-from scribbleseg.data.phantoms import write_phantoms
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.em import Recipe
+from scribbleseg.phantoms import write_phantoms
+from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.runs import open_run
 from scribbleseg.seeds.random_walker import RandomWalker
-from scribbleseg.train import loop
-from scribbleseg.train.crf_rnn import CRFRNN
-from scribbleseg.train.loop import Training
-from scribbleseg.train.unet import UNet
+from scribbleseg.training import optimisers
+from scribbleseg.training.crf_rnn import CRFRNN
+from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 
 BASE = Recipe(
     preprocess=Preprocess(spacing_mm=4.0, size=16),
     seeds=RandomWalker(tau=0.9, beta=100.0),
     network=UNet(base=4, padded=True),
-    training=Training(batch=2, iterations=3, iterations_again=2),
-    recursions=1,
+    stages=(Stage(batch=2, iterations=3), Stage(batch=2, iterations=2, relabel=Relabel())),
     stop_below=0.0,
 )
-CRF = replace(BASE, refine=DenseCRF(w1=1.0, w2=1.0, sigma_alpha=2.0, sigma_beta=0.1, sigma_gamma=2.0))
-ROWS = {"base": BASE, "separate CRF": CRF, "fully supervised": replace(BASE, annotation="masks", recursions=0)}
+CRF = can2018.relabelled(BASE, refine=DenseCRF(w1=1.0, w2=1.0, sigma_alpha=2.0, sigma_beta=0.1, sigma_gamma=2.0))
+FULL = replace(BASE, annotation="masks").beginning(1)
+ROWS = {"base": BASE, "separate CRF": CRF, "fully supervised": FULL}
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +51,25 @@ def test_every_row_of_the_paper_is_there_by_name():
     for family in can2018.FAMILIES:
         rows = can2018.table_1(family)
         assert len(rows) == 8
-        totals = {r.training.iterations + r.recursions * r.training.iterations_again for r in rows.values()}
+        totals = {sum(step.iterations for step in row.steps) for row in rows.values()}
         assert len(totals) == 1  # of iterations: the same in all rows
         assert isinstance(rows["CRF-RNN + uncertainty"].network, CRFRNN)
-        assert rows["CRF-RNN + uncertainty"].network.dropout == 0.5
-        assert rows["separate CRF + uncertainty"].decide.passes == 50
-        assert rows["separate CRF"].refine == rows["separate CRF + uncertainty"].refine
+        assert rows["CRF-RNN + uncertainty"].network.unaries.dropout == 0.5
+        e_steps = {title: [step.relabel for step in row.steps[1:]] for title, row in rows.items()}
+        assert all(e_step.decide.passes == 50 for e_step in e_steps["separate CRF + uncertainty"])
+        refined = [[e.refine for e in e_steps[title]] for title in ("separate CRF", "separate CRF + uncertainty")]
+        assert refined[0] == refined[1]
+        assert {e.refine.kind for e in e_steps["separate CRF"]} == {"dense_crf"}
         shorter = can2018.table_1(family, 100).values()
-        assert {r.training.iterations + r.recursions * r.training.iterations_again for r in shorter} == {100}
+        assert {sum(step.iterations for step in row.steps) for row in shorter} == {100}
     with pytest.raises(DataError, match="expected a family among acdc, prostate"):
         can2018.table_1("liver")
 
 
 def test_compact_rows_keep_the_papers_distances_in_millimetres():
-    refine = in_pixels(can2018.COMPACT_CRF.refine, 1.36719)
-    assert refine.sigma_alpha == pytest.approx(can2018.ACDC_CRF.refine.sigma_alpha)
-    network = in_pixels(can2018.COMPACT_PROSTATE_CRF_RNN.network, 0.625)
+    ours, papers = (can2018.FAMILIES[family]["crf"].stages[1].relabel.refine for family in ("compact", "acdc"))
+    assert in_pixels(ours, 1.36719).sigma_alpha == pytest.approx(papers.sigma_alpha)
+    network = in_pixels(can2018.FAMILIES["compact_prostate"]["crf_rnn"].network, 0.625)
     assert network.sigma_alpha == pytest.approx(250)
 
 
@@ -75,7 +77,7 @@ def test_a_finished_table_is_not_trained_again(dataset, out, monkeypatch):
     def never(*args):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(loop.torch.optim, "Adam", never)
+    monkeypatch.setattr(optimisers.torch.optim, "Adam", never)
     train_rows(ROWS, dataset, out, [0, 1], accelerator="cpu")
 
 
@@ -100,8 +102,9 @@ def test_rows_are_trained_side_by_side(dataset, out, tmp_path):
 
 
 def test_another_recipe_of_that_title_is_refused(dataset, out):
+    longer = replace(BASE, stages=(*BASE.stages, BASE.stages[1]))
     with pytest.raises(DataError, match="same recipe"):
-        train_rows({"base": replace(BASE, recursions=2)}, dataset, out, [0], accelerator="cpu")
+        train_rows({"base": longer}, dataset, out, [0], accelerator="cpu")
 
 
 def test_test_cases_without_references_are_refused_before_the_training(dataset, tmp_path):
@@ -116,6 +119,7 @@ def test_summary(out):
     scores = json.loads((run_folder(out, "base", 1) / "test_scores_1" / "scores.json").read_text())
     assert base.dice.shape == (2, 2, 3)
     assert base.structures == ("RV", "Myo", "LV")
+    assert (base.is_upper_bound, full.is_upper_bound) == (False, True)
     text = json.dumps(scores)
     assert "test000" in text
     mean, low, high = base.minus(full)
@@ -124,8 +128,8 @@ def test_summary(out):
 
 
 def test_a_row_by_hand():
-    row = Row("row", np.array([[[0.5, 0.7], [0.1, 0.3]], [[0.7, 0.9], [0.3, 0.5]]]), 0.8, 0.9, 3.0, ("a", "b"))
+    row = Row("row", np.array([[[0.5, 0.7], [0.1, 0.3]], [[0.7, 0.9], [0.3, 0.5]]]), 0.8, 0.9, 3.0, ("a", "b"), False)
     np.testing.assert_allclose(row.by_structure, [0.4, 0.6])
     np.testing.assert_allclose(row.by_seed, [0.4, 0.6])
-    better = Row("better", row.dice + 0.1, 0.8, 0.9, 3.0, ("a", "b"))
+    better = Row("better", row.dice + 0.1, 0.8, 0.9, 3.0, ("a", "b"), False)
     np.testing.assert_allclose(better.minus(row), [0.1, 0.1, 0.1])

@@ -2,32 +2,38 @@
 
 import pytest
 
-from scribbleseg.em import Recipe
+from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.settings import from_plain, override, to_plain
-from scribbleseg.train.loop import Training
-from scribbleseg.train.unet import UNet
+from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 
-TINY = Recipe(seeds=RandomWalker(tau=0.9), network=UNet(base=4, padded=True), training=Training(batch=4))
+TINY = Recipe(
+    seeds=RandomWalker(tau=0.9),
+    network=UNet(base=4, padded=True),
+    stages=(Stage(iterations=9, batch=4), Stage(iterations=5, batch=4, relabel=Relabel(), times=2)),
+)
 
 
 def test_recipes_survive_json_and_take_overrides():
     assert from_plain(Recipe, to_plain(TINY)) == TINY
-    changed = override(TINY, ["training.batch=3", "seeds.tau=0.8", "preprocess.size=null", "annotation=masks"])
-    assert (changed.training.batch, changed.seeds.tau, changed.preprocess.size) == (3, 0.8, None)
+    changed = override(
+        TINY, ["stages.batch=3", "stages.1.times=4", "seeds.tau=0.8", "preprocess.size=null", "annotation=masks"]
+    )
+    assert [(stage.batch, stage.times) for stage in changed.stages] == [(3, 1), (3, 4)]
+    assert (changed.seeds.tau, changed.preprocess.size) == (0.8, None)
     assert changed.annotation == "masks"
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("training.batch", "expected field=value"),
-        (
-            "training.bach=3",
-            "expected a field of the recipe, got training.bach; the closest are training.batch",
-        ),
-        ("training.batch=many", r"training\.batch.*got 'many'"),
+        ("stages.batch", "expected field=value"),
+        ("stages.bach=3", r"expected a field of the recipe, got stages\.bach; the closest are stages\.batch"),
+        ("stages.2.batch=3", r"expected a field of the recipe, got stages\.2\.batch"),
+        ("stages.batch=many", r"stages\.0\.batch.*got 'many'; .*stages\.1\.batch.*got 'many'"),
+        ("stages.1.batch=many", r"field stages\.1\.batch.*got 'many'"),
+        ("stages.losses.kind=boxes", r"stages\.0\.losses\.0"),
         ("seeds.tau=2", "tau"),
         ("annotation=boxes", "annotation"),
     ],

@@ -8,13 +8,12 @@ from lightning_fabric import Fabric
 
 from scribbleseg import tune
 from scribbleseg.data import folder
-from scribbleseg.data.phantoms import write_phantoms
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.em import Recipe
-from scribbleseg.pipeline import start_run
+from scribbleseg.phantoms import write_phantoms
+from scribbleseg.pipeline import begin
+from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.seeds.random_walker import RandomWalker
-from scribbleseg.train.loop import Training
-from scribbleseg.train.unet import UNet
+from scribbleseg.training.unet import UNet
 from scribbleseg.tune import hold_out, scribble_dice, tune_crf
 from scribbleseg.types import UNLABELLED, Cases, DataError
 
@@ -22,8 +21,7 @@ RECIPE = Recipe(
     preprocess=Preprocess(spacing_mm=4.0, size=16),
     seeds=RandomWalker(tau=0.9, beta=100.0),
     network=UNet(base=4, padded=True),
-    training=Training(batch=2, iterations=3),
-    recursions=0,
+    stages=(Stage(batch=2, iterations=3),),
 )
 GRID = {"w1": (0.0, 1.0), "w2": (0.0, 1.0), "sigma_alpha": (2.0,), "sigma_beta": (0.1,), "sigma_gamma": (1.0,)}
 
@@ -57,7 +55,7 @@ def test_trials_are_ranked_kept_and_not_made_again(dataset, tmp_path, monkeypatc
     fabric = Fabric(accelerator="cpu", devices=1)
 
     def search():
-        return tune_crf(RECIPE, rest, held_out, start_run(tmp_path / "run", RECIPE, rest, 0, True), fabric, grid=GRID)
+        return tune_crf(begin(rest, tmp_path / "run", RECIPE, fabric=fabric, resume=True), held_out, grid=GRID)
 
     trials = search()
     assert len(trials) == 5
@@ -89,6 +87,6 @@ def test_held_out_cases_without_scribbles_are_refused(dataset, tmp_path):
         case = held_out.named(name)
         return replace(case, scribbles=np.full_like(case.scribbles, UNLABELLED))
 
-    run = start_run(tmp_path / "run", RECIPE, rest, 0)
+    session = begin(rest, tmp_path / "run", RECIPE, fabric=Fabric(accelerator="cpu", devices=1))
     with pytest.raises(DataError, match="expected scribbles in the held-out cases"):
-        tune_crf(RECIPE, rest, Cases(held_out.names, bare), run, Fabric(accelerator="cpu", devices=1), grid=GRID)
+        tune_crf(session, Cases(held_out.names, bare), grid=GRID)
