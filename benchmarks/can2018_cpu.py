@@ -25,9 +25,9 @@ from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.data import open_dataset
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
-from scribbleseg.em import Recipe
 from scribbleseg.phantoms import write_phantoms
-from scribbleseg.pipeline import recipe_of
+from scribbleseg.pipeline import phase_recipe
+from scribbleseg.recipe import Recipe
 from scribbleseg.recipes import can2018
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.review import dataset_of
@@ -37,6 +37,7 @@ from scribbleseg.types import UNLABELLED, Dataset
 
 ACDC_TRAIN = [1, 2, 3, 4, 21, 22, 23, 25, 42, 43, 45, 46, 61, 62, 63, 65, 81, 83, 84, 85]
 ACDC_TEST = [6, 7, 8, 9, 26, 27, 28, 29, 47, 48, 49, 50, 66, 67, 68, 70, 86, 87, 88, 89]
+SCRIBBLES_ONLY = "scribbles only"
 GRIDS = {
     "acdc": Preprocess(spacing_mm=2.5, size=96),
     "promise12": Preprocess(spacing_mm=1.5, size=96),  # its spacing is not known: 1 stands for a pixel
@@ -51,7 +52,8 @@ def main() -> None:
     parser.add_argument("--scribbles", choices=["expert", *RULES], help="default: expert on acdc, full elsewhere")
     parser.add_argument("--out", type=Path, default=Path("runs/can2018_acdc"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=["scribbles only", *can2018.ROWS], default=list(can2018.ROWS))
+    titles = list(can2018.TITLES.values())
+    parser.add_argument("--rows", nargs="+", choices=[SCRIBBLES_ONLY, *titles], default=titles)
     parser.add_argument("--iterations", type=int, default=4000, help="in all, in every row")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--quick", action="store_true", help="phantoms, 40 iterations, one seed")
@@ -84,15 +86,15 @@ def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:
 def at_scale(title: str, data: str, iterations: int) -> Recipe:
     """The row on this grid, at this total of iterations."""
     family = "compact_prostate" if data.startswith("pro") else "compact"
-    strokes = can2018.at_length(can2018.COMPACT_STROKES, iterations)
-    recipe = strokes if title == "scribbles only" else can2018.table_1(family, iterations)[title]
-    return replace(recipe, preprocess=GRIDS[data])
+    strokes = can2018.at_length(can2018.FAMILIES[family]["strokes"], iterations)
+    rows = {SCRIBBLES_ONLY: strokes, **can2018.table_1(family, iterations)}
+    return replace(rows[title], preprocess=GRIDS[data])
 
 
 def report(rows: dict[str, Recipe], out: Path, seeds: list[int]) -> None:
     """Both tables, and one line of JSON."""
     summary = {row.title: row for row in summarise(rows, out, seeds, make_fabric("cpu"))}
-    peers = [peer for peer in (can2018.FULLY_SUPERVISED, "base, no recursion") if peer in summary]
+    peers = [can2018.TITLES[end] for end in ("full", "no_recursion") if can2018.TITLES[end] in summary]
     structures = next(iter(summary.values())).structures
     heads = ["row", *structures, "mean", "over seeds", "HD95 mm", *(f"minus {peer}" for peer in peers)]
     table, figures = Table(*heads, box=None), {}
@@ -106,7 +108,7 @@ def report(rows: dict[str, Recipe], out: Path, seeds: list[int]) -> None:
     console = Console(width=180)
     console.print(table)
     labels = Table("labels", "of recursion", "labelled", "right", *(f"Dice {s}" for s in structures), box=None)
-    for title in (title for title, recipe in rows.items() if recipe.annotation == "scribbles"):
+    for title in (title for title, row in summary.items() if not row.is_upper_bound):
         by_seed = [label_quality(run_folder(out, title, seed)) for seed in seeds]
         shortest = min(map(len, by_seed))  # a run may have stopped early
         quality = np.mean([each[:shortest] for each in by_seed], axis=0)
@@ -134,14 +136,14 @@ def label_quality(folder: Path) -> np.ndarray:
     Against the reference on the recipe's grid, UNLABELLED counted as background in the Dice. Shape `recursion measure`.
     """
     run = open_run(folder)
-    dataset, slices, preprocess = dataset_of(run), open_slices(run.slices), recipe_of(run).preprocess
+    dataset, slices, recipe = dataset_of(run), open_slices(run.slices), phase_recipe(run)
     truth = np.full_like(slices.scribbles, UNLABELLED)
     for name, rows in slices.rows.items():
-        truth[rows] = preprocess.labels(dataset.reference(name), dataset.train.named(name))
+        truth[rows] = recipe.preprocess.labels(dataset.reference(name), slices.geometry(name))
     inside = truth != UNLABELLED
     quality = []
     for index in range(run.recursions):
-        labels = np.where(inside, slices.labels(f"labels_{index}"), UNLABELLED)
+        labels = np.where(inside, slices.layer("labels", recipe.labels_of(index)), UNLABELLED)
         labelled = labels != UNLABELLED
         hits = [2 * np.sum((labels == k) & (truth == k)) for k in range(1, dataset.n_labels)]
         sizes = [np.sum(labels == k) + np.sum(truth == k) for k in range(1, dataset.n_labels)]

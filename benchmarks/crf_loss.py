@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -27,6 +28,7 @@ from scipy.ndimage import gaussian_filter as blur
 from torch import Tensor
 from torch.nn import functional
 
+from scribbleseg.training.batch import Batch
 from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.unet import UNet
 
@@ -59,6 +61,13 @@ def double_sum(loss: DenseCRFLoss, logits: Tensor, images: Tensor) -> Tensor:
     features = torch.cat([position, pooled / loss.sigma_intensity], 1).flatten(2).transpose(1, 2)
     affinity = torch.cdist(features, features).square_().mul_(-0.5).exp_()
     return loss.alpha * (y * ((1 - y) @ affinity)).sum() / affinity.numel()
+
+
+def ours(loss: DenseCRFLoss, logits: Tensor, images: Tensor) -> Tensor:
+    """The loss as training calls it, on slices that show an image everywhere."""
+    everywhere = torch.ones_like(images[:, 0], dtype=torch.bool)
+    labels = torch.zeros_like(images[:, 0], dtype=torch.uint8)  # it does not look at them
+    return loss(logits, Batch(images, labels, clean=images, inside=everywhere))
 
 
 def value_and_gradient(
@@ -108,8 +117,8 @@ def measure(loss: DenseCRFLoss, slices: int, side: int, rounds: int, peer: bool)
 
     work: dict[str, Callable[[], object]] = {"unet": step}
     if peer:
-        work["peer"] = lambda: value_and_gradient(lambda *a: double_sum(loss, *a), logits, images)
-    work["ours"] = lambda: value_and_gradient(loss, logits, images)
+        work["peer"] = lambda: value_and_gradient(partial(double_sum, loss), logits, images)
+    work["ours"] = lambda: value_and_gradient(partial(ours, loss), logits, images)
     figures = {f"{name}_mib": peak_mib(each) for name, each in reversed(work.items())}  # the first call of each
     times: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
@@ -120,8 +129,8 @@ def measure(loss: DenseCRFLoss, slices: int, side: int, rounds: int, peer: bool)
     if peer:
         figures["speed"] = figures["peer_ms"] / figures["ours_ms"]
         (value, gradient), (exact, exactly) = (
-            value_and_gradient(loss, logits, images),
-            value_and_gradient(lambda *a: double_sum(loss, *a), logits.double(), images.double()),
+            value_and_gradient(partial(ours, loss), logits, images),
+            value_and_gradient(partial(double_sum, loss), logits.double(), images.double()),
         )
         figures["value_error"] = abs(value / exact - 1)
         figures["gradient_error"] = float((gradient - exactly).norm() / exactly.norm())
@@ -131,8 +140,8 @@ def measure(loss: DenseCRFLoss, slices: int, side: int, rounds: int, peer: bool)
 def of_averaging(loss: DenseCRFLoss, side: int) -> dict[str, float]:
     """What averaging over 2 x 2 pixels does to one slice's value and gradient; pooled: after the same averaging."""
     logits, images = batch_of(1, side)
-    value, gradient = value_and_gradient(replace(loss, scale=1), logits, images)
-    halved, coarse = value_and_gradient(replace(loss, scale=2), logits, images)
+    value, gradient = value_and_gradient(partial(ours, replace(loss, scale=1)), logits, images)
+    halved, coarse = value_and_gradient(partial(ours, replace(loss, scale=2)), logits, images)
     pooled, pooled_coarse = functional.avg_pool2d(gradient, 2), functional.avg_pool2d(coarse, 2)
     figures = {
         "value": abs(halved / value - 1),

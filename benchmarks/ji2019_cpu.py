@@ -24,9 +24,10 @@ from rich.table import Table
 
 from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.data import coarse, open_dataset
-from scribbleseg.data.slices import Slices, open_slices
+from scribbleseg.data.brain import in_brain
+from scribbleseg.data.slices import open_slices
 from scribbleseg.phantoms import write_phantoms
-from scribbleseg.pipeline import phases, recipe_of
+from scribbleseg.pipeline import phase_recipe, phases
 from scribbleseg.recipes import ji2019
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.runs import open_run
@@ -41,7 +42,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ji2019"))
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--rows", nargs="+", choices=list(ji2019.ROWS), default=list(ji2019.ROWS))
+    titles = list(ji2019.TITLES.values())
+    parser.add_argument("--rows", nargs="+", choices=titles, default=titles)
     parser.add_argument("--iterations", type=int, default=900, help="of every network, in all")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
     parser.add_argument("--quick", action="store_true", help="phantoms, 12 iterations, one fold")
@@ -71,7 +73,7 @@ def report(titles: Sequence[str], datasets: dict[Path, Dataset], seeds: Sequence
     figures = {}
     for structures in dict.fromkeys(row.structures for row in summary):
         rows = [row for row in summary if row.structures == structures]
-        full = next((row for row in rows if row.title.endswith(ji2019.FULLY_SUPERVISED)), None)
+        full = next((row for row in rows if row.is_upper_bound), None)
         table = Table("row", *structures, "mean", "recall", "precision", "HD95 mm", "minus full", box=None)
         for row in rows:
             gap = row.minus(full) if full and row is not full else None
@@ -85,11 +87,10 @@ def report(titles: Sequence[str], datasets: dict[Path, Dataset], seeds: Sequence
             }  # fmt: skip
         console.print(table)
     stages = Table("labels", "labelled", "right", "Dice", box=None)
-    quality = {
-        title: np.mean([label_quality(run_folder(out, title, seeds[0]), datasets[out]) for out in datasets], axis=0)
-        for title in titles
-        if "fully" not in title
-    }
+    quality = {}
+    for title in (row.title for row in summary if not row.is_upper_bound):
+        folders = {run_folder(out, title, seeds[0]): dataset for out, dataset in datasets.items()}
+        quality[title] = np.mean([label_quality(folder, dataset) for folder, dataset in folders.items()], axis=0)
     for title, (labelled, right, *dice) in quality.items():
         stages.add_row(title, f"{labelled:.2%}", f"{right:.2%}", "  ".join(f"{d:.3f}" for d in dice))
     console.print(stages)
@@ -111,23 +112,19 @@ def label_quality(folder: Path, dataset: Dataset) -> np.ndarray:
     """
     *_, (phase, run) = phases(open_run(folder)).items()
     seen = dataset if phase else coarse(dataset)
-    slices, preprocess = open_slices(run.slices), recipe_of(run).preprocess
+    slices, preprocess = open_slices(run.slices), phase_recipe(run).preprocess
     truth = np.full_like(slices.scribbles, UNLABELLED)
     for name, rows in slices.rows.items():
-        truth[rows] = preprocess.labels(seen.reference(name), seen.train.named(name))
-    inside = (truth != UNLABELLED) & brain(slices)
-    labels = np.where(inside, slices.labels("labels_0"), UNLABELLED)
+        truth[rows] = preprocess.labels(seen.reference(name), slices.geometry(name))
+    brain = np.concatenate([in_brain(slices.images[rows].swapaxes(0, 1)) for rows in slices.rows.values()])
+    inside = (truth != UNLABELLED) & brain
+    labels = np.where(inside, slices.layer("labels", 0), UNLABELLED)
     labelled = labels != UNLABELLED
     dice = [
         2 * np.sum((labels == k) & (truth == k)) / max(np.sum(labels == k) + np.sum(truth == k), 1)
         for k in range(1, seen.n_labels)
     ]
     return np.array([np.mean(labelled[inside]), np.mean((labels == truth)[labelled]), *dice])
-
-
-def brain(slices: Slices) -> np.ndarray:
-    """Where an image is not 0 in every channel, `slice height width`."""
-    return np.concatenate([(slices.images[rows] != 0).any(axis=1) for rows in slices.rows.values()])
 
 
 if __name__ == "__main__":

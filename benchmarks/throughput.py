@@ -14,6 +14,7 @@ import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -24,11 +25,15 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional
 
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.predict import BATCH, predict
-from scribbleseg.training.loop import m_step, make_fabric
+from scribbleseg.training.loop import Batches, Course, m_step, make_fabric
+from scribbleseg.types import Case, Cases, Geometry
 
 RECIPE = can2018.COMPACT_BASE
+STAGE = RECIPE.stages[0]
 SIDE, LABELS = 96, 4
 
 
@@ -44,7 +49,7 @@ def main() -> None:
         speeds: dict[str, dict[str, list[float]]] = {name: {"training": [], "prediction": []} for name in sides}
         for repeat in range(arguments.repeats + 1):  # the first warms up
             for name, (training, prediction) in sides.items():
-                trained = timed(training, data, iterations) / (iterations * RECIPE.training.batch)
+                trained = timed(training, data, iterations) / (iterations * STAGE.batch)
                 predicted = timed(prediction, data, iterations) / slices
                 if repeat:
                     speeds[name]["training"].append(1 / trained)
@@ -68,19 +73,29 @@ def main() -> None:
     print(json.dumps(figures))
 
 
+def cached(folder: Path, images: np.ndarray, labels: np.ndarray) -> Slices:
+    """Slices `slice height width` and their labels in a cache, as one case on its own grid."""
+    case = Case("case", images[None], labels, Geometry(images.shape, np.eye(4)))
+    slices = build_slices(Cases([case.name], lambda name: case), Preprocess(1.0, images.shape[-1]), folder)
+    layer = slices.writable("labels", 0)
+    layer[:] = labels
+    layer.flush()
+    slices.finish("labels", 0)
+    return slices
+
+
 def make_data(folder: Path, slices: int) -> tuple[Path, int]:
-    """Random slices and labels as `Slices` keeps them: raw arrays on disk."""
+    """Random slices and labels in a cache."""
     rng = np.random.default_rng(0)
-    rng.normal(size=(slices, 1, SIDE, SIDE)).astype(np.float32).tofile(folder / "images.raw")
-    rng.integers(0, LABELS, (slices, SIDE, SIDE), dtype=np.uint8).tofile(folder / "labels.raw")
+    images = rng.normal(size=(slices, SIDE, SIDE)).astype(np.float32)
+    cached(folder / "slices", images, rng.integers(0, LABELS, images.shape, dtype=np.uint8))
     return folder, slices
 
 
 def arrays(data: tuple[Path, int]) -> tuple[np.ndarray, np.ndarray]:
     """Memory-mapped images and labels."""
-    folder, slices = data
-    images = np.memmap(folder / "images.raw", np.float32, "r", shape=(slices, 1, SIDE, SIDE))
-    return images, np.memmap(folder / "labels.raw", np.uint8, "r", shape=(slices, SIDE, SIDE))
+    slices = open_slices(data[0] / "slices")
+    return slices.images, slices.layer("labels", 0)
 
 
 def network() -> torch.nn.Module:
@@ -100,27 +115,22 @@ def timed(function, data: tuple[Path, int], iterations: int) -> float:
 
 def train(data, iterations):
     """Our M step: everything between its first and its last iteration, checkpoint at the end included."""
-    images, labels = arrays(data)
     fabric, module = make_fabric("cpu"), network()
-    checkpoint = data[0] / "m_step.ckpt"
-    checkpoint.unlink(missing_ok=True)
+    course = Course(data[0] / "m_step.ckpt", lambda record: None)
+    course.checkpoint.unlink(missing_ok=True)
+    batches = Batches(open_slices(data[0] / "slices"), 0, RECIPE.augment, (0, 0))
     yield
-    m_step(
-        fabric, module, images, labels, RECIPE.training, RECIPE.augment, iterations, (0, 0), checkpoint,
-        lambda record: None,
-    )  # fmt: skip
+    m_step(module, replace(STAGE, iterations=iterations), batches=batches, fabric=fabric, course=course)
     yield
 
 
 def bare_train(data, iterations):
     """Forward, backward, Adam, on batches that are tensors already."""
     images, labels = (torch.from_numpy(np.array(a)) for a in arrays(data))
-    batches = list(zip(images.split(RECIPE.training.batch), labels.long().split(RECIPE.training.batch), strict=True))
-    batches = [
-        (x.contiguous(memory_format=torch.channels_last), y) for x, y in batches if len(x) == RECIPE.training.batch
-    ]
+    batches = list(zip(images.split(STAGE.batch), labels.long().split(STAGE.batch), strict=True))
+    batches = [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches if len(x) == STAGE.batch]
     module = network().train()
-    optimiser = torch.optim.Adam(module.parameters(), RECIPE.training.learning_rate)
+    optimiser = torch.optim.Adam(module.parameters(), STAGE.optimiser.learning_rate)
     yield
     for iteration in range(iterations):
         x, y = batches[iteration % len(batches)]

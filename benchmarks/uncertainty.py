@@ -35,9 +35,10 @@ from scribbleseg.phantoms import heart
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.decide import WelchTest, welch_p
 from scribbleseg.relabel.predict import BATCH, sample
-from scribbleseg.training.loop import m_step
+from scribbleseg.training.loop import Batches, Course, m_step
 from scribbleseg.training.unet import Dropout
 from scribbleseg.types import UNLABELLED
+from throughput import cached
 
 RECIPE = can2018.COMPACT_BASE
 TEST = WelchTest()
@@ -96,12 +97,12 @@ def train(images: np.ndarray, labels: np.ndarray, iterations: int) -> nn.Module:
     """The compact U-Net with the paper's dropout, on batches of about ten slices of 96 x 96."""
     torch.manual_seed(0)
     network = replace(RECIPE.network, dropout=0.5).build(1, LABELS)
-    training = replace(RECIPE.training, batch=max(2, round(10 * (96 / images.shape[-1]) ** 2)))
+    batch = max(2, round(10 * (96 / images.shape[-1]) ** 2))
+    stage = replace(RECIPE.stages[0], iterations=iterations, batch=batch)
     with tempfile.TemporaryDirectory() as scratch:
-        m_step(
-            fabric("bf16-mixed"), network, images, labels, training, RECIPE.augment, iterations, (0, 0),
-            Path(scratch) / "m_step.ckpt", lambda record: None,
-        )  # fmt: skip
+        batches = Batches(cached(Path(scratch) / "slices", images[:, 0], labels), 0, RECIPE.augment, (0, 0))
+        course = Course(Path(scratch) / "m_step.ckpt", lambda record: None)
+        m_step(network, stage, batches=batches, fabric=fabric("bf16-mixed"), course=course)
     return network.eval()
 
 

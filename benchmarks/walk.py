@@ -65,7 +65,9 @@ def main(words: list[str]) -> None:
         finally:
             sys.setprofile(None)
     files = {file for file, *_ in walk.functions}
-    print(f"{len(walk.functions)} functions in {len(files)} files; {len(walk.crossings)} pairs of files call each other")
+    print(
+        f"{len(walk.functions)} functions in {len(files)} files; {len(walk.crossings)} pairs of files call each other"
+    )
     both = {frozenset(pair) for pair in walk.crossings if pair[::-1] in walk.crossings}
     print(f"{len(both)} pairs of files call each other both ways")
 

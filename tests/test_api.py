@@ -226,12 +226,12 @@ def test_a_hierarchy_trains_segments_and_is_scored_through_the_same_door(tumours
         (
             lambda image: np.where(image == image.max(), np.nan, image),
             (9.0, 2.0, 2.0),
-            r"finite intensities, got \d+ of",
+            "finite intensities, got",
         ),
         (
             lambda image: np.where(image == image.max(), np.inf, image),
             (9.0, 2.0, 2.0),
-            r"finite intensities, got \d+ of",
+            "finite intensities, got",
         ),
         (lambda image: np.repeat(image, 3, axis=0), (9.0, 2.0, 2.0), "expected 1 channels as in training, got 3"),
     ],

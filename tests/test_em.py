@@ -16,12 +16,17 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.em import load_segmenter
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage, resolve
+from scribbleseg.relabel.decide import WelchTest
+from scribbleseg.relabel.predict import predict
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
 from scribbleseg.session import Session
 from scribbleseg.training import loop
+from scribbleseg.training.losses import ScribblesAndAreas, partial_cross_entropy
+from scribbleseg.training.optimisers import SGD, Adam
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError, Dataset
+from scribbleseg.weights import read_weights
 
 TINY = Recipe(
     preprocess=Preprocess(spacing_mm=3.0, size=32),
@@ -190,3 +195,153 @@ def test_resolve_sets_what_the_recipe_leaves_to_the_data(dataset):
     grid = resolve(replace(TINY, preprocess=Preprocess()), dataset).preprocess
     assert grid.spacing_mm > 0
     assert grid.size % 16 == 0
+
+
+def test_a_stage_without_an_e_step_goes_on_with_the_same_labels(dataset, fabric, tmp_path):
+    recipe = replace(TINY, stages=(Stage(iterations=2, batch=4), Stage(iterations=2, batch=4)))
+    session = begun(dataset, tmp_path / "run", fabric, recipe)
+    first, second = em.train(session)
+    assert np.array_equal(first.labels, second.labels)
+    assert (second.changed, second.labelled) == (None, first.labelled)
+    assert sorted(path.name for path in (session.run.path / "labels").iterdir()) == ["0"]
+    assert sorted(path.name for path in session.run.slices.glob("*_*.raw")) == ["labels_0.raw"]
+    assert [r["recursion"] for r in session.run.metrics if r["event"] == "relabel"] == [0, 1]
+    states = [read_weights(session.run.network(n))["state"] for n in (0, 1)]
+    assert not torch.equal(states[0]["head.0.weight"], states[1]["head.0.weight"]), "it trains on"
+
+
+def carried_on(optimiser, restarts=False) -> Recipe:
+    stages = (Stage(iterations=4, batch=2, optimiser=optimiser), Stage(iterations=3, batch=2, optimiser=optimiser))
+    return replace(TINY, stages=(stages[0], replace(stages[1], restarts=restarts, relabel=Relabel())))
+
+
+def test_a_stage_that_does_not_restart_carries_the_learning_rate_on(dataset, fabric, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    run = begun(dataset, tmp_path / "run", fabric, carried_on(SGD(learning_rate=0.7))).run
+    list(em.train(begun(dataset, run.path, fabric, carried_on(SGD(learning_rate=0.7)))))
+    rates = [record["learning_rate"] for record in run.metrics if record["event"] == "train"]
+    assert rates == pytest.approx([0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert run.optimiser(0).exists()
+    assert not run.optimiser(1).exists(), "nothing goes on from there"
+
+
+def test_a_stage_that_does_not_restart_carries_the_optimiser_on_also_after_a_kill(
+    dataset, fabric, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    recipe = carried_on(Adam(decay=1.0))  # the learning rate is the same throughout
+    whole = begun(dataset, tmp_path / "whole", fabric, recipe)
+    list(em.train(whole))
+    anew = begun(dataset, tmp_path / "anew", fabric, carried_on(Adam(decay=1.0), restarts=True))
+    list(em.train(anew))
+    assert not anew.run.optimiser(0).exists()
+    assert not torch.equal(weights(whole.run)["head.0.weight"], weights(anew.run)["head.0.weight"])
+    save, log = em.save_weights, Run.log
+
+    def kill_once_saved(network, path):
+        save(network, path)
+        raise Killed
+
+    def kill_before_saving(network, path):
+        raise Killed
+
+    def kill_in_the_second(self, record):
+        log(self, record)
+        if record.get("iteration") == 3 and record["recursion"] == 1:
+            raise Killed
+
+    deaths = [(em, "save_weights", kill_before_saving), (em, "save_weights", kill_once_saved)]
+    for target, name, death in [*deaths, (Run, "log", kill_in_the_second)]:
+        with monkeypatch.context() as patch:
+            patch.setattr(target, name, death)
+            with pytest.raises(Killed):
+                list(em.train(begun(dataset, tmp_path / "killed", fabric, recipe)))
+    session = begun(dataset, tmp_path / "killed", fabric, recipe)
+    list(em.train(session))
+    for (name, a), b in zip(weights(whole.run).items(), weights(session.run).values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_soft_labels_and_confidences_are_made_where_a_loss_needs_them(dataset, trained, fabric, tmp_path, monkeypatch):
+    monkeypatch.setattr(ScribblesAndAreas, "needs", frozenset({"soft", "confidence"}))
+    seen = []
+
+    def look(self, logits, batch):
+        seen.append((batch.soft.shape, batch.confidence.shape, batch.scribbles))
+        return partial_cross_entropy(logits, batch.labels)
+
+    monkeypatch.setattr(ScribblesAndAreas, "__call__", look)
+    relabel = Relabel(decide=WelchTest(passes=3, significance=1e-6))
+    hard = Stage(iterations=3, batch=2)
+    stages = (hard, replace(hard, relabel=relabel), replace(hard, losses=(ScribblesAndAreas(),)))
+    recipe = replace(TINY, stages=(*stages, replace(hard, relabel=relabel)))
+    session = begun(dataset, tmp_path / "run", fabric, recipe)
+    recursions = list(em.train(session))
+    assert seen == [((2, 4, 32, 32), (2, 32, 32), None)] * 3
+    made = {path.name for path in session.run.slices.glob("*_*.raw")}
+    assert made == {"labels_0.raw", "labels_1.raw", "soft_1.raw", "confidence_1.raw", "labels_3.raw"}
+    slices = session.slices
+    soft, confidence = (np.array(slices.layer(kind, 1), np.float32) for kind in ("soft", "confidence"))
+    seeds, labels = recursions[0].labels, recursions[1].labels
+    network = load_segmenter(recipe, session.run, fabric, 0).network
+    for rows in slices.rows.values():
+        refined = predict(fabric, network, slices.images[rows]).swapaxes(0, 1)
+        free = (seeds[rows] == UNLABELLED) & slices.inside[rows]
+        assert np.allclose(soft[rows].swapaxes(0, 1)[:, free], refined[:, free], atol=1e-3)
+    sown = seeds != UNLABELLED
+    assert sown.any()
+    assert np.array_equal(soft.swapaxes(0, 1)[:, sown], np.eye(4)[:, seeds[sown]])
+    assert (confidence[sown] == 1).all()
+    assert (confidence[labels == UNLABELLED] == 0).all()
+    unsure = (labels == UNLABELLED) & slices.inside
+    assert unsure.any(), "the test abstains somewhere"
+    assert np.allclose(soft.sum(axis=1)[slices.inside], 1, atol=5e-3)
+    assert not soft.swapaxes(0, 1)[:, ~slices.inside].any()
+    decided = labels != UNLABELLED
+    chosen = np.take_along_axis(soft, np.where(decided, labels, 0)[:, None], axis=1)[:, 0]
+    assert np.array_equal(confidence[decided], chosen[decided])
+    nobody_needs_them = trained[0].run.slices
+    assert {path.name.partition("_")[0] for path in nobody_needs_them.glob("*_*.raw")} == {"labels"}
+
+
+class TestReading:
+    """Images are read to make the cache, and to see on resuming that they are the same."""
+
+    RECIPE = replace(TINY, stages=(Stage(iterations=1, batch=2), Stage(iterations=1, batch=2, relabel=Relabel())))
+
+    def test_every_training_image_is_read_once_and_once_more_on_resuming(self, dataset, fabric, tmp_path):
+        read = []
+
+        def spy(name):
+            read.append(name)
+            return dataset.train.named(name)
+
+        watched = replace(dataset, train=dataset.train.read_by(spy), test=dataset.test.read_by(spy))
+        names = list(dataset.train.names)
+        session = begun(watched, tmp_path / "run", fabric, self.RECIPE)
+        assert read == []
+        list(em.train(session))
+        assert read == names
+        resumed = em.train(begun(watched, tmp_path / "run", fabric, self.RECIPE))
+        next(resumed)
+        list(resumed)
+        assert read == names * 2
+
+    @pytest.mark.parametrize("part", ["image", "scribbles"])
+    def test_other_images_or_scribbles_are_refused_on_resuming(self, part, dataset, fabric, tmp_path):
+        session = begun(dataset, tmp_path / "run", fabric, self.RECIPE)
+        next(em.train(session))
+        before = session.run.network(0).read_bytes()
+
+        def changed(name):
+            case = dataset.train.named(name)
+            values = getattr(case, part).copy()
+            values[..., 0, 0] += 1
+            return replace(case, **{part: values})
+
+        other = replace(dataset, train=dataset.train.read_by(changed))
+        with pytest.raises(DataError, match=r"the same images and scribbles\), found others; resume with what it was"):
+            list(em.train(begun(other, tmp_path / "run", fabric, self.RECIPE)))
+        assert session.run.network(0).read_bytes() == before
+        assert session.run.recursions == 1

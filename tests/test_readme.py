@@ -39,3 +39,4 @@ def test_the_command_line_starts():
     command = Path(sys.executable).with_name("scribbleseg")
     done = subprocess.run([command, "train", "--help"], check=True, capture_output=True, text=True)
     assert "--recipe" in done.stdout
+    assert DEFAULT in "".join(done.stdout.split()).replace("│", ""), "the default in the help is the default"

@@ -1,7 +1,10 @@
 """The rows of a table are trained once, share what they have in common, and are summed up by case."""
 
 import json
-from dataclasses import replace
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
@@ -14,14 +17,20 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.recipes import can2018
+from scribbleseg.relabel.decide import WelchTest
 from scribbleseg.relabel.refine import DenseCRF
-from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
-from scribbleseg.runs import open_run
-from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.reproduce import Row, _shared, run_folder, summarise, train_rows
+from scribbleseg.runs import Run, open_run
+from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.session import Session
+from scribbleseg.settings import to_plain
 from scribbleseg.training import optimisers
+from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.crf_rnn import CRFRNN
+from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
+from scribbleseg.training.optimisers import SGD, Adam
 from scribbleseg.training.unet import UNet
-from scribbleseg.types import DataError
+from scribbleseg.types import Cases, DataError, Dataset
 
 BASE = Recipe(
     preprocess=Preprocess(spacing_mm=4.0, size=16),
@@ -133,3 +142,150 @@ def test_a_row_by_hand():
     np.testing.assert_allclose(row.by_seed, [0.4, 0.6])
     better = Row("better", row.dice + 0.1, 0.8, 0.9, 3.0, ("a", "b"), False)
     np.testing.assert_allclose(better.minus(row), [0.1, 0.1, 0.1])
+
+
+FINE_TUNED = Stage(
+    iterations=9,
+    batch=4,
+    optimiser=SGD(),
+    losses=(ScribblesAndAreas(), DenseCRFLoss()),
+    relabel=Relabel(refine=CRF.stages[1].relabel.refine, decide=WelchTest()),
+)
+EVERYTHING = Recipe(
+    preprocess=Preprocess(spacing_mm=4.0, size=16),
+    network=UNet(base=4, padded=True, dropout=0.5),
+    stages=(Stage(iterations=9, optimiser=SGD(), losses=FINE_TUNED.losses), FINE_TUNED, FINE_TUNED),
+)
+"""Three M steps with parts of every kind."""
+
+
+def changes(part) -> Iterator[tuple[str, Any]]:
+    """Every copy of a part of a recipe in which one field of it, or of a part in it, has another value."""
+    hints = get_type_hints(type(part))
+    for field in fields(part):
+        value, choices = getattr(part, field.name), get_args(hints[field.name])
+        if is_dataclass(value):
+            others = changes(value)
+        elif isinstance(value, tuple) and is_dataclass(value[0]):
+            others = (
+                (f"{n}.{w}", (*value[:n], o, *value[n + 1 :])) for n, v in enumerate(value) for w, o in changes(v)
+            )
+        elif get_origin(hints[field.name]) is Literal:
+            others = ((f"={choice}", choice) for choice in choices if choice != value)
+        else:
+            others = [(f"={other}", other) for other in [another(value)]]
+        for where, other in others:
+            yield f"{field.name}.{where}".replace(".=", "="), replace(part, **{field.name: other})
+
+
+def another(value):
+    if value is None:
+        return Relabel()
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return (*value, 1)
+    return value * 2 if isinstance(value, int) else value * 0.9
+
+
+def never(name):
+    raise AssertionError(f"{name} was read")
+
+
+def shared(own: Recipe, theirs: Recipe, path, steps=3, **details) -> int:
+    """How many M steps a new row would take over of one that has done so many of them."""
+    known = {"seed": 0, "fingerprint": "abc", "label_names": ["background", "LV"]}
+    rows = []
+    for name, recipe, more in (("own", own, {}), ("theirs", theirs, details)):
+        run = Run(path / name)
+        run.path.mkdir(parents=True, exist_ok=True)
+        (run.path / "recipe.json").write_text(json.dumps(to_plain(recipe)))
+        (run.path / "run.json").write_text(json.dumps(known | {"versions": {"scribbleseg": "0.2.0"}} | more))
+        rows.append(run)
+    for n in range(steps):
+        rows[1].network(n).parent.mkdir(exist_ok=True)
+        rows[1].network(n).touch()
+    nothing = Cases([], never)
+    dataset = Dataset("folder", path, ("background", "LV"), nothing, nothing, never)
+    return _shared(Session(own, dataset, rows[0], Fabric(accelerator="cpu", devices=1)), rows[1])
+
+
+def test_every_field_that_differs_ends_what_rows_share(tmp_path):
+    changed = {where: recipe for where, recipe in changes(EVERYTHING) if "times" not in where}
+    assert len(changed) >= 80
+    assert shared(EVERYTHING, EVERYTHING, tmp_path) == 3
+    for where, recipe in changed.items():
+        step = int(where.split(".")[1]) if where.startswith("stages") else 0
+        if where.startswith("stages") and ".restarts" in where and step:
+            step -= 1  # its schedule begins, or ends, with the M step before
+        if where.startswith("stages.0.relabel"):
+            continue  # a first stage has none
+        assert shared(EVERYTHING, recipe, tmp_path) == step, where
+
+
+def test_rows_that_differ_in_no_field_before_a_step_share_it():
+    """The walk of the test above reaches every field there is."""
+    reached = {re.sub(r"=.*", "", where) for where, _ in changes(EVERYTHING)}
+    assert {"annotation", "preprocess.brain", "seeds.tau", "augment.noise", "stop_below", "stages.2.batch"} <= reached
+    assert {"stages.1.relabel.refine.w1", "stages.1.relabel.decide.passes", "stages.1.losses.1.alpha"} <= reached
+    for part in (Recipe, Stage):
+        assert {f.name for f in fields(part)} - {"kind"} <= {name for where in reached for name in where.split(".")}
+
+
+@pytest.mark.parametrize("name", ["refine", "seeds", "network", "losses", "optimiser"])
+def test_parts_of_another_kind_are_not_shared(name, tmp_path):
+    first, second, third = EVERYTHING.stages
+    other = {
+        "seeds": replace(EVERYTHING, seeds=Strokes()),
+        "network": replace(EVERYTHING, network=CRFRNN(1.0, 1.0, 1.0, 1.0, 1.0, unaries=EVERYTHING.network)),
+        "refine": replace(EVERYTHING, stages=(first, second, replace(third, relabel=Relabel(decide=WelchTest())))),
+        "losses": replace(EVERYTHING, stages=(first, second, replace(third, losses=(PartialCrossEntropy(),)))),
+        "optimiser": replace(EVERYTHING, stages=(first, replace(second, optimiser=Adam()), third)),
+    }[name]
+    expected = {"seeds": 0, "network": 0, "refine": 2, "losses": 2, "optimiser": 1}[name]
+    assert shared(EVERYTHING, other, tmp_path) == expected
+
+
+OTHERS = [
+    {"seed": 1},
+    {"fingerprint": "other"},
+    {"label_names": ["background"]},
+    {"versions": {"scribbleseg": "0.1.0"}},
+]
+
+
+@pytest.mark.parametrize("details", OTHERS, ids=lambda details: next(iter(details)))
+def test_rows_of_other_data_seeds_or_versions_share_nothing(details, tmp_path):
+    assert shared(EVERYTHING, EVERYTHING, tmp_path, **details) == 0
+
+
+def test_no_more_is_shared_than_has_been_done(tmp_path):
+    assert shared(EVERYTHING, EVERYTHING, tmp_path, steps=2) == 2
+    assert shared(EVERYTHING.beginning(2), EVERYTHING, tmp_path / "shorter") == 1, "later E steps draw other numbers"
+
+
+def test_a_schedule_that_spans_more_or_fewer_steps_is_another_one(tmp_path):
+    first, second, third = EVERYTHING.stages
+    carried = replace(EVERYTHING, stages=(first, second, replace(third, restarts=False)))
+    longer = replace(EVERYTHING, stages=(first, second, replace(third, restarts=False, iterations=20)))
+    Run(tmp_path / "theirs").optimiser(1).parent.mkdir(parents=True)
+    Run(tmp_path / "theirs").optimiser(1).touch()
+    assert shared(carried, longer, tmp_path) == 1
+
+
+def test_an_optimiser_that_is_carried_on_has_to_be_there(tmp_path):
+    first, second, third = EVERYTHING.stages
+    carried = replace(EVERYTHING, stages=(first, second, replace(third, restarts=False)))
+    assert shared(carried, carried, tmp_path, steps=2) == 1
+    Run(tmp_path / "theirs").optimiser(1).touch()
+    assert shared(carried, carried, tmp_path, steps=2) == 2
+
+
+def test_labels_without_the_soft_ones_that_a_row_needs_are_not_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(ScribblesAndAreas, "needs", frozenset({"soft"}))
+    hard = replace(FINE_TUNED, losses=(PartialCrossEntropy(),))
+    kept = replace(hard, relabel=None)
+    theirs = replace(EVERYTHING, stages=(replace(hard, relabel=None), hard, kept))
+    own = replace(theirs, stages=(*theirs.stages[:2], replace(kept, losses=(ScribblesAndAreas(),))))
+    assert shared(own, theirs, tmp_path) == 1, "the soft labels of M step 1 are missing"
+    assert shared(theirs, own, tmp_path) == 2

@@ -141,8 +141,7 @@ def part(session: Session[Hierarchy], phase: str) -> Session[Recipe]:
     """The session of one of the phases, whose run lies inside the hierarchy's."""
     recipes = {WHOLE: session.recipe.whole, SUBSTRUCTURES: session.recipe.substructures}
     dataset = coarse(session.dataset) if phase == WHOLE else session.dataset
-    run = Run(session.run.path / phase)
-    return Session(recipes[phase], dataset, run, session.fabric, session.seed, session.workers)
+    return session.within(phase, recipes[phase], dataset)
 
 
 def load(recipe: Hierarchy, run: Run, fabric: Fabric, recursion: int | None = None) -> HierarchySegmenter:

@@ -148,13 +148,20 @@ def _first(path: Path) -> Run:
 def _shared(session: Session[Recipe], donor: Run) -> int:
     """The number of M steps that another run has done as this session would do them."""
     keys = ("seed", "fingerprint", "label_names")
-    if any(donor.details.get(key) != session.run.details[key] for key in keys):
+    if any(donor.details.get(key) != session.run.details[key] for key in keys) or donor.version != session.run.version:
         return 0
     theirs, own = phase_recipe(donor), session.recipe
     steps = range(min(donor.recursions, len(own.steps)), 0, -1)
-    shared = next((n for n in steps if theirs.beginning(n) == own.beginning(n) and _has_state(own, donor, n)), 0)
+    shared = next((n for n in steps if _begin_alike(own, theirs, n) and _has_state(own, donor, n)), 0)
     # The random numbers of later E steps depend on how many there are.
     return shared if len(theirs.steps) == len(own.steps) else min(shared, 1)
+
+
+def _begin_alike(own: Recipe, theirs: Recipe, steps: int) -> bool:
+    """Whether so many M steps are the same, their learning rates too, and theirs made all that later ones need."""
+    return own.beginning(steps) == theirs.beginning(steps) and all(
+        own.schedule(n) == theirs.schedule(n) and own.needs_of(n) <= theirs.needs_of(n) for n in range(steps)
+    )
 
 
 def _has_state(recipe: Recipe, donor: Run, steps: int) -> bool:

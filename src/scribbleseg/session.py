@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -58,11 +58,29 @@ class Session(Generic[RecipeT]):
         """This rank's share of the training cases."""
         return list(self.slices.rows)[self.fabric.global_rank :: self.fabric.world_size]
 
+    def within(self, phase: str, recipe: Any, dataset: Dataset) -> "Session[Any]":
+        """The session of a phase, whose run lies inside this one's; the same one whenever it is asked for."""
+        if phase not in self._phases:
+            run = Run(self.run.path / phase)
+            self._phases[phase] = Session(recipe, dataset, run, self.fabric, self.seed, self.workers)
+        return self._phases[phase]
+
+    @cached_property
+    def _phases(self) -> "dict[str, Session]":
+        return {}
+
+    @cached_property
+    def _prepared(self) -> list[Preprocess]:
+        return []
+
     def prepare(self, preprocess: Preprocess) -> None:
         """Build the cache of the training cases, or check that the one there is of the same images and scribbles.
 
-        Reads every training case once. Raises DataError where the data has changed since the run was started.
+        Reads every training case once, however often it is called. Raises DataError where the data has changed since
+        the run was started.
         """
+        if self._prepared:
+            return
         if self.leads:
             there = (self.run.slices / "index.json").exists()
             slices = build_slices(self.dataset.train, preprocess, self.run.slices)
@@ -73,6 +91,7 @@ class Session(Generic[RecipeT]):
                 )
             self.run.add(fingerprint=slices.index["fingerprint"])
         self.fabric.barrier()
+        self._prepared.append(preprocess)
 
     def store(self, index: int, found: Iterable[tuple[str, Beliefs]], kinds: Iterable[str] = ()) -> None:
         """Store what M step `index` learns from: in the cache, and as label maps in original geometry.

@@ -17,7 +17,7 @@ from scribbleseg.training import loop
 from scribbleseg.training.crf_rnn import CRFRNN
 from scribbleseg.training.loop import Training
 from scribbleseg.training.monai_network import MONAINetwork
-from scribbleseg.training.network import Network, NetworkModule, Stochastic, has_dropout, on_meta_device
+from scribbleseg.training.network import Network, NetworkModule, Stochastic, has_dropout, trial
 from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
@@ -75,7 +75,7 @@ def warmed(name):
     torch.manual_seed(0)
     network = MEMBERS[name].build(1, 3)
     with torch.no_grad():
-        for _ in range(10):
+        for _ in range(25):
             inner(network)(images_for(name))
     return network.eval()
 
@@ -124,7 +124,7 @@ def test_a_network_that_does_not_give_back_the_slices_sides_is_refused():
     spec = MONAINetwork(name="UNet", arguments={"channels": [4, 8], "strides": [2]})
     spec.check_sides(32)
     with pytest.raises(
-        ValueError, match=r"logits of the slices' size \(33,\).*got shape \(1, 2, 34, 34\).*preprocess\.size"
+        ValueError, match=r"logits of the slices' size \(33,\).*got shape \(2, 2, 34, 34\).*preprocess\.size"
     ):
         spec.check_sides(33)
 
@@ -270,22 +270,26 @@ def test_weights_of_a_wider_network_are_refused(name):
         spec.start_from(spec.build(1, 3), wider(spec).build(1, 2).state_dict())
 
 
-@pytest.mark.parametrize("other", ["unet", "plain unet", "monai", "crf-rnn of unet"])
-@every_plain_member
+OTHERS = ("unet", "plain unet", "monai", "crf-rnn of unet")  # padding has no weights
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [(name, other) for name in PLAIN for other in OTHERS if name.removeprefix("unpadded ") != other]
+)
 def test_weights_of_another_network_are_refused(name, other):
-    if name.removeprefix("unpadded ") == other:
-        pytest.skip("the same network: padding has no weights")
     spec = MEMBERS[name]
     with pytest.raises(ValueError, match="expected weights of"):
         spec.start_from(spec.build(1, 3), MEMBERS[other].build(1, 2).state_dict())
 
 
 @every_member
-def test_weights_can_be_taken_over_on_the_meta_device(name):
+def test_looking_at_a_network_leaves_the_random_state_as_it_was(name):
     spec = MEMBERS[name]
-    first, second = on_meta_device(spec.build), on_meta_device(spec.build, labels=3)
-    spec.start_from(second, first.state_dict())
-    assert {weights.device.type for weights in second.parameters()} == {"meta"}
+    before = torch.get_rng_state()
+    spec.check_sides(side_of(name))
+    assert spec.has_dropout == has_dropout(trial(spec.build))
+    spec.start_from(trial(spec.build, labels=3), trial(spec.build).state_dict())
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @every_member
@@ -305,14 +309,14 @@ def test_weights_survive_the_disk(name, tmp_path):
 
 @every_member
 def test_an_m_step_lowers_the_loss(name, make_slices, train, monkeypatch):
-    monkeypatch.setattr(loop, "LOG_EVERY", 5)
+    monkeypatch.setattr(loop, "LOG_EVERY", 2)
     side = side_of(name)
-    labels = np.zeros((4, side, side), np.uint8)
+    labels = np.zeros((2, side, side), np.uint8)
     labels[:, 6:20, 10:26] = 1
     noise = np.random.default_rng(0).normal(0, 0.2, labels.shape)
     slices = make_slices((labels + noise).astype(np.float32)[:, None], labels)
     torch.manual_seed(0)
-    training = Training(iterations=15, batch=4, optimiser=Adam(learning_rate=0.02))
+    training = Training(iterations=14, batch=2, optimiser=Adam(learning_rate=0.03))
     records = []
     train(MEMBERS[name].build(1, 2), training, slices, records.append)
     assert records[-1]["loss"] < 0.9 * records[0]["loss"]
@@ -359,6 +363,22 @@ def test_the_first_of_several_outputs_is_taken_for_the_logits():
         outputs = network.eval().network(image)
         assert len(outputs) > 1
         assert torch.equal(network(image), outputs[0])
+
+
+def test_outputs_that_a_network_stacks_while_it_trains_are_several_outputs_too():
+    arguments = {
+        "kernel_size": [3, 3, 3, 3],
+        "strides": [1, 2, 2, 2],
+        "upsample_kernel_size": [2, 2, 2],
+        "filters": [2, 2, 2, 2],
+        "deep_supervision": True,
+        "deep_supr_num": 2,
+    }
+    spec = MONAINetwork(name="DynUNet", arguments=arguments)
+    spec.check_sides(32)
+    network = spec.build(1, 3).train()
+    assert network.network(images_for("monai")).ndim == 5
+    assert network(images_for("monai")).shape == network.eval()(images_for("monai")).shape == (3, 3, 32, 32)
 
 
 def test_dropout_layers_of_probability_0_are_no_dropout():

@@ -52,7 +52,12 @@ Scribbles = Annotated[
     Path | None,
     typer.Option(help="A folder of scribbles, as `simulate` writes it, to use instead of the data set's own."),
 ]
-Name = Annotated[str | None, typer.Option("--recipe", help="The name of a recipe; `scribbleseg recipes` lists them.")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", help="The name of a recipe; `scribbleseg recipes` lists them. Default: can2018.compact_base."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

@@ -36,7 +36,9 @@ Drawn = Literal["scribbled", "all"]
 def check(
     data: Data, format: Format = None, split: Split = None, fold: Fold = None, scribbles: Scribbles = None
 ) -> None:
-    """Audit a data set before training: every fault with its case, its file and what to do. Exits 2 if there are any.
+    """Audit a data set before training: list every fault with its case, its file and what to do.
+
+    The exit code is 2 if there are faults, and 0 if there are none.
 
     Example: `scribbleseg check ACDC/`
     """

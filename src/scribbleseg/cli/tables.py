@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 from rich.console import Console
@@ -183,8 +183,7 @@ def tune_crf(
     from scribbleseg.recipe import Recipe
     from scribbleseg.training.loop import make_fabric
 
-    one = chosen(recipe, set, kind="em")
-    assert isinstance(one, Recipe)
+    one = cast(Recipe, chosen(recipe, set, kind="em"))
     dataset = open_at(Place(data, format, split, fold, scribbles))
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")

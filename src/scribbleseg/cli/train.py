@@ -95,7 +95,9 @@ def train(
     nodes: Annotated[int, typer.Option(help="The number of nodes, which have to share the file system.")] = 1,
     workers: Workers = 0,
 ) -> None:
-    """Train a network from scribbles: seed areas, then M and E steps by turns. Interrupt it at will; --resume goes on.
+    """Train a network from scribbles: grow seed areas, then train and relabel by turns. Interrupt it at will.
+
+    The same command with --resume goes on where a run was interrupted.
 
     Example: `scribbleseg train ACDC/ --out runs/first --set stages.0.iterations=4000`
     """

@@ -14,8 +14,8 @@ class Adam:
 
     Args:
         learning_rate: at the first iteration.
-        decay: factor on the learning rate ...
-        decay_every: ... every so many iterations.
+        decay: what the learning rate is multiplied by at each step down.
+        decay_every: iterations from one step down to the next.
     """
 
     kind: Literal["adam"] = "adam"

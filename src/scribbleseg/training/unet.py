@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from scribbleseg.training.network import NetworkModule, Stochastic, switch_dropout_on
+from scribbleseg.training.network import NetworkModule, switch_dropout_on
 
 DEPTH = 4
 """Poolings in the contracting path."""
@@ -152,10 +152,8 @@ class UNetModule(NetworkModule):
             x = self.merge[level](torch.cat([x, _centre(skips[level], x.shape[-2:])], dim=1))
         return self.head(x)
 
-    def for_passes(self) -> Stochastic:
+    def for_passes(self) -> "UNetModule":
         """A copy for stochastic passes: dropout is on, running batch statistics are folded into the convolutions."""
-        if not self.spec.has_dropout:
-            return super().for_passes()
         network = deepcopy(self).eval()
         switch_dropout_on(network)
         for module in list(network.modules()):
