@@ -17,7 +17,7 @@ demo-tumour: .venv/.installed  ## the same on synthetic brain tumours, whose par
 	$(BIN)/scribbleseg demo --organ tumour --out demo_tumour
 
 test: lint  ## run every check, then the tests; with SCRIBBLESEG_DATA set, also those that read real images
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n auto
 
 test-oldest: .venv-oldest/.installed  ## run README's example with the oldest dependencies that pyproject.toml allows
 	.venv-oldest/bin/pytest -q -W ignore tests/test_readme.py

@@ -3,11 +3,12 @@
     python benchmarks/walk.py train hearts --out runs/walk --workers 1
     python benchmarks/walk.py --quick
 
-Counts the functions of scribbleseg that are called, the files they lie in, and the pairs of files of which one calls the
-other. All modules are imported first, so that what runs while they are imported is not counted. What runs in other
+Counts the functions of scribbleseg that are called, the files they lie in, and the pairs of files of which one calls
+the other. All modules are imported first, so that what runs while they are imported is not counted. What runs in other
 processes is not seen.
 """
 
+import argparse
 import importlib
 import pkgutil
 import sys
@@ -43,16 +44,16 @@ class Walk:
             self.crossings.add((caller.f_code.co_filename, code.co_filename))
 
 
-def main(words: list[str]) -> None:
-    if "--help" in words:
-        print(__doc__)
-        return
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="train a tiny network on synthetic hearts")
+    options, words = parser.parse_known_args()
     from scribbleseg.cli import app
 
     for module in pkgutil.walk_packages(scribbleseg.__path__, "scribbleseg."):
         importlib.import_module(module.name)
     with tempfile.TemporaryDirectory() as folder:
-        if words == ["--quick"]:
+        if options.quick:
             from scribbleseg.phantoms import write_phantoms
 
             data = write_phantoms(Path(folder) / "hearts", train=2, test=0, shape=(3, 48, 48))
@@ -65,12 +66,10 @@ def main(words: list[str]) -> None:
         finally:
             sys.setprofile(None)
     files = {file for file, *_ in walk.functions}
-    print(
-        f"{len(walk.functions)} functions in {len(files)} files; {len(walk.crossings)} pairs of files call each other"
-    )
     both = {frozenset(pair) for pair in walk.crossings if pair[::-1] in walk.crossings}
-    print(f"{len(both)} pairs of files call each other both ways")
+    print(f"{len(walk.functions)} functions in {len(files)} files")
+    print(f"{len(walk.crossings)} pairs of files of which one calls the other, {len(both)} of which both do")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -154,7 +154,9 @@ class TestModules:
     def test_docstrings_begin_with_what_a_thing_is(self, module):
         """Neither a docstring nor the description of an argument is a fragment that hangs on the name before it."""
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        nodes = [node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, documented)]
+        nodes = [
+            node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, documented)
+        ]
         docstrings = [docstring for node in nodes if (docstring := ast.get_docstring(node))]
         dangling = re.compile(r"\A(?:Of|On|As of) |^\s+\w+: (?:of|on|as of|as in|by) ", re.MULTILINE)
         found = [match[0] for docstring in docstrings if (match := dangling.search(docstring))]

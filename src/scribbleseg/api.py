@@ -48,7 +48,7 @@ class Model:
         """The number of channels of an image."""
         return self.segmenter.channels
 
-    def segment(self, image: AnyImage, spacing_mm: Sequence[float] | None = None) -> Labels:
+    def segment(self, image: AnyImage, spacing_mm: Sequence[float | int] | None = None) -> Labels:
         """The label of every voxel, on the image's own grid.
 
         Args:
@@ -66,7 +66,7 @@ class Model:
         """
         return self.segmenter.segment(self._case(image, spacing_mm))
 
-    def probabilities(self, image: AnyImage, spacing_mm: Sequence[float] | None = None) -> Probabilities:
+    def probabilities(self, image: AnyImage, spacing_mm: Sequence[float | int] | None = None) -> Probabilities:
         """The probability of every label, float32 `label depth height width`. Arguments and errors as in `segment`.
 
         Raises:
@@ -97,7 +97,7 @@ class Model:
             dataset = open_dataset(root)
         return dataset.test if len(dataset.test) else dataset.train
 
-    def _case(self, image: AnyImage, spacing_mm: Sequence[float] | None) -> Case:
+    def _case(self, image: AnyImage, spacing_mm: Sequence[float | int] | None) -> Case:
         if isinstance(image, Case):
             return image
         if isinstance(image, np.ndarray):
@@ -207,7 +207,7 @@ def seed(case: Case, seeder: Seeder = RandomWalker()) -> Labels:  # noqa: B008  
     return seeder(case.image, case.scribbles, case.spacing_mm)
 
 
-def _case_of_array(image: np.ndarray, spacing_mm: Sequence[float] | None, channels: int) -> Case:
+def _case_of_array(image: np.ndarray, spacing_mm: Sequence[float | int] | None, channels: int) -> Case:
     """A case of an array. Raises DataError where it has another shape, no spacing, or values that are not finite."""
     expected = "channel depth height width" if channels > 1 else "[channel] [depth] height width"
     if spacing_mm is None or image.ndim not in ((4,) if channels > 1 else (2, 3, 4)):

@@ -92,7 +92,10 @@ class Recipe:
         return self.annotation != "scribbles"
 
     def beginning(self, steps: int) -> "Recipe":
-        """The recipe that ends after so many M steps: two recipes with equal beginnings train alike until there."""
+        """The recipe that ends after so many M steps.
+
+        Two recipes with equal beginnings and equal schedules (`schedule`) train alike until there.
+        """
         return replace(self, stages=self.steps[:steps])
 
     def labels_of(self, step: int) -> int:
