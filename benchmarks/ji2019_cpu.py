@@ -59,8 +59,10 @@ def main() -> None:
         datasets = {}
         for fold in arguments.folds:
             out = arguments.out / f"fold_{fold}"
-            scribbles = write_simulation(open_dataset(root, "brats", fold=fold), RULES["ji2019"], out / "scribbles")
-            datasets[out] = open_dataset(root, "brats", fold=fold, scribbles=str(scribbles.resolve()))
+            scribbles = write_simulation(
+                open_dataset(root, "brats", fold=fold, folds=FOLDS), RULES["ji2019"], out / "scribbles"
+            )
+            datasets[out] = open_dataset(root, "brats", fold=fold, folds=FOLDS, scribbles=str(scribbles.resolve()))
             train_rows(rows, datasets[out], out, arguments.seeds, arguments.jobs, "cpu")
         report(list(rows), datasets, arguments.seeds)
 
@@ -77,7 +79,7 @@ def report(titles: Sequence[str], datasets: dict[Path, Dataset], seeds: Sequence
         table = Table("row", *structures, "mean", "recall", "precision", "HD95 mm", "minus full", box=None)
         for row in rows:
             gap = row.minus(full) if full and row is not full else None
-            dice = [f"{mean:.3f}" for mean in (*row.by_structure, row.dice.mean())]
+            dice = [f"{mean:.3f}" for mean in (*row.by_structure, row.main.mean())]
             others = f"{row.recall:.3f}", f"{row.precision:.3f}", f"{row.hd95_mm:.1f}"
             table.add_row(row.title, *dice, *others, "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap) if gap else "")
             figures[row.title] = {

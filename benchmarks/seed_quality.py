@@ -1,4 +1,4 @@
-"""What seed areas are worth on ACDC: share of pixels labelled and how many of them are right, by beta and tau.
+"""What seed areas are worth on ACDC: share of pixels labelled and how many of them are right, by beta, scale and tau.
 
 The random walker runs slice by slice on the native grid, from the expert scribbles, and is compared with the reference
 masks in the slices in which it is defined (scribbles of at least two classes). "Near" means within 10 mm of a
@@ -25,7 +25,10 @@ from scribbleseg.phantoms import draw_scribbles, heart
 from scribbleseg.seeds import RandomWalker
 from scribbleseg.types import UNLABELLED
 
-BETAS = (50.0, 130.0, 400.0, 1000.0)
+WALKERS = (
+    *(RandomWalker(beta=beta) for beta in (50.0, 130.0, 400.0, 1000.0)),
+    *(RandomWalker(beta=beta, scale="slice") for beta in (1000.0, 2000.0)),
+)
 TAUS = (0.9, 0.99)
 PATIENTS = (1, 4, 21, 23, 42, 45, 61, 63, 81, 84, 6, 26)
 STRUCTURES = ("RV", "Myo", "LV")
@@ -76,37 +79,48 @@ def count(probabilities: np.ndarray, scribbles: np.ndarray, reference: np.ndarra
     return np.array(counts, dtype=np.float64)
 
 
-def sweep(patients: tuple[int, ...], betas: tuple[float, ...]) -> dict[tuple[float, float], np.ndarray]:
-    """Counts by (beta, tau), over all patients."""
-    totals: dict[tuple[float, float], np.ndarray] = {}
+def sweep(patients: tuple[int, ...], walkers: tuple[RandomWalker, ...]) -> dict[tuple[RandomWalker, float], np.ndarray]:
+    """Counts by walker and tau, over all patients."""
+    totals: dict[tuple[RandomWalker, float], np.ndarray] = {}
     for image, scribbles, reference, spacing_mm in track(list(volumes(patients)), description="Volumes"):
         use = defined(scribbles)
         close = near(reference[use], spacing_mm)
-        for beta in betas:
-            probabilities = RandomWalker(beta=beta).probabilities(image, scribbles, spacing_mm)[:, use]
+        for walker in walkers:
+            probabilities = walker.probabilities(image, scribbles, spacing_mm)[:, use]
             for tau in TAUS:
                 counts = count(probabilities, scribbles[use], reference[use], close, tau)
-                totals[beta, tau] = totals.get((beta, tau), 0) + counts
+                totals[walker, tau] = totals.get((walker, tau), 0) + counts
     return totals
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 patients and 2 betas instead of 12 and 4")
+    parser.add_argument("--quick", action="store_true", help="3 patients and 3 walkers instead of 12 and 6")
     quick = parser.parse_args().quick
-    patients, betas = (PATIENTS[:3], BETAS[1::2]) if quick else (PATIENTS, BETAS)
-    totals = sweep(patients, betas)
+    patients, walkers = (PATIENTS[:3], WALKERS[1::2]) if quick else (PATIENTS, WALKERS)
+    totals = sweep(patients, walkers)
 
-    heads = ["beta", "tau", "pixels labelled", "structure labelled", "right", "right near"]
+    heads = ["beta", "scaled by", "tau", "pixels labelled", "structure labelled", "right", "right near"]
     heads += [f"{name} right" for name in STRUCTURES]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---:|" * len(heads)]
     figures = []
-    for beta, tau in product(betas, TAUS):
-        n, labelled, right, labelled_near, right_near, structure, structure_labelled, *each = totals[beta, tau]
+    for walker, tau in product(walkers, TAUS):
+        n, labelled, right, labelled_near, right_near, structure, structure_labelled, *each = totals[walker, tau]
         row = [labelled / n, structure_labelled / structure, right / labelled, right_near / labelled_near]
         row += [b / a for a, b in zip(each[::2], each[1::2], strict=True)]
-        lines.append(f"| {beta:g} | {tau:g} | " + " | ".join(f"{100 * share:.1f} %" for share in row) + " |")
-        figures.append({"beta": beta, "tau": tau, **dict(zip(heads[2:], map(float, row), strict=True))})
+        lines.append(
+            f"| {walker.beta:g} | {walker.scale} | {tau:g} | "
+            + " | ".join(f"{100 * share:.1f} %" for share in row)
+            + " |"
+        )
+        figures.append(
+            {
+                "beta": walker.beta,
+                "scale": walker.scale,
+                "tau": tau,
+                **dict(zip(heads[3:], map(float, row), strict=True)),
+            }
+        )
     Console(width=200).print("\n".join(lines), markup=False)
     data = "acdc" if os.environ.get("SCRIBBLESEG_DATA") else "phantoms"
     print(json.dumps({"data": data, "patients": len(patients), "rows": figures}))

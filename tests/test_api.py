@@ -208,7 +208,9 @@ def test_a_hierarchy_trains_segments_and_is_scored_through_the_same_door(tumours
     )
     assert seen == [("whole", 0), ("whole", 1), ("substructures", 0), ("substructures", 1)]
     assert model.label_names == tumours.label_names
-    assert {each.structure for each in scribbleseg.evaluate(model, tumours)} == {"WT", "TC", "ET"}
+    scores = scribbleseg.evaluate(model, tumours)
+    assert {each.structure for each in scores} == {"WT", "TC", "ET", "WT*"}
+    assert {each.structure for each in scores if each.auxiliary} == {"WT*"}  # of the second network by itself
     with pytest.raises(DataError, match="expected a run of one network"):
         model.probabilities(tumours.test[0])
 
@@ -257,7 +259,7 @@ def test_a_file_that_is_no_image_is_refused(hearts, model, tmp_path):
     (tmp_path / "broken.nii.gz").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.nii\.gz"):
         model.segment(str(tmp_path / "broken.nii.gz"))
-    with pytest.raises(DataError, match="expected an image, or one for each channel, got an empty list"):
+    with pytest.raises(DataError, match="expected a path, a list of paths .* got list"):
         model.segment([])
 
 

@@ -132,7 +132,7 @@ def test_reproduce_prints_both_tables(phantoms, tmp_path):
     ]
     said = call(
         "reproduce", "ji2019", "--data", phantoms, "--out", tmp_path / "table", "--iterations", 6, *one_phase,
-        "--rows", "WT SC", "--rows", "fully supervised", "--accelerator", "cpu",
+        "--rows", "WT SC", "--rows", "Full", "--accelerator", "cpu",
     )  # fmt: skip
     assert said.count("precision") == 2
     assert (tmp_path / "table" / "scribbles" / "present.json").is_file()

@@ -1,12 +1,15 @@
 """The loop of M and E steps: what it trains on, what it leaves, and that a kill costs nothing but time."""
 
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from scipy.stats import ttest_ind_from_stats
 
 from scribbleseg import em, pipeline
 from scribbleseg import session as session_module
@@ -17,12 +20,14 @@ from scribbleseg.em import load_segmenter
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage, resolve
 from scribbleseg.relabel.decide import WelchTest
-from scribbleseg.relabel.predict import predict
+from scribbleseg.relabel.predict import predict, sample
+from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
 from scribbleseg.session import Session
 from scribbleseg.training import loop
 from scribbleseg.training.losses import ScribblesAndAreas, partial_cross_entropy
+from scribbleseg.training.network import switch_dropout_on
 from scribbleseg.training.optimisers import SGD, Adam
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError, Dataset
@@ -97,6 +102,64 @@ def test_the_e_step_is_the_argmax_of_the_network_off_the_seeds(trained, fabric):
         expected = network(images).argmax(dim=1).numpy()
     free = (recursions[0].labels == UNLABELLED) & (recursions[1].labels != UNLABELLED)
     assert (recursions[1].labels[free] == expected[free]).mean() > 0.999  # batches differ in the last bit
+
+
+@pytest.fixture
+def sure(trained):
+    """A network whose logits are far from 0, so that passes with dropout disagree."""
+    session, _ = trained
+    torch.manual_seed(0)
+    network = TINY.network.build(1, 4)
+    images = torch.from_numpy(np.array(session.slices.images))
+    with torch.no_grad():
+        for _ in range(40):
+            network(images)
+        network.head[1].weight.fill_(3.0)
+    return network
+
+
+@pytest.mark.parametrize(
+    "refine", [Identity(), DenseCRF(w1=5.0, w2=10.0, sigma_alpha=2.0, sigma_beta=0.1, sigma_gamma=5.0)]
+)
+def test_with_passes_labels_are_the_argmax_of_the_refined_mean_softmax_of_the_passes(
+    refine, dataset, sure, fabric, tmp_path
+):
+    """Section 2.4: "Rather than a single output this yields a distribution"; plain passes are the slow version."""
+    relabel = Relabel(refine=refine, decide=WelchTest(passes=6, significance=0.05))
+    recipe = replace(TINY, stages=(TINY.stages[0], Stage(iterations=1, relabel=relabel)))
+    session = begun(dataset, tmp_path / "run", fabric, recipe)
+    session.prepare(recipe.preprocess)
+    em.grow_seeds(session)
+    em.e_step(session, sure, 1)
+    slices = session.slices
+    found, seeds = slices.layer("labels", 1), slices.layer("labels", 0)
+    plain = deepcopy(sure).eval().to(memory_format=torch.channels_last)
+    switch_dropout_on(plain)
+    differs = unsure = 0
+    for rows in slices.rows.values():
+        images = torch.from_numpy(np.array(slices.images[rows])).contiguous(memory_format=torch.channels_last)
+        torch.manual_seed(1)  # the run's seed 0 times two M steps, and the number of this one
+        with torch.inference_mode():
+            logits = torch.stack([plain(images) for _ in range(6)]).numpy()
+        softmax = np.exp(logits - logits.max(axis=2, keepdims=True))
+        mean = (softmax / softmax.sum(axis=2, keepdims=True)).mean(axis=0).astype(np.float32)
+        first, second = np.argsort(-mean, axis=1, kind="stable")[:, :2].swapaxes(0, 1)
+        a, b = (np.take_along_axis(logits, label[None, :, None], axis=2)[:, :, 0] for label in (first, second))
+        moments = [f(logit.astype(np.float64), axis=0) for logit in (a, b) for f in (np.mean, partial(np.std, ddof=1))]
+        p = ttest_ind_from_stats(*moments[:2], 6, *moments[2:], 6, equal_var=False).pvalue
+        refined = refine(mean, slices.images[rows], seeds[rows], fabric.device)
+        expected = np.where(p < 0.05, refined.argmax(axis=1), UNLABELLED)
+        expected = np.where(seeds[rows] == UNLABELLED, expected, seeds[rows])
+        inside = slices.inside[rows]
+        assert (found[rows] == expected)[inside].mean() > 0.998  # p and probabilities are rounded
+        single = predict(fabric, sure, slices.images[rows])
+        alone = refine(single, slices.images[rows], seeds[rows], fabric.device).argmax(axis=1)
+        free = inside & (seeds[rows] == UNLABELLED) & (found[rows] != UNLABELLED)
+        differs += (alone != found[rows])[free].sum()
+        unsure += (found[rows] == UNLABELLED)[inside].sum()
+    assert unsure > 0
+    if refine.kind == "identity":
+        assert differs > 0, "a single output without dropout would have given the same labels"
 
 
 def test_label_maps_are_left_in_original_geometry(dataset, fabric, tmp_path):
@@ -286,7 +349,7 @@ def test_soft_labels_and_confidences_are_made_where_a_loss_needs_them(dataset, t
     seeds, labels = recursions[0].labels, recursions[1].labels
     network = load_segmenter(recipe, session.run, fabric, 0).network
     for rows in slices.rows.values():
-        refined = predict(fabric, network, slices.images[rows]).swapaxes(0, 1)
+        refined = sample(fabric, network, slices.images[rows], 3, seed=1).probabilities.swapaxes(0, 1)
         free = (seeds[rows] == UNLABELLED) & slices.inside[rows]
         assert np.allclose(soft[rows].swapaxes(0, 1)[:, free], refined[:, free], atol=1e-3)
     sown = seeds != UNLABELLED

@@ -7,12 +7,13 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from scribbleseg import em, hierarchy, pipeline
+from scribbleseg import em, hierarchy, pipeline, reproduce, review
 from scribbleseg.annotate.simulate import RULES, Skeleton, write_simulation
 from scribbleseg.data import brats, coarse, open_dataset, with_scribbles
 from scribbleseg.data.formats import read_labels
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
+from scribbleseg.evaluation.metrics import Score, dice, summarise
 from scribbleseg.hierarchy import Hierarchy, ReferenceMasks
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import begin, load, phases, recipe_of
@@ -23,11 +24,12 @@ from scribbleseg.review import dataset_of
 from scribbleseg.review import test_scores as scores_of
 from scribbleseg.runs import open_run
 from scribbleseg.seeds.graph_cut import GraphCut
+from scribbleseg.seeds.random_walker import Strokes
 from scribbleseg.settings import from_plain, override, to_plain
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.training import optimisers
 from scribbleseg.training.crf_loss import DenseCRFLoss
-from scribbleseg.training.losses import ScribblesAndAreas
+from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
 from scribbleseg.training.optimisers import SGD
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError
@@ -120,7 +122,58 @@ def test_segmentation_is_the_merge_of_both_networks_on_the_native_grid(trained, 
     assert not labels[~whole].any()
     assert np.array_equal(labels[whole], np.where(np.isin(parts[whole], (1, 3)), parts[whole], 2))
     assert not labels[(case.image == 0).all(axis=0)].any()
-    assert {score.structure for score in scores_of(run, fabric)} == {"WT", "TC", "ET"}
+    assert np.array_equal(segmenter.segment_unmerged(case)[0], labels)
+    assert np.array_equal(segmenter.segment_unmerged(case)[1], parts)
+
+
+def test_wt_of_the_second_network_by_itself_is_among_the_scores_and_in_no_mean(trained, dataset, tmp_path, fabric):
+    run, _ = trained
+    segmenter = load(run, fabric)
+    scores = scores_of(run, fabric)
+    assert [score.structure for score in scores] == ["WT", "TC", "ET", "WT*"] * len(dataset.test)
+    for case in dataset.test:
+        reference = dataset.reference(case.name)
+        alone = dice(segmenter.substructures.segment(case), reference, {"WT": (1, 2, 3)})["WT"]
+        merged = dice(segmenter.segment(case), reference, dataset.scored)
+        found = {score.structure: score.dice for score in scores if score.case == case.name}
+        assert found == pytest.approx({**merged, "WT*": alone})
+        assert found["WT"] != found["WT*"], "phase 1 has another tumour than phase 2"
+    *_, mean = summarise(scores)
+    main = [score.dice for score in scores if score.structure != "WT*"]
+    assert mean["dice_mean"] == pytest.approx(np.mean(main))
+    (row,) = rows_of(["run"], run.path.parent, fabric)
+    assert row.structures == ("WT", "TC", "ET", "WT*")
+    assert row.by_seed == pytest.approx([np.mean(main)])
+    assert row.recall == pytest.approx(np.mean([score.recall for score in scores if score.structure != "WT*"]))
+
+
+def test_the_worst_case_of_the_pictures_is_the_worst_without_wt_of_the_second_network(
+    trained, dataset, fabric, monkeypatch
+):
+    monkeypatch.setattr(review, "dataset_of", lambda run: replace(dataset, test=dataset.train))
+    dices = {("train000", "WT"): 0.9, ("train000", "WT*"): 0.0, ("train001", "WT"): 0.6, ("train001", "WT*"): 1.0}
+    scores = [Score(case, name, dice, *[0.5] * 7) for (case, name), dice in dices.items()]
+    shown = [(picture.case, picture.title) for picture in review._test_pictures(trained[0], fabric, scores)]
+    assert shown[0] == ("train001", "worst test case")
+    assert shown[1][0] == "train000"
+
+
+def rows_of(titles, out, fabric):
+    """The rows of runs that lie in folders of these names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reproduce, "run_folder", lambda out, title, seed: out / title)
+        return reproduce.summarise(titles, out, [0], fabric)
+
+
+def test_a_network_of_all_structures_has_the_same_wt_twice_and_one_of_the_whole_tumour_once(dataset, tmp_path, fabric):
+    once = (replace(LEARNING, losses=(PartialCrossEntropy(),)),)
+    every = replace(WHOLE, annotation="masks", seeds=Strokes(), stages=once)
+    run, _ = train(every, dataset, tmp_path / "a", fabric)
+    found = {score.structure: score for score in scores_of(run, fabric)}
+    assert list(found) == ["WT", "TC", "ET", "WT*"]
+    assert found["WT*"].dice == found["WT"].dice
+    whole, _ = train(WHOLE.beginning(1), dataset, tmp_path / "b", fabric)
+    assert [score.structure for score in scores_of(whole, fabric)] == ["WT"]
 
 
 def test_weak_training_never_reads_a_reference_mask(dataset, tmp_path, fabric):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -19,13 +20,14 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.hierarchy import Hierarchy
 from scribbleseg.phantoms import write_phantoms
-from scribbleseg.pipeline import load, phases, recipe_of
+from scribbleseg.pipeline import data_of, load, phases, recipe_of
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.relabel.decide import WelchTest
 from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.runs import open_run
 from scribbleseg.seeds.graph_cut import GraphCut
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.settings import to_plain
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_loss import DenseCRFLoss
@@ -244,6 +246,24 @@ def test_its_recipe_is_read_in_stages(name, old):
     run = open_run(old[name])
     assert recipe_of(run) == TODAY[name]
     assert run.recipe == OLD[name], "the file is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "today"),
+    [
+        ("acdc", {"split": "paper", "fold": 2}, {"split": "paper_validation", "fold": 2}),
+        ("acdc", {"split": "published", "fold": 0}, {"split": "published", "fold": 0}),
+        ("brats", {"fold": 3}, {"fold": 3, "folds": 4}),
+        ("brats", {}, {}),  # its folders are the split
+        ("nci_isbi", {"split": "paper"}, {"split": "paper"}),
+    ],
+)
+def test_its_data_set_is_opened_as_it_was_then(layout, options, today, hearts, tmp_path):
+    dataset = replace(hearts, name=layout, options=options)
+    write_details(tmp_path / "old", FIRST, dataset)
+    assert data_of(open_run(tmp_path / "old"))["options"] == today
+    write_details(tmp_path / "new", to_plain(Recipe()), dataset, version=importlib.metadata.version("scribbleseg"))
+    assert data_of(open_run(tmp_path / "new"))["options"] == options
 
 
 @pytest.mark.parametrize("name", OLD)

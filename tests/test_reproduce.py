@@ -62,13 +62,13 @@ def test_every_row_of_the_paper_is_there_by_name():
         assert len(rows) == 8
         totals = {sum(step.iterations for step in row.steps) for row in rows.values()}
         assert len(totals) == 1  # of iterations: the same in all rows
-        assert isinstance(rows["CRF-RNN + uncertainty"].network, CRFRNN)
-        assert rows["CRF-RNN + uncertainty"].network.unaries.dropout == 0.5
+        assert isinstance(rows["Base + CRF-RNN & unc."].network, CRFRNN)
+        assert rows["Base + CRF-RNN & unc."].network.unaries.dropout == 0.5
         e_steps = {title: [step.relabel for step in row.steps[1:]] for title, row in rows.items()}
-        assert all(e_step.decide.passes == 50 for e_step in e_steps["separate CRF + uncertainty"])
-        refined = [[e.refine for e in e_steps[title]] for title in ("separate CRF", "separate CRF + uncertainty")]
+        assert all(e_step.decide.passes == 50 for e_step in e_steps["Base + sep. CRF & unc."])
+        refined = [[e.refine for e in e_steps[title]] for title in ("Base + separate CRF", "Base + sep. CRF & unc.")]
         assert refined[0] == refined[1]
-        assert {e.refine.kind for e in e_steps["separate CRF"]} == {"dense_crf"}
+        assert {e.refine.kind for e in e_steps["Base + separate CRF"]} == {"dense_crf"}
         shorter = can2018.table_1(family, 100).values()
         assert {sum(step.iterations for step in row.steps) for row in shorter} == {100}
     with pytest.raises(DataError, match="expected a family among acdc, prostate"):

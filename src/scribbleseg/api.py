@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Shaped
 from lightning_fabric import Fabric
 
@@ -22,6 +23,9 @@ from scribbleseg.seeds.random_walker import RandomWalker, Seeder
 from scribbleseg.session import Session
 from scribbleseg.training.loop import make_fabric
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels, Probabilities
+
+SMALLEST_MM, LARGEST_MM = 1e-4, 1e3
+"""Voxels of an array that are smaller or larger are a mistake: they would ask for an absurd grid."""
 
 AnyImage = str | Path | Sequence[str | Path] | Case | Shaped[np.ndarray, "..."]
 """An image file or the folder of a DICOM series, several of these (one a channel), a case, or an array."""
@@ -89,7 +93,7 @@ class Model:
             layouts == ["folder"] and not any((root / name).exists() for name in ("scribbles", "masks"))
         ):
             return images(root, self.channels)
-        data = self.run.details["data"]
+        data = pipeline.data_of(self.run)
         if data["format"] in layouts:
             options = {name: value for name, value in data["options"].items() if name != "scribbles"}
             dataset = open_dataset(root, data["format"], **options)
@@ -99,12 +103,18 @@ class Model:
 
     def _case(self, image: AnyImage, spacing_mm: Sequence[float | int] | None) -> Case:
         if isinstance(image, Case):
+            _check_finite(image.image, f"case {image.name}: ")
             return image
         if isinstance(image, np.ndarray):
             return _case_of_array(image, spacing_mm, self.channels)
-        files = [Path(image)] if isinstance(image, str | Path) else [Path(file) for file in image]
+        try:
+            files = [Path(image)] if isinstance(image, str | Path) else [Path(file) for file in image]
+        except TypeError:
+            files = []
         if not files:
-            raise DataError("expected an image, or one for each channel, got an empty list; give its file")
+            raise DataError(
+                f"expected a path, a list of paths (one a channel), a case or a NumPy array, got {type(image).__name__}"
+            )
         read, geometry = read_image(files)
         return Case(files[0].name, read, _unlabelled(geometry.shape), geometry, files=tuple(files))
 
@@ -146,9 +156,10 @@ def train(
 
 def finish(session: Session, on_recursion: Callable[[Recursion], None] | None = None) -> Model:
     """Train a session that `pipeline.begin` made to its end. Raises DataError."""
-    for recursion in pipeline.train(session):
-        if on_recursion:
-            on_recursion(recursion)
+    with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
+        for recursion in pipeline.train(session):
+            if on_recursion:
+                on_recursion(recursion)
     return load(session.run.path, session.fabric)
 
 
@@ -210,21 +221,35 @@ def seed(case: Case, seeder: Seeder = RandomWalker()) -> Labels:  # noqa: B008  
 def _case_of_array(image: np.ndarray, spacing_mm: Sequence[float | int] | None, channels: int) -> Case:
     """A case of an array. Raises DataError where it has another shape, no spacing, or values that are not finite."""
     expected = "channel depth height width" if channels > 1 else "[channel] [depth] height width"
-    if spacing_mm is None or image.ndim not in ((4,) if channels > 1 else (2, 3, 4)):
+    if spacing_mm is None or not image.size or image.ndim not in ((4,) if channels > 1 else (2, 3, 4)):
         raise DataError(
             f"expected an array `{expected}` with spacing_mm, the voxel size along depth, height and width; got one of "
             f"shape {image.shape} with spacing_mm={spacing_mm}"
         )
-    if len(spacing_mm) not in (3, min(image.ndim, 3)) or not all(0 < mm < np.inf for mm in spacing_mm):
-        raise DataError(f"expected spacing_mm of three positive numbers (two for a picture), got {tuple(spacing_mm)}")
-    whole: Image = image.reshape((1,) * (4 - image.ndim) + image.shape).astype(np.float32)
-    if bad := int(np.count_nonzero(~np.isfinite(whole))):
+    if image.dtype.kind not in "biuf":
+        raise DataError(f"expected an array of numbers, got {image.dtype}; convert it to float32")
+    try:
+        spacing = np.asarray(spacing_mm, np.float64)
+    except ValueError:
+        spacing = np.array(np.nan)
+    if (
+        spacing.shape not in ((3,), (min(image.ndim, 3),))
+        or not ((spacing > SMALLEST_MM) & (spacing < LARGEST_MM)).all()
+    ):
         raise DataError(
-            f"expected finite intensities, got {bad} of {whole.size} that are NaN or infinite; replace them"
+            f"expected spacing_mm of three positive numbers (two for a picture), {SMALLEST_MM} to {LARGEST_MM} mm, got "
+            f"{spacing_mm}"
         )
-    depth, height, width = ((1.0,) * (3 - len(spacing_mm))) + tuple(map(float, spacing_mm))
+    whole: Image = image.reshape((1,) * (4 - image.ndim) + image.shape).astype(np.float32)
+    _check_finite(whole, "")
+    depth, height, width = np.r_[np.ones(3 - len(spacing)), spacing]
     geometry = Geometry(whole.shape[1:], np.diag([width, height, depth, 1.0]))
     return Case("array", whole, _unlabelled(geometry.shape), geometry)
+
+
+def _check_finite(image: np.ndarray, where: str) -> None:
+    if bad := int(np.count_nonzero(~np.isfinite(image))):
+        raise DataError(f"{where}expected finite intensities, got {bad} of {image.size} NaN or infinite; replace them")
 
 
 def _unlabelled(shape: tuple[int, int, int]) -> Labels:

@@ -17,9 +17,9 @@ from scribbleseg.relabel.predict import Segmenter, predict, sample
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import grow
 from scribbleseg.session import Beliefs, Session
-from scribbleseg.training.loop import Batches, Course, m_step
+from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
-from scribbleseg.types import UNLABELLED, Dataset
+from scribbleseg.types import UNLABELLED, DataError, Dataset
 from scribbleseg.weights import load_segmenter, load_weights, read_weights, save_weights
 
 kind: str = "em"
@@ -71,6 +71,7 @@ def train(session: Session[Recipe]) -> Iterator[Recursion]:
         DataError: for data that cannot be trained on.
     """
     session.prepare(session.recipe.preprocess)
+    check_channels(session.recipe, session.slices.channels)
     grow_seeds(session)
     yield from recur(session)
 
@@ -98,6 +99,17 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
             return
 
 
+def check_channels(recipe: Recipe, channels: int) -> None:
+    """Raises DataError for a loss that looks at channels which the images do not have."""
+    for n, step in enumerate(recipe.steps):
+        for loss in step.losses:
+            if max(getattr(loss, "channels", ()), default=0) >= channels:
+                raise DataError(
+                    f"recipe field stages, M step {n}, loss {loss.kind}: expected channels below {channels}, the "
+                    f"number that images have, got {getattr(loss, 'channels', ())}; change its channels"
+                )
+
+
 def grow_seeds(session: Session[Recipe]) -> None:
     """Grow the scribbles into seed areas, the labels of recursion 0, every rank its share of the cases."""
     slices = session.slices
@@ -121,12 +133,15 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
     network = recipe.network.build(session.slices.channels, session.dataset.n_labels)
     path = run.network(index)
     if path.exists():
+        if session.leads:
+            run.checkpoint(index).unlink(missing_ok=True)
         return load_weights(network, path)
     if index:
         load_weights(network, run.network(index - 1))
     elif start:
         recipe.network.start_from(network, read_weights(start)["state"])
-    batches = Batches(session.slices, recipe.labels_of(index), recipe.augment, (session.seed, index))
+    source = Source(session.slices, recipe.labels_of(index), recipe.slices == "structures")
+    batches = Batches(source, recipe.augment, (session.seed, index))
     m_step(network, recipe.steps[index], batches=batches, fabric=fabric, course=_course(session, index))
     if session.leads:
         if index + 1 < len(recipe.steps) and not recipe.steps[index + 1].restarts:
@@ -135,7 +150,8 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
         save_weights(network, path)
         run.checkpoint(index).unlink(missing_ok=True)
     fabric.barrier()
-    return network
+    # Batch statistics differ between ranks: all go on with the ones that were saved.
+    return network if session.leads else load_weights(network, path)
 
 
 def _course(session: Session[Recipe], index: int) -> Course:
@@ -165,8 +181,10 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
         for name in track(session.cases, f"Relabelling {index}", disable=not session.leads):
             rows = slices.rows[name]
             images, seeds = slices.images[rows], slices.layer("labels", 0)[rows]
-            refined = relabel.refine(predict(fabric, network, images), images, seeds, fabric.device)
+            # Section 2.4: the passes stand in the place of a single output.
             samples = sample(fabric, network, images, passes, draw) if passes else None
+            probabilities = samples.probabilities if samples else predict(fabric, network, images)
+            refined = relabel.refine(probabilities, images, seeds, fabric.device)
             labels = clamp(relabel.decide(refined, samples), seeds)
             yield name, {"labels": labels, **(_soft(refined, labels, seeds) if needs else {})}
 

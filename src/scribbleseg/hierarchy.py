@@ -14,16 +14,17 @@ from scribbleseg.annotate.simulate import ShiftedSkeleton, Skeleton, simulate
 from scribbleseg.data import coarse
 from scribbleseg.data.brain import in_brain, surrounded
 from scribbleseg.data.slices import derive_slices
-from scribbleseg.em import Recursion, grow_seeds, recur
+from scribbleseg.em import Recursion, check_channels, grow_seeds, recur
 from scribbleseg.recipe import Recipe, resolve
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, predict
 from scribbleseg.runs import Run, open_run
 from scribbleseg.session import Session
+from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.substructures.merge import merge
 from scribbleseg.training.network import trial
-from scribbleseg.types import Case, DataError, Dataset, Labels, Probabilities
+from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels, Probabilities
 from scribbleseg.weights import load_segmenter
 
 WHOLE, SUBSTRUCTURES = "whole", "substructures"
@@ -85,7 +86,12 @@ class HierarchySegmenter:
 
     def segment(self, case: Case) -> Labels:
         """Labels on the case's native grid (`substructures.merge`). Raises DataError for another number of channels."""
-        return merge(self.whole.segment(case) > 0, self.substructures.segment(case))
+        return self.segment_unmerged(case)[0]
+
+    def segment_unmerged(self, case: Case) -> tuple[Labels, Labels]:
+        """The merged labels, and those of phase 2 before the merge, on the case's native grid. Raises DataError."""
+        parts = self.substructures.segment(case)
+        return merge(self.whole.segment(case) > 0, parts), parts
 
     def probabilities(self, case: Case) -> Probabilities:
         """Raises DataError: the labels of two networks are merged, and merged labels have no probabilities."""
@@ -112,6 +118,7 @@ def fit(recipe: Hierarchy, dataset: Dataset) -> tuple[Hierarchy, Dataset]:
         DataError: as `recipe.resolve`, for networks of which the second cannot start from the first, or for a data set
             whose scribbles are not of a region that its structures make up.
     """
+    recipe = from_plain(Hierarchy, to_plain(recipe))
     if not dataset.scribble_names:
         raise DataError(
             f"{dataset.root}: expected scribbles of all structures as one (such as WT of BraTS) and image-level "
@@ -123,7 +130,10 @@ def fit(recipe: Hierarchy, dataset: Dataset) -> tuple[Hierarchy, Dataset]:
                 f"recipe fields whole.annotation, substructures.annotation: expected scribbles, got {phase.annotation}"
                 "; a network of all structures learns from masks by itself (ji2019.sub_full)"
             )
-    _check_present({dataset.train.names[0]: dataset.train[0].present}, dataset)  # the rest once they have been read
+    first_case = dataset.train[0]
+    if first_case.present is None and (first_case.scribbles == UNLABELLED).all():
+        raise DataError(f"{dataset.root}: expected scribbles, found none; give their folder (--scribbles)")
+    _check_present({first_case.name: first_case.present}, dataset)  # the rest once they have been read
     whole = resolve(recipe.whole, coarse(dataset))
     substructures = resolve(replace(recipe.substructures, preprocess=whole.preprocess), dataset)
     first, second = trial(whole.network.build), trial(substructures.network.build, labels=3)
@@ -164,6 +174,8 @@ def train(session: Session[Hierarchy]) -> Iterator[Recursion]:
         for each in (session, parts):
             each.run.add(fingerprint=whole.slices.index["fingerprint"])
     _check_present(whole.slices.present, session.dataset)
+    for each in (whole, parts):
+        check_channels(each.recipe, whole.slices.channels)
     grow_seeds(whole)
     for recursion in recur(whole, WHOLE):
         yield recursion

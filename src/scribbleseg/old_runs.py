@@ -24,6 +24,16 @@ def renewed(old: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "em", "network": _network(old["network"]), "stages": _stages(old)} | _only(old, kept)
 
 
+def renewed_data(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run of 0.1 says of its data set, so that it is opened as it was then."""
+    options = dict(data["options"])
+    if data["format"] == "acdc" and options.get("split") == "paper":
+        options["split"] = "paper_validation"  # the validation volumes were called test cases
+    if data["format"] == "brats" and "fold" in options:
+        options["folds"] = 4
+    return {**data, "options": options}
+
+
 def renamed_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of 0.1 by the names of today: the network inside a CRF-RNN was called `unet`."""
     return {re.sub(r"^unet\.", "unaries.", name): weights for name, weights in state.items()}

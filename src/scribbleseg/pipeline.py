@@ -8,10 +8,10 @@ from lightning_fabric import Fabric
 
 from scribbleseg import em, hierarchy
 from scribbleseg.em import Recursion
-from scribbleseg.old_runs import is_old, renewed
+from scribbleseg.old_runs import is_old, renewed, renewed_data
 from scribbleseg.recipe import Recipe
 from scribbleseg.runs import Run, create_run, open_run
-from scribbleseg.session import Session
+from scribbleseg.session import Session, on_leader
 from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.types import Case, DataError, Dataset, Labels, Probabilities
 
@@ -43,6 +43,9 @@ class AnySegmenter(Protocol):
 
     def segment(self, case: Case) -> Labels:
         """Labels on the case's native grid."""
+
+    def segment_unmerged(self, case: Case) -> tuple[Labels, Labels]:
+        """The same labels, and those of the last network before they were merged with any others."""
 
     def probabilities(self, case: Case) -> Probabilities:
         """Probabilities on the case's native grid. Raises DataError where there are none."""
@@ -96,14 +99,16 @@ def begin(
     pipeline, path = PIPELINES[recipe.kind], Path(out)
     fitted, seen = pipeline.fit(recipe, dataset)
     session: Session = Session(fitted, seen, Run(path), fabric, seed)
-    if session.leads:
-        data = {"folder": str(seen.root.resolve()), "format": seen.name, "options": seen.options}
+    data = {"folder": str(seen.root.resolve()), "format": seen.name, "options": seen.options}
+
+    def create() -> None:
         for phase in ("", *(name for name in pipeline.phases if name)):
             part = pipeline.part(session, phase) if phase else session
             name = f"{path.name}/{phase}" if phase else path.name
             details = {"name": name, "seed": seed, "label_names": part.dataset.label_names, "data": data}
             create_run(part.run.path, to_plain(part.recipe), details, resume or bool(phase))
-    fabric.barrier()
+
+    on_leader(fabric, create)
     return session
 
 
@@ -131,6 +136,11 @@ def recipe_of(run: Run) -> AnyRecipe:
 def phase_recipe(run: Run) -> Recipe:
     """The recipe of one of the `phases` of a run. Raises DataError."""
     return from_plain(Recipe, _plain(run))
+
+
+def data_of(run: Run) -> dict[str, Any]:
+    """The "folder", "format" and "options" that open the data set of a run again as it was for training."""
+    return renewed_data(run.details["data"]) if is_old(run.recipe) else run.details["data"]
 
 
 def _plain(run: Run) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Recipes of one network: its parts, the stages of its training, and what is left to the data."""
 
 from dataclasses import dataclass, fields, is_dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
@@ -66,7 +67,9 @@ class Recipe:
         preprocess: the grid.
         seeds: what grows scribbles into seed areas.
         network: what is trained.
-        augment: what is done to every batch.
+        augment: what is done to every batch; None is nothing.
+        slices: "labelled" trains on all slices that have a label; "structures" on those in whose scribbles, or masks, a
+            structure is drawn.
         stages: one after the other, at least one.
         stop_below: training ends after the first stage before which relabelling changed less than this share of the
             pixels (ours).
@@ -77,7 +80,8 @@ class Recipe:
     preprocess: Preprocess = Preprocess()
     seeds: Annotated[RandomWalker | GraphCut | Strokes, Field(discriminator="kind")] = RandomWalker()
     network: Annotated[UNet | PlainUNet | CRFRNN | MONAINetwork, Field(discriminator="kind")] = UNet()
-    augment: Augment = Augment()
+    augment: Augment | None = Augment()
+    slices: Literal["labelled", "structures"] = "labelled"
     stages: tuple[Stage, ...] = (Stage(iterations=12000), Stage(iterations=6000, relabel=Relabel(), times=3))
     stop_below: NonNegativeFloat = 0.001
 
@@ -141,8 +145,10 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
     try:
         resolved.network.check_sides(int(preprocess.size or 0))
         stochastic = resolved.network.has_dropout
+        for loss in (loss for step in resolved.steps for loss in step.losses):
+            loss.check_sides(int(preprocess.size or 0))
     except ValueError as error:
-        raise DataError(f"recipe fields network, preprocess.size: {error}") from None
+        raise DataError(f"recipe fields network, preprocess.size, stages.losses: {error}") from None
     for n, stage in enumerate(recipe.stages):
         if stage.relabel and stage.relabel.decide.passes and not stochastic:
             raise DataError(
@@ -161,6 +167,12 @@ def _check_stages(recipe: Recipe) -> None:
             "recipe field stages.0.relabel: expected nothing, for there is no network yet, got an E step; start with "
             "a stage that learns from the seed areas"
         )
+    for n, (before, step) in enumerate(pairwise(recipe.steps), start=1):
+        if not step.restarts and step.optimiser.kind != before.optimiser.kind:
+            raise DataError(
+                f"recipe field stages, M step {n}: restarts is false, so expected the optimiser of the stage before, "
+                f"{before.optimiser.kind}, got {step.optimiser.kind}; let it restart, or take the same optimiser"
+            )
     for n, step in enumerate(recipe.steps):
         if recipe.labels_of(n) == 0 and (missing := step.needs & MADE_BY_RELABELLING):
             kinds = ", ".join(loss.kind for loss in step.losses if loss.needs & missing)

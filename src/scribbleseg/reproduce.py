@@ -1,6 +1,7 @@
 """Reproduces a paper's table: trains the rows that are missing in a folder, scores them, and sums them up."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stdout
@@ -47,6 +48,11 @@ class Row:
     is_upper_bound: bool
 
     @property
+    def main(self) -> np.ndarray:
+        """Dice without auxiliary regions, those that end in *: what means over structures are taken of."""
+        return self.dice[:, :, [not name.endswith("*") for name in self.structures]]
+
+    @property
     def by_structure(self) -> np.ndarray:
         """The mean Dice of each structure."""
         return self.dice.mean(axis=(0, 1))
@@ -54,16 +60,16 @@ class Row:
     @property
     def by_seed(self) -> np.ndarray:
         """The mean Dice of each seed."""
-        return self.dice.mean(axis=(1, 2))
+        return self.main.mean(axis=(1, 2))
 
     def minus(self, other: "Row") -> tuple[float, float, float]:
         """Mean difference of the cases' Dice and its paired 95 % bootstrap interval; seeds are averaged first."""
-        return paired_interval(self.dice.mean(axis=(0, 2)), other.dice.mean(axis=(0, 2)))
+        return paired_interval(self.main.mean(axis=(0, 2)), other.main.mean(axis=(0, 2)))
 
 
 def run_folder(out: Path, title: str, seed: int) -> Path:
     """Where a row's run of one seed lies."""
-    words = title.replace(",", "").replace(" + ", " and ").replace("+", " ").lower().split()
+    words = re.findall("[a-z0-9*]+", title.lower())
     return out / f"{'_'.join(words)}_seed{seed}"
 
 
@@ -134,15 +140,18 @@ def _inherit(session: Session[Recipe], out: Path) -> None:
     if session.run.recursions:
         return
     session.prepare(session.recipe.preprocess)
-    donors = [_first(path.parent) for path in sorted(out.glob("*/run.json"))]  # this run among them, with nothing done
-    donor = max(donors, key=lambda each: _shared(session, each))
+    donors = [donor for path in sorted(out.glob("*/run.json")) if (donor := _first(path.parent)) is not None]
+    donor = max(donors, key=lambda each: _shared(session, each))  # this run is among them, with nothing done
     if shared := _shared(session, donor):
         session.run.inherit(donor, shared)
 
 
-def _first(path: Path) -> Run:
-    """The run of the first phase, which depends on the data alone, of the run in a folder."""
-    return next(iter(phases(open_run(path)).values()))
+def _first(path: Path) -> Run | None:
+    """The run of the first phase, which depends on the data alone; None where another process has yet to begin it."""
+    try:
+        return next(iter(phases(open_run(path)).values()))
+    except DataError:
+        return None
 
 
 def _shared(session: Session[Recipe], donor: Run) -> int:
@@ -184,7 +193,7 @@ def _row(title: str, scores: Sequence[Sequence[Score]], is_upper_bound: bool) ->
     dice = np.array([[score.dice for score in run] for run in scores]).reshape(len(scores), -1, len(structures))
     means = {}
     for name in ("recall", "precision", "hd95_mm"):
-        values = np.array([getattr(score, name) for run in scores for score in run])
+        values = np.array([getattr(score, name) for run in scores for score in run if not score.auxiliary])
         known = values[~np.isnan(values)]
         means[name] = float(known.mean()) if len(known) else float("nan")
     return Row(title, dice, structures=structures, is_upper_bound=is_upper_bound, **means)

@@ -12,7 +12,7 @@ from scribbleseg.data.slices import open_slices
 from scribbleseg.data.views import in_labels
 from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
 from scribbleseg.evaluation.report import Picture, RunSummary
-from scribbleseg.pipeline import AnySegmenter, load, phase_recipe, phases, recipe_of
+from scribbleseg.pipeline import AnySegmenter, data_of, load, phase_recipe, phases, recipe_of
 from scribbleseg.runs import Run
 from scribbleseg.types import UNLABELLED, Cases, Dataset, Labels
 from scribbleseg.weights import load_segmenter
@@ -23,7 +23,7 @@ PICTURED_CASES = 3
 
 def dataset_of(run: Run) -> Dataset:
     """The data set that the run was trained on, opened again as it was then."""
-    data = run.details["data"]
+    data = data_of(run)
     dataset = in_labels(open_dataset(data["folder"], data["format"], **data["options"]), run.details["label_names"])
     return fully_annotated(dataset) if recipe_of(run).is_upper_bound else dataset
 
@@ -35,8 +35,17 @@ def score_cases(segmenter: AnySegmenter, dataset: Dataset, cases: Cases, descrip
         reference = dataset.read_reference(name)
         if reference is not None:
             case = cases.named(name)
-            scores += score(name, segmenter.segment(case), reference, case.spacing_mm, dataset.scored)
+            labels, unmerged = segmenter.segment_unmerged(case)
+            scores += score(name, labels, reference, case.spacing_mm, dataset.scored)
+            if regions := _unmerged_regions(dataset):
+                scores += score(name, unmerged, reference, case.spacing_mm, regions)
     return scores
+
+
+def _unmerged_regions(dataset: Dataset) -> dict[str, tuple[int, ...]]:
+    """The region of all structures, which a hierarchy's second network finds, too: Ji et al. 2019's WT* (Table 1)."""
+    structures = set(range(1, dataset.n_labels))
+    return {f"{name}*": labels for name, labels in dataset.regions.items() if set(labels) == structures}
 
 
 def test_scores(run: Run, fabric: Fabric) -> list[Score]:
@@ -99,7 +108,7 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Pi
     dataset = dataset_of(run)
     segmenter = load(run, fabric)
     names = list(dict.fromkeys(s.case for s in scores))
-    by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name]))
+    by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name and not s.auxiliary]))
     for title, name in zip(("worst", "median", "best"), _spread(by_dice), strict=False):
         case, reference = dataset.test.named(name), dataset.reference(name)
         z = _fullest(np.where(reference == 0, UNLABELLED, reference).astype(np.uint8))

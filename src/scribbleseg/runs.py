@@ -17,8 +17,10 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from scribbleseg.files import atomically, finish_folder, link_or_copy, read_reco
 from scribbleseg.types import DataError
 
 PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai", "nibabel", "simpleitk")
+
+MOST_DIFFERENCES = 3
+"""Differences that are named where a run is to be resumed with something else."""
 
 
 class Run:
@@ -169,10 +174,13 @@ def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resu
             f"made; `predict` and `report` read it, but to go on training it install scribbleseg {run.version}, or "
             "train anew into another --out"
         )
-    for what, old, new in [("recipe", run.recipe, recipe), *((k, run.details[k], v) for k, v in details.items())]:
+    for what, old, new in [
+        ("recipe", run.recipe, recipe),
+        *((k, run.details[k], v) for k, v in details.items() if k != "name"),
+    ]:
         if old != json.loads(json.dumps(new)):
             raise DataError(
-                f"{path}: expected to resume with the same {what}, {_difference(old, new)}; "
+                f"{path}: expected to resume with the same {what}, found {_differences(old, new)}; "
                 "resume with what it was started with, or give another --out"
             )
     return run
@@ -206,9 +214,21 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in version.split(".")[:2])
 
 
-def _difference(old: Any, new: Any, at: str = "") -> str:
+def _differences(old: Any, new: Any) -> str:
+    """The first few values that differ, by name."""
+    found = list(islice(_leaves(old, json.loads(json.dumps(new))), MOST_DIFFERENCES + 1))
+    more = ", and others" if len(found) > MOST_DIFFERENCES else ""
+    return "; ".join(found[:MOST_DIFFERENCES]) + more
+
+
+def _leaves(old: Any, new: Any, at: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in old.keys() | new.keys():
-            if old.get(key) != new.get(key):
-                return _difference(old.get(key), new.get(key), f"{at}.{key}" if at else str(key))
-    return f"found {at + ' = ' if at else ''}{old!r} there and {new!r} now"
+        pairs = [(str(key), old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new])]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = [(str(n), *pair) for n, pair in enumerate(zip(old, new, strict=True))]
+    else:
+        if old != new:
+            yield f"{at + ' = ' if at else ''}{old!r} there and {new!r} now"
+        return
+    for name, before, now in pairs:
+        yield from _leaves(before, now, f"{at}.{name}" if at else name)

@@ -1,6 +1,7 @@
 """A session: one training run with everything that its steps need, made once and handed on whole."""
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -21,6 +22,21 @@ RecipeT = TypeVar("RecipeT")
 
 Beliefs = dict[str, np.ndarray]
 """Layers of one case by their kind: "labels" always, "soft" and "confidence" where a loss needs them."""
+
+
+def on_leader(fabric: Fabric, work: Callable[[], object]) -> None:
+    """Do something on rank 0 while the others wait; a DataError there is raised on all of them."""
+    refused: str | None = None
+    if fabric.is_global_zero:
+        try:
+            work()
+        except DataError as error:
+            if fabric.world_size == 1:
+                raise
+            refused = str(error)
+    refused = fabric.broadcast(refused)
+    if refused is not None:
+        raise DataError(refused)
 
 
 @dataclass(frozen=True)
@@ -81,17 +97,18 @@ class Session(Generic[RecipeT]):
         """
         if self._prepared:
             return
-        if self.leads:
-            there = (self.run.slices / "index.json").exists()
-            slices = build_slices(self.dataset.train, preprocess, self.run.slices)
-            if there and fingerprint(self.dataset.train) != slices.index["fingerprint"]:
-                raise DataError(
-                    f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "
-                    "found others; resume with what it was started with, or give another --out"
-                )
-            self.run.add(fingerprint=slices.index["fingerprint"])
-        self.fabric.barrier()
+        on_leader(self.fabric, lambda: self._prepare(preprocess))
         self._prepared.append(preprocess)
+
+    def _prepare(self, preprocess: Preprocess) -> None:
+        there = (self.run.slices / "index.json").exists()
+        slices = build_slices(self.dataset.train, preprocess, self.run.slices)
+        if there and fingerprint(self.dataset.train) != slices.index["fingerprint"]:
+            raise DataError(
+                f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "
+                "found others; resume with what it was started with, or give another --out"
+            )
+        self.run.add(fingerprint=slices.index["fingerprint"])
 
     def store(self, index: int, found: Iterable[tuple[str, Beliefs]], kinds: Iterable[str] = ()) -> None:
         """Store what M step `index` learns from: in the cache, and as label maps in original geometry.
@@ -107,7 +124,8 @@ class Session(Generic[RecipeT]):
         unfinished = self.run.labels(index).with_name(f"{index}.partial")
         n_labels = self.dataset.n_labels
         if self.leads:
-            unfinished.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(unfinished, ignore_errors=True)  # what a killed process left
+            unfinished.mkdir(parents=True)
             for kind in kinds:
                 self.slices.writable(kind, index, n_labels)
         self.fabric.barrier()

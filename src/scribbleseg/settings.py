@@ -1,6 +1,7 @@
 """Recipes as plain data: to JSON and back, and with single fields changed; errors name the field as people write it."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -14,14 +15,17 @@ Part = TypeVar("Part")
 
 
 def to_plain(part: Any) -> dict[str, Any]:
-    """A frozen dataclass, nested ones included, as plain data for JSON."""
-    return TypeAdapter(type(part)).dump_python(part, mode="json")
+    """A frozen dataclass, nested ones included, as plain data for JSON; NumPy's numbers become Python's."""
+    return TypeAdapter(type(part)).dump_python(part, mode="json", fallback=_plain, warnings=False)
 
 
 def from_plain(kind: type[Part], data: dict[str, Any]) -> Part:
     """The dataclass from plain data. Raises DataError naming the field, what was expected and what came."""
     try:
-        return TypeAdapter(kind).validate_python(data)
+        part = TypeAdapter(kind).validate_python(data)
+        for where, problem in _strange(data, to_plain(part)):
+            raise DataError(f"recipe field {where}: {problem}")
+        return part
     except ValidationError as error:
         tags = frozenset(_tags(kind))
         problems = error.errors()
@@ -31,6 +35,29 @@ def from_plain(kind: type[Part], data: dict[str, Any]) -> Part:
                 "set them, too, or start from a recipe that has them"
             ) from None
         raise DataError("; ".join(_explain(problem, tags) for problem in problems)) from None
+
+
+def _plain(value: Any) -> Any:
+    """What is no plain data but stands for some: a number of NumPy. Raises DataError for anything else."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise DataError(f"expected numbers, words or parts of a recipe, got {value!r}; see `scribbleseg recipes NAME`")
+
+
+def _strange(given: Any, taken: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Fields that no part has taken, and numbers that are not finite."""
+    if isinstance(given, dict) and isinstance(taken, dict):
+        for name, value in given.items():
+            at = f"{where}.{name}" if where else str(name)
+            if name not in taken:
+                yield at, f"expected a field among {', '.join(taken)}, got this one; correct it"
+            else:
+                yield from _strange(value, taken[name], at)
+    elif isinstance(given, list | tuple) and isinstance(taken, list):
+        for n, (value, other) in enumerate(zip(given, taken, strict=False)):
+            yield from _strange(value, other, f"{where}.{n}")
+    elif isinstance(given, float) and not math.isfinite(given):
+        yield where, f"expected a finite number, got {given}"
 
 
 def override(part: Part, settings: Sequence[str]) -> Part:
@@ -51,7 +78,7 @@ def override(part: Part, settings: Sequence[str]) -> Part:
         except json.JSONDecodeError:
             value = text
         if not _assign(data, path.split("."), value):
-            closest = get_close_matches(path, list(_paths(part)), n=5, cutoff=0.3)
+            closest = get_close_matches(path, set(_paths(part)), n=3, cutoff=0.4)
             raise DataError(
                 f"--set {setting}: expected a field of the recipe, got {path}; the closest are "
                 f"{', '.join(closest) or 'none'}, and `scribbleseg recipes NAME` lists all"
@@ -63,7 +90,7 @@ def _assign(node: Any, path: Sequence[str], value: Any) -> bool:
     """Set what a path leads to, in every element of a list that it does not number; whether it leads anywhere."""
     name, *rest = path
     if isinstance(node, list):
-        if not name.isdigit():
+        if not (name.isascii() and name.isdigit()):
             assigned = [_assign(each, path, value) for each in node]  # all of them, not only until one is
             return any(assigned)
         if int(name) >= len(node):
@@ -72,10 +99,12 @@ def _assign(node: Any, path: Sequence[str], value: Any) -> bool:
             return _assign(node[int(name)], rest, value)
         node[int(name)] = value
         return True
-    if not isinstance(node, dict) or name not in node:
+    if not isinstance(node, dict) or (name not in node and set(node) != {"kind"}):
         return False
     if rest:
-        return _assign(node[name], rest, value)
+        return name in node and _assign(node[name], rest, value)
+    if name == "kind" and node.get("kind") != value:
+        node.clear()  # another kind of part has other fields, and its own defaults
     node[name] = value
     return True
 
@@ -89,6 +118,11 @@ def _explain(problem: Any, tags: frozenset[str]) -> str:
     where = _where(problem, tags)
     if problem["type"] == "value_error":  # our own: it says what it got
         return f"recipe field {where}: {problem['ctx']['error']}"
+    if problem["type"] == "union_tag_invalid":
+        expected = problem["ctx"]["expected_tags"].replace("'", "")
+        return f"recipe field {where}.kind: expected one of {expected}, got {problem['ctx']['tag']}"
+    if problem["type"].endswith("_parsing"):
+        return f"recipe field {where}: expected a number, got {problem['input']!r}"
     return f"recipe field {where}: {problem['msg'].lower()}, got {problem['input']!r}"
 
 

@@ -12,7 +12,7 @@ from scribbleseg.recipe import Recipe
 from scribbleseg.relabel.predict import Segmenter
 from scribbleseg.runs import Run
 from scribbleseg.training.loop import save_state
-from scribbleseg.training.network import NetworkModule
+from scribbleseg.training.network import NetworkModule, trial
 from scribbleseg.types import DataError
 
 
@@ -43,13 +43,13 @@ def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | No
     Raises:
         DataError: if that recursion has not finished.
     """
-    index = run.recursions - 1 if recursion is None else recursion
-    path = run.network(max(index, 0))
-    if not path.exists():
+    index = max(run.recursions - 1, 0) if recursion is None else recursion
+    path = run.network(index)
+    if index < 0 or not path.exists():
         done = f"recursions 0 to {run.recursions - 1} are" if run.recursions else "none is"
         raise DataError(f"{path}: expected the weights of a finished M step, {done} there; finish `train` (--resume)")
     label_names = tuple(run.details["label_names"])
     weights = read_weights(path)
-    network = recipe.network.build(weights["channels"], len(label_names))
+    network = trial(recipe.network.build, weights["channels"], len(label_names))
     network.load_state_dict(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"])
     return Segmenter(network, recipe.preprocess, label_names, fabric)

@@ -54,18 +54,20 @@ def test_test_cases_carry_no_scribbles_but_have_a_reference(tree):
 def test_absent_patients_are_reported_and_skipped(tree):
     [note] = acdc(tree, split="published").notes
     assert note.startswith("48 of the split's 50 patients are not in")
-    [note] = acdc(tree).notes
+    [alone, note] = acdc(tree).notes
+    assert alone == "no test patients (testing/patient101, ...): the paper's validation volumes are tested on"
     assert note.split("skipped: ")[1].split(", ") == [str(n) for n in range(1, 101) if n not in (1, 2, 5, 37)]
 
 
 def test_the_five_folds_partition_the_patients_and_their_pathologies():
-    folds = [patients("paper", fold) for fold in range(5)]
-    assert sorted(n for _, test in folds for n in test) == list(range(1, 101))
-    for train, test in folds:
-        assert (len(train), len(test), set(train) & set(test)) == (80, 20, set())
-        assert [sum(first < n <= first + 20 for n in test) for first in range(0, 100, 20)] == [4] * 5
-        assert len({74, 76} & set(test)) != 1  # the same images, annotated twice
-    assert patients("paper", 0)[1] == tuple(range(5, 101, 5))
+    folds = [patients("paper_validation", fold) for fold in range(5)]
+    assert sorted(n for _, validation in folds for n in validation) == list(range(1, 101))
+    for fold, (train, validation) in enumerate(folds):
+        assert (len(train), len(validation), set(train) & set(validation)) == (80, 20, set())
+        assert [sum(first < n <= first + 20 for n in validation) for first in range(0, 100, 20)] == [4] * 5
+        assert len({74, 76} & set(validation)) != 1  # the same images, annotated twice
+        assert patients("paper", fold) == (train, tuple(range(101, 151)))
+    assert patients("paper_validation", 0)[1] == tuple(range(5, 101, 5))
 
 
 def test_the_published_split_is_35_15_15_patients():
@@ -74,6 +76,65 @@ def test_the_published_split_is_35_15_15_patients():
     assert len({n for part in parts for n in part}) == 65
     assert patients("published") == (PUBLISHED_TRAIN, PUBLISHED_TEST)
     assert patients("published_validation") == (PUBLISHED_TRAIN, PUBLISHED_VALIDATION)
+
+
+@pytest.fixture(
+    params=[("training", "testing"), ("database/training", "database/testing"), (".", "."), (".", "testing")]
+)
+def whole(request, tmp_path):
+    """The folder of a release with test patients, in each of its trees: one of them without masks."""
+    training, testing = (tmp_path / "ACDC" / inner for inner in request.param)
+    for number in (1, 2, 5, 37):
+        write_patient(training, number)
+    for number in (101, 150):
+        write_patient(testing, number)
+    for file in (*testing.glob("patient1[05]?/*_scribble*"), *testing.glob("patient150/*_gt*")):
+        file.unlink()
+    return tmp_path / "ACDC"
+
+
+def test_the_papers_test_patients_are_found_and_their_masks_read_where_they_are(whole):
+    dataset = open_dataset(whole)
+    assert (dataset.name, dataset.options) == ("acdc", {"split": "paper", "fold": 0})
+    assert dataset.train.names[::2] == ("patient001_frame01", "patient002_frame01", "patient037_frame01")
+    assert dataset.test.names == tuple(f"patient{n}_frame{f:02d}" for n in (101, 150) for f in (1, 12))
+    np.testing.assert_array_equal(dataset.test[0].image[0], IMAGE.T + 101)
+    assert (dataset.test[0].scribbles == UNLABELLED).all()
+    np.testing.assert_array_equal(dataset.read_reference("patient101_frame12"), MASK.T)
+    assert dataset.read_reference("patient150_frame12") is None
+    [note] = dataset.notes
+    assert note.startswith("125 of the split's 130 patients are not in")
+    again = open_dataset(dataset.root, dataset.name, **dataset.options)
+    assert (again.train.names, again.test.names) == (dataset.train.names, dataset.test.names)
+
+
+def test_the_default_split_is_by_what_is_on_disk_and_validation_can_be_asked_for(whole):
+    assert acdc(whole).options["split"] == "paper"
+    assert acdc(whole, fold=3).test.names == acdc(whole).test.names
+    validation = acdc(whole, "paper_validation")
+    assert validation.test.names == ("patient005_frame01", "patient005_frame12")
+    assert validation.train.names == acdc(whole).train.names
+    assert not any("no test patients" in note for note in validation.notes)
+
+
+def test_the_folder_of_the_training_patients_finds_the_test_patients_beside_it(tmp_path):
+    write_patient(tmp_path / "training", 1)
+    write_patient(tmp_path / "testing", 101)
+    assert acdc(tmp_path / "training").test.names == ("patient101_frame01", "patient101_frame12")
+
+
+def test_without_test_patients_the_default_is_the_validation_volumes(tree):
+    dataset = acdc(tree)
+    assert dataset.options == {"split": "paper_validation", "fold": 0}
+    assert dataset.test.names == acdc(tree, "paper_validation").test.names
+    assert not any("no test patients" in note for note in acdc(tree, "paper_validation").notes)
+    assert acdc(tree, "paper").test.names == ()
+
+
+def test_test_patients_alone_are_no_data_set(tmp_path):
+    write_patient(tmp_path / "testing", 101)
+    with pytest.raises(DataError, match="expected folders patient001, patient002"):
+        acdc(tmp_path)
 
 
 @pytest.mark.parametrize("inner", ["training", "database/training"])
@@ -136,7 +197,7 @@ def test_own_patient_lists(tree):
     ("options", "message"),
     [
         ({"fold": 5}, "a fold among 0..4, got 5"),
-        ({"split": "mine"}, "the split paper, published or published_validation, got 'mine'"),
+        ({"split": "mine"}, "the split paper, paper_validation, published or published_validation, got 'mine'"),
         ({"scribbles": "nowhere"}, "nowhere, found no such folder"),
         ({"folds": 1}, "format acdc takes split, fold, train_patients, test_patients, scribbles; got folds"),
         ({"train_patients": [9], "test_patients": []}, "training patients 9, found none of them"),
@@ -202,7 +263,7 @@ def test_the_real_volumes_agree_with_their_masks(real_data):
     dataset = open_dataset(real_data / "acdc")
     assert dataset.name == "acdc"
     assert len(dataset.train) + len(dataset.test) == 2 * 85
-    assert "15 of the split's 100 patients" in dataset.notes[0]
+    assert any("15 of the split's 100 patients" in note for note in dataset.notes)
     for name in dataset.train.names[::35]:
         case, mask = dataset.train.named(name), dataset.reference(name)
         drawn = case.scribbles != UNLABELLED

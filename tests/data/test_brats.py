@@ -61,27 +61,47 @@ def test_regions_are_scored_and_scribbles_are_of_the_whole_tumour(tmp_path):
     np.testing.assert_array_equal(coarse(full).train[0].scribbles, ANATOMY.T)
 
 
-def test_the_four_folds_share_out_the_cases_of_both_grades(tmp_path):
-    names = [f"Brats18_{k}" for k in range(9)]
+@pytest.mark.parametrize(("given", "folds", "second"), [({}, 5, (1, 6, 11)), ({"folds": 4}, 4, (1, 5, 9))])
+def test_the_folds_share_out_the_cases_of_both_grades(tmp_path, given, folds, second):
+    names = [f"Brats18_{k:02d}" for k in range(12)]
     for k, name in enumerate(names):
         write_case(tmp_path / ("HGG", "LGG")[k % 2] / name)
-    parts = [(d.train.names, d.test.names) for d in (brats(tmp_path, fold) for fold in range(4))]
-    assert parts[1][1] == ("Brats18_1", "Brats18_5")
+    parts = [(d.train.names, d.test.names) for d in (brats(tmp_path, fold, **given) for fold in range(folds))]
+    assert parts[1][1] == tuple(f"Brats18_{k:02d}" for k in second)
     assert sorted(name for _, test in parts for name in test) == names
     assert all(sorted(train + test) == names for train, test in parts)
     assert open_dataset(tmp_path).name == "brats"
-    opened = brats(tmp_path, 2)
+    opened = brats(tmp_path, 2, **given)
+    assert opened.options == {"fold": 2, "folds": folds}
     assert open_dataset(tmp_path, **opened.options).test.names == opened.test.names
-    with pytest.raises(DataError, match=r"a fold among 0\.\.3, got 4"):
-        brats(tmp_path, 4)
+    with pytest.raises(DataError, match=rf"a fold among 0\.\.{folds - 1}, got {folds}"):
+        brats(tmp_path, folds, **given)
+
+
+def test_five_folds_are_the_papers_228_training_and_57_test_scans_of_285(tmp_path):
+    for k in range(285):
+        for modality in OLD:  # opening lists files and reads none
+            file = tmp_path / f"Brats17_{k:03d}" / f"Brats17_{k:03d}{modality}.nii.gz"
+            file.parent.mkdir(exist_ok=True)
+            file.touch()
+    for fold in range(5):
+        dataset = brats(tmp_path, fold)
+        assert (len(dataset.train), len(dataset.test)) == (228, 57)
+
+
+@pytest.mark.parametrize("folds", [0, 1])
+def test_fewer_than_two_folds_are_none(tmp_path, folds):
+    write_case(tmp_path / "BraTS2021_00000")
+    with pytest.raises(DataError, match="expected a fold among 0"):
+        brats(tmp_path, 0, folds)
 
 
 def test_cases_without_a_mask_are_test_cases(tmp_path):
     for k in range(6):
         write_case(tmp_path / f"BraTS2021_{k:05d}", seg=k != 2)
     dataset = open_dataset(tmp_path)
-    assert dataset.train.names == tuple(f"BraTS2021_{k:05d}" for k in (1, 3, 4))
-    assert dataset.test.names == tuple(f"BraTS2021_{k:05d}" for k in (0, 5, 2))
+    assert dataset.train.names == tuple(f"BraTS2021_{k:05d}" for k in (1, 3, 4, 5))
+    assert dataset.test.names == ("BraTS2021_00000", "BraTS2021_00002")
     assert dataset.notes == ("1 of 6 cases have no mask and are test cases without a reference",)
     with pytest.raises(DataError, match="case BraTS2021_00002: expected a reference mask"):
         dataset.reference("BraTS2021_00002")

@@ -219,6 +219,19 @@ def test_a_summary_counts_what_was_missed_beside_the_distances():
     assert summarise([]) == []
 
 
+def test_an_auxiliary_region_is_scored_and_left_out_of_the_means():
+    main = [made_up_score(case, name, dice) for case in "ab" for name, dice in (("WT", 0.8), ("ET", 0.6))]
+    missed = made_up_score("a", "WT*", 0.0, math.nan, volume=0.0)
+    with_it = [*main, missed, made_up_score("b", "WT*", 0.1, 9.0)]
+    assert [score.auxiliary for score in with_it] == [False] * 4 + [True] * 2
+    wt, et, auxiliary, mean = summarise(with_it)
+    assert (wt, et, mean) == tuple(summarise(main))
+    assert (auxiliary["structure"], auxiliary["dice_mean"], auxiliary["missed"]) == ("WT*", pytest.approx(0.05), 1)
+    assert (mean["missed"], mean["distances"]) == (0, 2)
+    *_, row = str(Scores(with_it)).splitlines()
+    assert row == str(Scores(main)).splitlines()[-1]
+
+
 def test_scores_print_as_a_table_of_means_by_structure():
     scores = Scores(
         [

@@ -200,6 +200,34 @@ def test_runs_with_other_labels_and_other_structures_share_a_page(tmp_path: Path
     assert "scored on different structures" not in written(tmp_path, runs[:2])
 
 
+def test_the_papers_figures_stand_beside_those_of_the_run(tmp_path: Path):
+    plain = RunSummary("row", TUMOUR, scores=scores_of(("WT", "TC", "ET"), 0.7))
+    assert "(paper" not in written(tmp_path, [plain])
+    html = written(tmp_path, [replace(plain, paper={"WT": 0.9123, "ET": 0.5, "mean": 0.7001, "recall": 0.3})])
+    cells = re.findall(r"<td>(?:<b>)?([0-9.]+).*?(?=</td>)", html[html.index("<h2>Runs") :], re.DOTALL)
+    assert cells[0] == "0.700"
+    assert re.findall(r"\(paper ([0-9.]+)\)", html) == ["0.700", "0.912", "0.500"]  # the mean, WT, ET; not recall
+    mean, *structures = re.findall(r"<td>(?:<b>)?0\.700.*?</td>", html, re.DOTALL)
+    assert "(paper 0.700)" in mean
+    assert ["(paper" in cell for cell in structures] == [True, False, True]
+
+
+def test_an_auxiliary_region_is_shown_and_left_out_of_every_sum(tmp_path: Path):
+    main = scores_of(("WT", "TC", "ET"), 0.7)
+    bad = [made_up_score(f"case{i}", "WT*", 0.1 * i, **MISSED) for i in range(3)]
+    runs = [
+        RunSummary("without", TUMOUR, scores=main),
+        RunSummary("with", TUMOUR, scores=[*main, *bad]),
+    ]
+    html = written(tmp_path, runs[1:])
+    assert "WT*" in html
+    assert ">0.700</b>" in html[html.index("<h2>Runs") :]
+    assert "0 of 9 masks below Dice 0.5" in html
+    assert "missed altogether" not in html
+    assert "0 <small>of 9</small>" in html
+    assert "0 of 9 masks below Dice 0.5" in written(tmp_path, runs[:1])
+
+
 def test_a_label_has_one_colour_on_the_page_whatever_its_value():
     labels = np.ones((5, 6), np.uint8)
     runs = [

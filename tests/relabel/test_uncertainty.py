@@ -1,6 +1,7 @@
 """Uncertainty returns to the native grid, and ranks cases by its stated rule."""
 
 import csv
+from copy import deepcopy
 from dataclasses import replace
 
 import nibabel as nib
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from scipy.stats import ttest_ind_from_stats
 
 from scribbleseg.data.formats import write_map
 from scribbleseg.data.preprocess import Preprocess
@@ -15,6 +17,7 @@ from scribbleseg.relabel.decide import WelchTest, welch_p
 from scribbleseg.relabel.predict import Segmenter, sample
 from scribbleseg.relabel.uncertainty import Rank, Uncertainty, rank, uncertainty, write_ranking, write_uncertainty
 from scribbleseg.training.crf_rnn import CRFRNN
+from scribbleseg.training.network import switch_dropout_on
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
 
@@ -72,14 +75,53 @@ def test_maps_are_interpolated_to_the_native_grid(segmenter):
     assert found.entropy.max() <= np.log(3) + 1e-5
 
 
-def test_a_network_around_a_u_net_is_sampled_inside(segmenter):
+@pytest.fixture
+def around(segmenter):
+    """A CRF-RNN around the segmenter's network."""
     spec = CRFRNN(w1=5.0, w2=10.0, sigma_alpha=20.0, sigma_beta=0.05, sigma_gamma=2.0, unaries=UNET)
     network = spec.build(1, 3)
     network.unaries.load_state_dict(segmenter.network.state_dict())
-    around = replace(segmenter, network=network)
+    return replace(segmenter, network=network)
+
+
+def test_the_logits_of_a_crf_rnn_are_those_at_the_rnns_input(segmenter, around):
     case = random_case()
     assert not np.allclose(around.probabilities(case), segmenter.probabilities(case), atol=1e-3)
-    assert np.array_equal(uncertainty(around, case, TEST).p, uncertainty(segmenter, case, TEST).p)
+    inside, whole = (each.samples(case, 5, 3) for each in (segmenter, around))
+    assert np.array_equal(whole.mean, inside.mean)
+    assert np.array_equal(whole.variance, inside.variance)
+    assert not np.allclose(whole.probabilities, inside.probabilities, atol=1e-3)
+
+
+def test_the_softmax_of_a_crf_rnns_passes_is_the_rnns_output(around):
+    """Against plain passes: dropout switched on, the whole network run each time."""
+    case = random_case()
+    found = around.samples(case, 5, 3)
+    network = deepcopy(around.network).eval().to(memory_format=torch.channels_last)
+    switch_dropout_on(network)
+    images = torch.from_numpy(around.slices(case)).contiguous(memory_format=torch.channels_last)
+    torch.manual_seed(3)
+    with torch.inference_mode():
+        logits = torch.stack([network.unaries(images) for _ in range(5)])
+        softmax = torch.stack([network.rnn(each, images).softmax(1) for each in logits])
+    assert np.allclose(found.mean, logits.mean(0), atol=1e-4)
+    assert np.allclose(found.variance, logits.var(0), atol=1e-4)
+    assert np.allclose(found.probabilities, softmax.mean(0), atol=1e-4)
+    entropy = -(softmax * softmax.clamp(min=1e-30).log()).sum(2).mean(0)
+    assert np.allclose(found.mean_entropy, entropy, atol=1e-3)
+
+
+def test_welchs_test_asks_the_logits_of_the_two_labels_that_the_rnn_finds_likeliest(around):
+    samples = around.samples(random_case(), 5, 3)
+    first, second = np.argsort(-samples.probabilities, axis=1, kind="stable")[:, :2].swapaxes(0, 1)
+    expected = np.empty(first.shape)
+    for place in np.ndindex(*first.shape):
+        chosen = [(place[0], label, *place[1:]) for label in (first[place], second[place])]
+        means, variances = ([moment[at] for at in chosen] for moment in (samples.mean, samples.variance))
+        sd = np.sqrt(np.array(variances, np.float64))
+        test = ttest_ind_from_stats(means[0], sd[0], 5, means[1], sd[1], 5, equal_var=False)
+        expected[place] = test.pvalue
+    assert np.allclose(welch_p(samples), expected, atol=1e-5)
 
 
 def test_other_channels_than_in_training_are_refused(segmenter):

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from scribbleseg.data.formats import geometry_to_plain
 from scribbleseg.data.slices import FIXED, LAYERS, Slices
 from scribbleseg.training.augment import Augment
-from scribbleseg.training.loop import Batches, Course, Training, m_step
+from scribbleseg.training.loop import Batches, Course, Source, Training, m_step
 from scribbleseg.training.network import NetworkModule
 from scribbleseg.types import UNLABELLED, Geometry
 
@@ -67,14 +67,14 @@ def train(fabric: Fabric, tmp_path: Path) -> Callable[..., NetworkModule]:
         log: Callable[[dict], None] = lambda record: None,
         *,
         name: str = "m_step",
-        augment: Augment = Augment(),  # noqa: B008
+        augment: Augment | None = Augment(),  # noqa: B008
         batches: type[Batches] = Batches,
         **course: object,
     ) -> NetworkModule:
         m_step(
             network,
             training,
-            batches=batches(slices, 0, augment, (0, 0)),
+            batches=batches(Source(slices, 0), augment, (0, 0)),
             fabric=fabric,
             course=Course(tmp_path / f"{name}.ckpt", log, **course),
         )

@@ -1,5 +1,6 @@
 """The CRF-RNN is a U-Net under mean field, and is trained by turns."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.crf.mean_field import mean_field
 from scribbleseg.training.crf_rnn import CRFRNN, MeanFieldLayer
 from scribbleseg.training.loop import Training
+from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.unet import UNet
 
 SPEC = CRFRNN(
@@ -95,6 +97,57 @@ def test_the_rnn_learns_at_its_own_rate(slices, train):
     train(network, Training(iterations=2, batch=3), slices)
     # Adam's first step is the learning rate in every coordinate.
     torch.testing.assert_close((network.rnn.weights - weights).abs().max().item(), 1e-3, atol=1e-4, rtol=0)
+
+
+def statistics(network):
+    return {name: value.clone() for name, value in network.unaries.named_buffers()}
+
+
+def test_the_rnns_turn_does_not_move_the_batch_statistics_of_the_network_inside(slices, train):
+    spec = replace(SPEC, network_updates=2)
+
+    def after(iterations):
+        torch.manual_seed(0)
+        network = spec.build(1, 3)
+        train(network, Training(iterations=iterations, batch=2), slices, name=f"statistics_{iterations}")
+        return statistics(network)
+
+    second, third, fourth = after(2), after(3), after(4)
+    assert any(name.endswith("running_mean") for name in second)
+    for name, value in second.items():
+        assert torch.equal(third[name], value), name  # the third update is the RNN's
+        assert not torch.equal(fourth[name], value), name
+
+
+def test_in_the_rnns_turn_the_network_inside_gives_what_it_gives_in_use(slices, train, monkeypatch):
+    network = replace(SPEC, network_updates=1).build(1, 3)
+    seen, forward = [], MeanFieldLayer.forward
+
+    def spy(self, unaries, image):
+        with torch.no_grad():
+            in_use = deepcopy(network.unaries).eval()(image)
+        seen.append(torch.allclose(unaries, in_use, atol=1e-4))
+        return forward(self, unaries, image)
+
+    monkeypatch.setattr(MeanFieldLayer, "forward", spy)
+    train(network, Training(iterations=6, batch=2), slices)
+    assert seen == [False, True] * 3
+
+
+def test_the_schedule_decays_the_network_inside_and_never_the_rnn(slices, train, monkeypatch):
+    rates, step = [], torch.optim.Adam.step
+
+    def spy(self, *args):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    network = replace(SPEC, network_updates=2).build(1, 3)
+    halved = Adam(learning_rate=0.001, decay=0.5, decay_every=1)
+    train(network, Training(iterations=9, batch=2, optimiser=halved), slices, start=3, span=12)
+    # Section 2.3: "updated with a learning rate of 10^-7", which no sentence decays.
+    expected = [0.001 * 0.5 ** (3 + i) if i % 3 < 2 else 1e-7 for i in range(9)]
+    assert rates == pytest.approx(expected, rel=1e-9)
 
 
 def test_weights_of_a_network_that_is_in_no_crf_rnn_are_refused():

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from scribbleseg.training import loop
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_loss import DenseCRFLoss
-from scribbleseg.training.loop import Batches, Training
+from scribbleseg.training.loop import Batches, Source, Training
 from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
 from scribbleseg.training.optimisers import SGD, Adam
 from scribbleseg.training.unet import UNet
@@ -87,8 +87,55 @@ def test_unlabelled_slices_are_never_drawn(make_slices, boxes, train):
 
 def test_no_labels_at_all_is_an_error(make_slices, boxes):
     slices = make_slices(boxes[0], np.full_like(boxes[1], UNLABELLED))
-    with pytest.raises(ValueError, match="expected labelled pixels to train on, found none in 7 slices"):
-        Batches(slices, 0, Augment(), (0, 0))
+    with pytest.raises(DataError, match="expected labelled pixels to train on, found none in 7 slices"):
+        Batches(Source(slices, 0), Augment(), (0, 0))
+
+
+def in_slices(chosen, value, shape=(9, 4, 4)):
+    """A pixel of that value in some slices, UNLABELLED elsewhere."""
+    labels = np.full(shape, UNLABELLED, np.uint8)
+    labels[chosen, 1, 2] = value
+    return labels
+
+
+def test_slices_without_a_structure_in_their_scribbles_are_never_drawn_where_only_structures_are_wanted(
+    make_slices, fabric
+):
+    images = np.arange(9, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4), np.float32)
+    scribbles = in_slices([1, 4, 6], 1)
+    scribbles[[2, 4, 7], 3, 3] = 0  # in 4 beside a structure, in 2 and 7 alone
+    labels = in_slices([0, 1, 2, 3, 4, 7], 1)  # seed areas reach more slices than scribbles; not 6, whatever is drawn
+    slices = make_slices(images, labels, scribbles=scribbles)
+    training = Training(iterations=20, batch=2)
+
+    def drawn(source):
+        batches = Batches(source, None, (0, 0))
+        return {int(n) for i in range(20) for n in batches(i, training, fabric).images[:, 0, 0, 0]}
+
+    assert drawn(Source(slices, 0)) == {0, 1, 2, 3, 4, 7}
+    assert drawn(Source(slices, 0, only_structures=True)) == {1, 4}
+
+
+def test_no_structure_in_any_scribble_is_an_error_where_only_structures_are_wanted(make_slices):
+    images = np.zeros((9, 1, 4, 4), np.float32)
+    slices = make_slices(images, in_slices([1, 2], 1), scribbles=in_slices([1, 2], 0))
+    with pytest.raises(DataError, match=r"expected structures in the scribbles of some slice to train on, found none"):
+        Batches(Source(slices, 0, only_structures=True), None, (0, 0))
+    Batches(Source(slices, 0), None, (0, 0))
+
+
+def test_without_augmentation_batches_are_the_slices_themselves(make_slices, boxes, fabric):
+    images, labels = boxes
+    slices = make_slices(images, labels, scribbles=drawn_scribbles(labels), inside=np.ones_like(labels))
+    training = Training(iterations=1, batch=7, losses=(ScribblesAndAreas(), DenseCRFLoss()))
+    batch = Batches(Source(slices, 0), None, (0, 0))(0, training, fabric)
+    order = [int(np.flatnonzero((images == image.numpy()).all(axis=(1, 2, 3)))[0]) for image in batch.images]
+    assert sorted(order) == list(range(7))
+    assert np.array_equal(batch.labels, labels[order])
+    assert np.array_equal(batch.scribbles, drawn_scribbles(labels)[order])
+    assert torch.equal(batch.clean, batch.images)
+    augmented = Batches(Source(slices, 0), Augment(), (0, 0))(0, training, fabric)
+    assert not torch.equal(augmented.images, batch.images)
 
 
 class Rank(Fabric):
@@ -112,7 +159,7 @@ def test_batches_visit_every_slice_once_an_epoch_and_ranks_share_them(make_slice
     images = np.arange(9, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4), np.float32)
     labels = np.full((9, 4, 4), UNLABELLED, np.uint8)
     labels[usable, 1, 2] = 0
-    batches = Batches(make_slices(images, labels), 0, NOTHING, (0, 0))
+    batches = Batches(Source(make_slices(images, labels), 0), NOTHING, (0, 0))
 
     def drawn(iteration, rank):
         images = batches(iteration, Training(iterations=4, batch=2), Rank(rank, 3)).images
@@ -258,7 +305,7 @@ def test_a_loss_that_sees_scribbles_gets_them_and_other_losses_are_added(make_sl
 
 def test_an_m_step_reads_no_part_that_no_loss_needs(make_slices, boxes, fabric):
     slices = make_slices(*boxes)
-    batches = Batches(slices, 0, Augment(), (0, 0))
+    batches = Batches(Source(slices, 0), Augment(), (0, 0))
     assert not (slices.folder / "inside.raw").exists()
     assert batches(0, Training(iterations=1), fabric).parts().keys() == {"images", "labels"}
     with pytest.raises(FileNotFoundError, match="inside"):
@@ -269,7 +316,7 @@ def test_an_m_step_gets_every_part_that_one_of_its_losses_needs(make_slices, box
     images, labels = boxes
     slices = make_slices(images, labels, scribbles=drawn_scribbles(labels), inside=np.ones_like(labels))
     training = Training(iterations=1, batch=3, losses=(ScribblesAndAreas(), DenseCRFLoss()))
-    batch = Batches(slices, 0, Augment(), (0, 0))(0, training, fabric)
+    batch = Batches(Source(slices, 0), Augment(), (0, 0))(0, training, fabric)
     assert batch.parts().keys() == {"images", "labels", "scribbles", "clean", "inside"}
     assert batch.inside.dtype == torch.bool
     assert not torch.equal(batch.clean, batch.images)
@@ -281,7 +328,7 @@ def test_scribbles_on_pixels_that_show_no_image_are_nothing_to_learn_from(make_s
     inside[:, :, :7] = 0
     slices = make_slices(images, labels, scribbles=scribbles, inside=inside)
     training = Training(iterations=1, batch=7, losses=(ScribblesAndAreas(),))
-    batch = Batches(slices, 0, NOTHING, (0, 0))(0, training, fabric)
+    batch = Batches(Source(slices, 0), NOTHING, (0, 0))(0, training, fabric)
     assert (batch.scribbles[:, :, :7] == UNLABELLED).all()
     assert (batch.scribbles[:, :, 7:] == 1).all()
     assert (slices.scribbles == 1).all()

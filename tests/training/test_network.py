@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from scribbleseg.recipe import Recipe
 from scribbleseg.relabel.predict import check_dropout, predict, sample
@@ -17,7 +18,7 @@ from scribbleseg.training import loop
 from scribbleseg.training.crf_rnn import CRFRNN
 from scribbleseg.training.loop import Training
 from scribbleseg.training.monai_network import MONAINetwork
-from scribbleseg.training.network import Network, NetworkModule, Stochastic, has_dropout, trial
+from scribbleseg.training.network import Network, NetworkModule, Stochastic, has_dropout, set_batch_statistics, trial
 from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
@@ -86,7 +87,7 @@ def warm(name):
 
 
 def inner(network):
-    """The network of which the passes are."""
+    """The network whose logits a pass gives: that inside, where a layer comes after it."""
     return getattr(network, "unaries", network)
 
 
@@ -174,6 +175,27 @@ def test_without_dropout_passes_are_the_plain_logits(name):
             torch.testing.assert_close(found, logits, atol=1e-5, rtol=1e-5)
 
 
+@every_plain_member
+def test_without_dropout_the_output_of_a_pass_is_the_networks(name):
+    network = warm(name)
+    passes = network.for_passes()
+    with torch.inference_mode():
+        fixed = passes.before_dropout(images_for(name))
+        found = passes.output(passes.after_dropout(fixed), fixed)
+        torch.testing.assert_close(found.softmax(1), network(images_for(name)).softmax(1), atol=1e-4, rtol=1e-4)
+
+
+@every_member
+def test_batch_statistics_are_kept_and_set_free_again_and_nothing_else_is(name):
+    network = warm(name).train()
+    normalising = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    others = {module: module.training for module in network.modules() if not isinstance(module, _BatchNorm)}
+    for moving in (False, True):
+        set_batch_statistics(network, moving=moving)
+        assert {module.training for module in normalising} <= {moving}
+        assert all(module.training == before for module, before in others.items())
+
+
 @every_dropping_member
 def test_passes_leave_the_network_as_it_was(name):
     network = warm(name).train()
@@ -195,7 +217,7 @@ def test_every_member_with_dropout_can_be_sampled(name, fabric):
     side = side_of(name)
     assert samples.mean.shape == (3, 3, side, side)
     assert samples.variance.max() > 1e-4
-    likely = predict(fabric, inner(network), images)
+    likely = predict(fabric, network, images)
     assert np.abs(samples.probabilities - likely).mean() < 0.1
     assert np.array_equal(samples.mean, sample(fabric, network, images, passes=8, seed=0).mean)
 

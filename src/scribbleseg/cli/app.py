@@ -38,14 +38,14 @@ Format = Annotated[
 Split = Annotated[
     str | None,
     typer.Option(
-        help="Which cases train and which test. acdc: paper, published or published_validation; nci_isbi: paper or "
-        "paper_validation."
+        help="Which cases train and which test. acdc: paper, paper_validation, published or "
+        "published_validation; nci_isbi: paper or paper_validation."
     ),
 ]
 Fold = Annotated[
     int | None,
     typer.Option(
-        help="The fold of a cross-validation. acdc with the split paper: 0 to 4; brats: 0 to 3; promise12: 0 to 2."
+        help="The fold of a cross-validation. acdc with a split of the paper: 0 to 4; brats: 0 to 4; promise12: 0 to 2."
     ),
 ]
 Scribbles = Annotated[
@@ -108,7 +108,8 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _refusal(message: str) -> typer.Exit:
-    errors.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
+        errors.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
     return typer.Exit(2)
 
 

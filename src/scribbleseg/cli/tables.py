@@ -1,6 +1,7 @@
 """Verbs on recipes and papers' tables: recipes, reproduce, tune-crf."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -67,7 +68,9 @@ def reproduce(
     ] = "compact",
     rows: Annotated[
         list[str] | None,
-        typer.Option(help='The title of a row of the table, such as "separate CRF". Repeatable. Default: all rows.'),
+        typer.Option(
+            help='The title of a row of the table, such as "Base + separate CRF". Repeatable. Default: all rows.'
+        ),
     ] = None,
     iterations: Annotated[
         int | None,
@@ -86,17 +89,13 @@ def reproduce(
 
     Example: `scribbleseg reproduce can2018 --data ACDC/ --out runs/table_1 --seeds 3`
     """
-    from scribbleseg.recipes import can2018
+    from scribbleseg.recipes import PAPERS
     from scribbleseg.reproduce import train_rows
 
     wanted = _rows_of(paper, family, iterations, rows, set)
     dataset = _with_scribbles(paper, Place(data, format, split, fold, scribbles), out)
     train_rows(wanted, dataset, out, range(seeds), jobs, accelerator)
-    _print_tables(wanted, out, seeds, accelerator)
-    if paper == "can2018":
-        console.print(
-            f"Paper: its best row loses {can2018.BELOW_FULL[family]:.3f} to full supervision, at its own scale."
-        )
+    _print_tables({title: PAPERS[paper].paper(family)[title] for title in wanted}, out, seeds, accelerator)
 
 
 def _rows_of(
@@ -124,8 +123,8 @@ def _with_scribbles(paper: str, place: Place, out: Path) -> "Dataset":
     return open_at(place)
 
 
-def _print_tables(wanted: dict[str, "AnyRecipe"], out: Path, seeds: int, accelerator: str) -> None:
-    """Print a table for rows that are scored alike, and write the report."""
+def _print_tables(paper: dict[str, dict[str, float]], out: Path, seeds: int, accelerator: str) -> None:
+    """Print a table for rows that are scored alike, beside the paper's figures of each row, and write the report."""
     from scribbleseg.evaluation.report import write_report
     from scribbleseg.reproduce import run_folder, summarise
     from scribbleseg.review import summarise_run
@@ -133,26 +132,34 @@ def _print_tables(wanted: dict[str, "AnyRecipe"], out: Path, seeds: int, acceler
     from scribbleseg.training.loop import make_fabric
 
     fabric = make_fabric(accelerator)
-    summary = summarise(wanted, out, range(seeds), fabric)
+    summary = summarise(paper, out, range(seeds), fabric)
     for structures in dict.fromkeys(row.structures for row in summary):
-        table = _paper_table([row for row in summary if row.structures == structures])
+        table = _paper_table([row for row in summary if row.structures == structures], paper)
         # Wider than many terminals: a row that a pipe or a scroll bar keeps whole beats one wrapped in its cells.
-        Console(width=max(console.width, 130)).print(table)
-    runs = {title: open_run(run_folder(out, title, 0)) for title in wanted}
-    write_report(out / "report.html", [summarise_run(run, fabric, title)[-1] for title, run in runs.items()])
+        Console(width=max(console.width, 160)).print(table)
+    console.print("In brackets: the paper's figures, at its own scale and on its own test cases.")
+    runs = {title: open_run(run_folder(out, title, 0)) for title in paper}
+    pages = [replace(summarise_run(run, fabric, title)[-1], paper=paper[title]) for title, run in runs.items()]
+    write_report(out / "report.html", pages)
     console.print(f"Report: {(out / 'report.html').resolve()}")
 
 
-def _paper_table(rows: Sequence["Row"]) -> Table:
-    """The rows beside the one that was trained on full masks, if it is among them."""
+def _paper_table(rows: Sequence["Row"], paper: Mapping[str, Mapping[str, float]]) -> Table:
+    """The rows beside the paper's figures, and beside the one that was trained on full masks, if it is among them."""
     full = next((row for row in rows if row.is_upper_bound), None)
     measures = ("mean Dice", "over seeds", "recall", "precision", "HD95 mm")
+
+    def beside(row: "Row", name: str, value: float) -> str:
+        return f"{value:.3f} ({paper[row.title][name]:.3f})" if name in paper[row.title] else f"{value:.3f}"
+
     table = Table("row", *rows[0].structures, *measures, box=None)
     if full:
         table.add_column("minus fully supervised")
     for row in rows:
-        dice = [f"{dice:.3f}" for dice in (*row.by_structure, row.dice.mean())]
-        others = [f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}", f"{row.recall:.3f}", f"{row.precision:.3f}"]
+        dice = [beside(row, name, dice) for name, dice in zip(row.structures, row.by_structure, strict=True)]
+        dice.append(beside(row, "mean", float(row.main.mean())))
+        others = [f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}"]
+        others += [beside(row, "recall", row.recall), beside(row, "precision", row.precision)]
         gap = []
         if full:
             mean, low, high = row.minus(full)

@@ -108,6 +108,12 @@ def train(
     fabric.launch()
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
     session = begin(dataset, out, chosen(recipe, set), fabric=fabric, seed=seed, resume=resume)
+    if session.leads and session.dataset.n_labels < dataset.n_labels:
+        learned = ", ".join(session.dataset.label_names[1:])
+        console.print(
+            f"[yellow]This recipe learns {learned} alone. A recipe of two phases, such as ji2019.compact_full, learns all "
+            "structures.[/]"
+        )
     model = train_to_end(replace(session, workers=workers or cores()))
     if fabric.is_global_zero:
         console.print(f"Trained: {model.run.path}. Next: scribbleseg predict {model.run.path} IMAGES --out PREDICTIONS")
@@ -125,4 +131,6 @@ def train_to_end(session: "Session") -> "Model":
 
     if session.leads:
         console.print(f"To do: {plan(session)}")
+        if session.recipe.is_upper_bound:
+            console.print("[yellow]This recipe trains on full reference masks. Scribbles are not used.[/]")
     return finish(session, say if session.leads else None)

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 from torch.nn import functional
 
 from scribbleseg.data.brain import in_brain, normalise_brain
@@ -35,7 +36,7 @@ class Preprocess:
     """
 
     spacing_mm: PositiveFloat | None = None
-    size: PositiveInt | None = None
+    size: Annotated[int, Field(gt=0, le=4096)] | None = None
     brain: bool = False
 
     def resolve(self, cases: Cases) -> "Preprocess":

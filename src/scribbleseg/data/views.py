@@ -102,7 +102,13 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
 
 
 def _read_annotated(dataset: Dataset, name: str) -> Case:
-    return replace(dataset.train.named(name), scribbles=dataset.reference(name))
+    mask = dataset.read_reference(name)
+    if mask is None:
+        raise DataError(
+            f"case {name}: expected a reference mask, for this recipe trains on full masks, found none in "
+            f"{dataset.root}; take a recipe that trains on scribbles, or add masks"
+        )
+    return replace(dataset.train.named(name), scribbles=mask)
 
 
 def _read_merged(read_reference: Callable[[str], Labels | None], name: str) -> Labels | None:

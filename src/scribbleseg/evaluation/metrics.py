@@ -76,6 +76,11 @@ class Score:
     volume_error_ml: float
 
     @property
+    def auxiliary(self) -> bool:
+        """Whether means over structures leave it out: a region that ends in *, of a network before a merge."""
+        return self.structure.endswith("*")
+
+    @property
     def missed(self) -> bool:
         """Whether the reference has the structure and the prediction has not a voxel of it."""
         return self.volume_ml == 0 < self.reference_volume_ml
@@ -165,7 +170,8 @@ def score(
 def summarise(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """The mean, sample standard deviation and median over cases: a row for each structure, and one named "mean".
 
-    The "mean" row takes the mean over the structures of each case first, so its standard deviation is between cases;
+    The "mean" row takes the mean over the structures of each case first, so its standard deviation is between cases; it
+    leaves out regions that are `auxiliary`;
     a case with a NaN distance in any structure has no mean distance.
 
     Returns:
@@ -181,11 +187,12 @@ def summarise(scores: Sequence[Score]) -> list[dict[str, Any]]:
     for name, group in groups:
         values = {measure: np.array([getattr(s, measure) for s in group]) for measure in MEASURES}
         rows.append(_summary_row(name, group, values))
+    main = [score for score in scores if not score.auxiliary]
     values = {
-        measure: np.array([np.mean([getattr(s, measure) for s in scores if s.case == case]) for case in cases])
+        measure: np.array([np.mean([getattr(s, measure) for s in main if s.case == case]) for case in cases])
         for measure in MEASURES
     }
-    return [*rows, _summary_row("mean", scores, values)]
+    return [*rows, _summary_row("mean", main, values)]
 
 
 def paired_interval(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[float, float, float]:

@@ -41,6 +41,7 @@ class RunSummary:
         scores: the scores of the test cases.
         pictures: the pictures to show, at most MAX_PICTURES of them.
         is_upper_bound: whether the run was trained on full masks: the others are compared with it.
+        paper: Dice in the paper that it reproduces, by structure, and their "mean"; empty where there is none.
     """
 
     name: str
@@ -51,6 +52,7 @@ class RunSummary:
     scores: Sequence[Score] = ()
     pictures: Sequence[Picture] = ()
     is_upper_bound: bool = False
+    paper: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentation from scribbles") -> None:
@@ -120,18 +122,20 @@ def _run_view(
 ) -> dict[str, Any]:
     """What the template shows of a run."""
     cases = _cases(run.scores)
+    masks = [score for score in run.scores if not score.auxiliary]
     trained = [record for record in run.metrics if record.get("event") == "train"]
     speeds = [record["images_per_second"] for record in trained if "images_per_second" in record]
     return {
         "name": run.name,
         "colour": colour,
         "is_upper_bound": run.is_upper_bound,
+        "paper": run.paper,
         "summary": {row["structure"]: row for row in summarise(run.scores)},
         "structures": _structures(run),
         "case_names": {case["name"] for case in cases},
         "cases": cases,
-        "poor": sum(score.dice < 0.5 for score in run.scores),
-        "masks": len(run.scores),
+        "poor": sum(score.dice < 0.5 for score in masks),
+        "masks": len(masks),
         "upper_bound": upper_bound and upper_bound.name,
         "difference": upper_bound and _difference(cases, _cases(upper_bound.scores)),
         "loss": loss_curve(trained),
@@ -167,7 +171,11 @@ def _cases(scores: Sequence[Score]) -> list[dict[str, Any]]:
     for score in scores:
         by_case.setdefault(score.case, {})[score.structure] = score
     cases = [
-        {"name": name, "scores": by_structure, "dice": float(np.mean([s.dice for s in by_structure.values()]))}
+        {
+            "name": name,
+            "scores": by_structure,
+            "dice": float(np.mean([s.dice for s in by_structure.values() if not s.auxiliary])),
+        }
         for name, by_structure in by_case.items()
     ]
     return sorted(cases, key=lambda case: (case["dice"], case["name"]))

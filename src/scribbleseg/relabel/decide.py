@@ -14,7 +14,7 @@ from scribbleseg.types import UNLABELLED
 
 @dataclass(frozen=True)
 class Argmax:
-    """The most probable label everywhere: hard EM (Can et al. 2018, section 2.2, Eq. 2)."""
+    """The most probable label everywhere: hard EM (Can et al. 2018, section 2.2, Eq. 3)."""
 
     kind: Literal["argmax"] = "argmax"
     passes: ClassVar[int] = 0
@@ -31,7 +31,8 @@ class Argmax:
 class WelchTest:
     """The most probable label where the network is sure of it, else UNLABELLED (Can et al. 2018, section 2.4).
 
-    Sure is where Welch's t-test tells the logits of the two most probable labels apart over T passes with dropout. A
+    Sure is where Welch's t-test tells the logits of the two labels of highest mean softmax apart over T passes with
+    dropout; the probabilities are the mean softmax of the same passes, refined or not. A
     systematic error, which all passes share, stays labelled; and the more passes, the smaller the differences that
     count, so that a change of `passes` moves the rule too. Not for a network without dropout.
 

@@ -27,9 +27,9 @@ class Samples:
 
     Args:
         passes: T, at least 2.
-        mean: the mean of the logits over the passes.
+        mean: the mean of the logits over the passes; those of a CRF-RNN are the RNN's input.
         variance: the unbiased variance of the logits (divided by T - 1).
-        probabilities: mean over the passes of the softmax.
+        probabilities: mean over the passes of the softmax of the whole network's output.
         mean_entropy: mean over the passes of the softmax's entropy, in nats.
     """
 
@@ -86,8 +86,7 @@ def sample(
 
     Args:
         fabric: where it runs.
-        network: any of the recipes' networks, with dropout. A CRF-RNN's passes are those of the network inside, before
-            the RNN (our reading; the paper does not say which).
+        network: any of the recipes' networks, with dropout.
         images: slices of the grid.
         passes: T; 50 in the paper.
         seed: the random seed for the dropout masks; torch's global generators are left as they were.
@@ -131,7 +130,7 @@ def _moments(network: nn.Module, batch: Tensor, passes: int) -> tuple[Tensor, ..
         change = logits - mean
         mean = mean + change / n
         squares = squares + change * (logits - mean)
-        log_softmax = logits.log_softmax(dim=1)
+        log_softmax = network.output(logits, fixed).float().log_softmax(dim=1)  # type: ignore[operator]
         softmax = log_softmax.exp()
         probabilities = probabilities + softmax
         entropy = entropy - (softmax * log_softmax).sum(dim=1)
@@ -197,6 +196,11 @@ class Segmenter:
     def samples(self, case: Case, passes: int, seed: int) -> Samples:
         """Passes with dropout over the case's slices on the network's grid (see `sample`). Raises DataError."""
         return sample(self.fabric, self.network, self.slices(case), passes, seed)
+
+    def segment_unmerged(self, case: Case) -> tuple[Labels, Labels]:
+        """The labels twice: those of a single network are not merged with any others."""
+        labels = self.segment(case)
+        return labels, labels
 
     def segment(self, case: Case) -> Labels:
         """The most probable label of every voxel, decided on the native grid: probabilities are resampled, not labels.

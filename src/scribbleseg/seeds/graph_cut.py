@@ -2,7 +2,7 @@
 
 Ji et al. 2019, section 2.1: supervoxels of the FLAIR, a minimum cut with the scribbles as hard seeds, both sides
 eroded. The steps, one function each, are `supervoxels`, `contacts`, `log_likelihood_ratio`, `minimum_cut`, `seeded`
-and `eroded`. We know of no number that the paper gives for them: all defaults are ours, from benchmarks/graph_cut.py.
+and `eroded`. The paper gives no number for any of them: all defaults are ours, from benchmarks/graph_cut.py.
 """
 
 from collections.abc import Sequence

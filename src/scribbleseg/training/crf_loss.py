@@ -1,11 +1,11 @@
 """Dense CRF loss: pixels that look alike and are near each other are to have the same label, also unlabelled ones."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,9 +29,10 @@ class DenseCRFLoss(HasDistances):
     The paper sums over pairs. Here it is their mean, so that alpha means the same on every grid: the paper's 1e-8 on
     192 x 192 pixels is 1e-8 * (192 * 192)^2 = 13.6 here.
 
-    The sigmas are ours (the paper's were not at hand): of 30 pairs compared on BraTS slices, those for which both the
-    reference mask is nearly a fixed point of the loss's gradient and masks eroded or dilated are drawn towards it.
-    Kernels that are much wider prefer small structures to vanish.
+    The sigmas are ours: the paper gives none (section 2.1: W "is calculated by bilateral Gaussian filter"). Of 30 pairs
+    compared on BraTS slices, they are those for which both the reference mask is nearly a fixed point of the loss's
+    gradient and masks eroded or dilated are drawn towards it. Kernels that are much wider prefer small structures to
+    vanish.
 
     Args:
         alpha: weight of this loss beside the others.
@@ -49,7 +50,7 @@ class DenseCRFLoss(HasDistances):
 
     kind: Literal["dense_crf_loss"] = "dense_crf_loss"
     alpha: NonNegativeFloat = 1e-8 * (192 * 192) ** 2
-    channels: tuple[NonNegativeInt, ...] = (0, 2, 3)
+    channels: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] = (0, 2, 3)
     sigma_space: PositiveFloat = 15.0
     sigma_intensity: PositiveFloat = 0.3
     scale: PositiveInt = 1
@@ -88,13 +89,17 @@ class DenseCRFLoss(HasDistances):
             pairs = len(images) * shape.numel() ** 2
             return self.alpha / pairs * _Disagreement.apply(pooled(logits.to(dtype).softmax(1)), weights, similar)
 
+    def check_sides(self, *sides: int) -> None:
+        """Raises ValueError for a side of the slice that `scale` does not divide."""
+        if any(side % self.scale for side in sides):
+            raise ValueError(f"expected sides that scale {self.scale} divides, got {sides}")
+
     def _check(self, images: Tensor) -> None:
         self.check_pixels()
         channels, *space = images.shape[1:]
         if not self.channels or max(self.channels) >= channels:
             raise ValueError(f"expected dense CRF loss channels below {channels}, the images', got {self.channels}")
-        if any(side % self.scale for side in space):
-            raise ValueError(f"expected sides that scale {self.scale} divides, got {tuple(space)}")
+        self.check_sides(*space)
 
 
 class _Disagreement(torch.autograd.Function):

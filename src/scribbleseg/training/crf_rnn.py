@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scribbleseg.crf.kernels import Kernels
 from scribbleseg.crf.mean_field import mean_field
 from scribbleseg.training.monai_network import MONAINetwork
-from scribbleseg.training.network import NetworkModule, Stochastic
+from scribbleseg.training.network import NetworkModule
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
 
@@ -25,7 +25,7 @@ class CRFRNN(Kernels):
     iterations. The weight of each kernel, one for each label, and the full compatibility matrix are learned, from Potts
     and the weights given here. Training alternates (section 2.3): so many mini-batches for the network with the RNN
     frozen, then one update of the RNN alone. Do not use it on grids on which the network's own output is already sharp:
-    it costs as much time again as the U-Net. Passes with dropout are the inner network's, before the RNN.
+    it costs as much time again as the U-Net.
 
     Args:
         unaries: the network inside, which gives the unaries.
@@ -99,6 +99,32 @@ class CRFRNNModule(NetworkModule):
         with torch.autocast(image.device.type, enabled=False):
             return self.rnn(unaries.float(), image.float())
 
-    def for_passes(self) -> Stochastic:
-        """Passes of the network inside: the CRF-RNN's input."""
-        return self.unaries.for_passes()
+    def for_passes(self) -> "CRFRNNPasses":
+        """Passes whose logits are those at the RNN's input, and whose output is the RNN's."""
+        return CRFRNNPasses(self)
+
+
+class CRFRNNPasses(nn.Module):
+    """Stochastic passes of a CRF-RNN.
+
+    The paper tests "logit distributions at its input" (section 3), so the logits are those of the network inside; the
+    softmax, and with it the labels, is that of the RNN's output.
+    """
+
+    def __init__(self, network: CRFRNNModule) -> None:
+        super().__init__()
+        self.inner = network.unaries.for_passes()
+        self.rnn = network.rnn
+
+    def before_dropout(self, image: Tensor) -> tuple[Any, Tensor]:
+        """What does not change between passes over the same slices: of the network inside, and the slices."""
+        return self.inner.before_dropout(image), image
+
+    def after_dropout(self, fixed: tuple[Any, Tensor]) -> Tensor:
+        """The logits of one pass at the RNN's input."""
+        return self.inner.after_dropout(fixed[0])
+
+    def output(self, logits: Tensor, fixed: tuple[Any, Tensor]) -> Tensor:
+        """The RNN's output for these logits."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return self.rnn(logits.float(), fixed[1].float())

@@ -24,7 +24,7 @@ from scribbleseg.training.augment import Augment
 from scribbleseg.training.batch import Batch
 from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
-from scribbleseg.training.network import NetworkModule
+from scribbleseg.training.network import NetworkModule, set_batch_statistics
 from scribbleseg.training.optimisers import SGD, Adam
 from scribbleseg.types import UNLABELLED, DataError
 
@@ -81,6 +81,32 @@ class Course:
     before: Path | None = None
 
 
+@dataclass(frozen=True)
+class Source:
+    """The slices that an M step learns from.
+
+    Args:
+        slices: the cache.
+        labels: index of the map of labels in it.
+        only_structures: whether slices in whose scribbles no structure is drawn are left out.
+    """
+
+    slices: Slices
+    labels: int | str
+    only_structures: bool = False
+
+    def usable(self) -> np.ndarray:
+        """The slices with a label. Raises DataError where there is none."""
+        usable = (self.slices.layer("labels", self.labels) != UNLABELLED).any(axis=(1, 2))
+        if self.only_structures:
+            scribbles = self.slices.scribbles
+            usable &= ((scribbles != UNLABELLED) & (scribbles > 0)).any(axis=(1, 2))
+        if not usable.any():
+            what = "structures in the scribbles of some slice" if self.only_structures else "labelled pixels"
+            raise DataError(f"expected {what} to train on, found none in {len(self.slices)} slices; draw some")
+        return np.flatnonzero(usable)
+
+
 class Batches:
     """The batches of an M step by the number of the iteration, read from the cache and augmented.
 
@@ -89,20 +115,17 @@ class Batches:
     `stream` and the iteration's number, so that a run that was killed and continues is the same.
 
     Args:
-        slices: the cache.
-        labels: index of the map of labels in it.
-        augment: applied to every batch.
+        source: the slices.
+        augment: applied to every batch; None leaves batches as they are.
         stream: the run's seed and the number of the M step.
 
     Raises:
-        ValueError: no slice has a label.
+        DataError: no slice has a label.
     """
 
-    def __init__(self, slices: Slices, labels: int | str, augment: Augment, stream: tuple[int, int]) -> None:
-        self.slices, self.index, self.augment, self.stream = slices, labels, augment, stream
-        self.usable = np.flatnonzero((slices.layer("labels", labels) != UNLABELLED).any(axis=(1, 2)))
-        if not len(self.usable):
-            raise ValueError(f"expected labelled pixels to train on, found none in {len(slices)} slices")
+    def __init__(self, source: Source, augment: Augment | None, stream: tuple[int, int]) -> None:
+        self.slices, self.index, self.augment, self.stream = source.slices, source.labels, augment, stream
+        self.usable = source.usable()
         self._order = lru_cache(2)(lambda n: np.random.default_rng((*stream, n)).permutation(len(self.usable)))
 
     def __call__(self, iteration: int, training: Training, fabric: Fabric) -> Batch:
@@ -117,7 +140,7 @@ class Batches:
         parts = {kind: fabric.to_device(torch.from_numpy(array)) for kind, array in arrays.items()}
         if "clean" in training.needs:
             parts["clean"] = parts["images"]
-        return self.augment(Batch(**parts))
+        return self.augment(Batch(**parts)) if self.augment else Batch(**parts)
 
     def _read(self, kind: str, chosen: np.ndarray) -> np.ndarray:
         values = self.slices.layer(kind, None if kind in FIXED else self.index)[chosen]
@@ -180,6 +203,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
     with _progress(disable=not fabric.is_global_zero) as progress:
         bar = progress.add_task(course.name, total=training.iterations, completed=first, loss="")
         for iteration in range(first, training.iterations):
+            optimisers.freeze_others(iteration)
             batch = batches(iteration, training, fabric)
             logits = model(batch.images.contiguous(memory_format=torch.channels_last))
             objective = _sum([loss(logits, batch) for loss in training.losses])
@@ -206,27 +230,48 @@ class _Optimisers:
     def __init__(self, network: NetworkModule, training: Training, course: Course) -> None:
         turns = network.turns
         self.training, self.start, self.span = training, course.start, course.span or training.iterations
-        self.rates = [training.optimiser.learning_rate if rate is None else rate for _, rate, _ in turns]
+        self.modules = [module for module, _, _ in turns]
+        self.rates = [rate for _, rate, _ in turns]
         self.turn_of = [turn for turn, (_, _, updates) in enumerate(turns) for _ in range(updates)]
         self.parts: Sequence[Any] = [
-            training.optimiser.build(part, rate) for (part, _, _), rate in zip(turns, self.rates, strict=True)
+            training.optimiser.build(module, rate or training.optimiser.learning_rate) for module, rate, _ in turns
         ]
 
+    def _turn(self, iteration: int) -> int:
+        return self.turn_of[(self.start + iteration) % len(self.turn_of)]
+
+    def freeze_others(self, iteration: int) -> None:
+        """Keep the batch statistics of the parts whose turn it is not: frozen, they use their running ones."""
+        if len(self.modules) > 1:
+            turn = self._turn(iteration)
+            for part, module in enumerate(self.modules):
+                set_batch_statistics(module, moving=part == turn)
+
     def step(self, iteration: int) -> float:
-        """Update the part whose turn it is; returns the learning rate of the recipe's own schedule."""
-        turn = self.turn_of[iteration % len(self.turn_of)]
-        factor = self.training.optimiser.factor(self.start + iteration, self.span)
+        """Update the part whose turn it is; returns the learning rate of the recipe's own schedule.
+
+        A part with a learning rate of its own keeps it: the schedule is that of the others.
+        """
+        turn = self._turn(iteration)
+        scheduled = self.training.optimiser.learning_rate * self.training.optimiser.factor(
+            self.start + iteration, self.span
+        )
         for group in self.parts[turn].param_groups:
-            group["lr"] = self.rates[turn] * factor
+            group["lr"] = scheduled if self.rates[turn] is None else self.rates[turn]
         self.parts[turn].step()
-        return self.training.optimiser.learning_rate * factor
+        return scheduled
 
     def state(self) -> dict[str, Any]:
         return {f"optimiser_{turn}": part.state_dict() for turn, part in enumerate(self.parts)}
 
     def load(self, state: dict[str, Any]) -> None:
         for turn, part in enumerate(self.parts):
+            own = [{k: v for k, v in group.items() if k != "params"} for group in part.param_groups]
             part.load_state_dict(state[f"optimiser_{turn}"])
+            for group, settings in zip(
+                part.param_groups, own, strict=True
+            ):  # this stage's, not those of the one before
+                group.update(settings)
 
 
 def _restore(network: NetworkModule, optimisers: _Optimisers, course: Course) -> int:

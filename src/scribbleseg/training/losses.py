@@ -20,6 +20,9 @@ class Loss(Protocol):
     needs: ClassVar[frozenset[str]]
     """The optional parts of the `Batch` that it looks at; an M step reads and moves no others."""
 
+    def check_sides(self, *sides: int) -> None:
+        """Raises ValueError for a side of the slice, in pixels, that it cannot take."""
+
     def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
         """The loss of a batch."""
 
@@ -29,7 +32,7 @@ def partial_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Mean over labelled pixels of -log softmax(logits)[label]; unlabelled pixels give neither loss nor gradient.
 
-    Can et al. 2018, section 2.2: "pixel-wise cross-entropy" that ignores unlabelled pixels. A batch without any
+    Can et al. 2018, section 2.2: "pixel-wise cross entropy", 0 where labels are "uncertain". A batch without any
     labelled pixel has loss 0. Computed in float32 whatever the logits' type.
     """
     summed = functional.cross_entropy(logits.float(), labels.long(), ignore_index=UNLABELLED, reduction="sum")
@@ -42,6 +45,9 @@ class PartialCrossEntropy:
 
     kind: Literal["partial_cross_entropy"] = "partial_cross_entropy"
     needs: ClassVar[frozenset[str]] = frozenset()
+
+    def check_sides(self, *sides: int) -> None:
+        """Takes any."""
 
     def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
         """See `partial_cross_entropy`."""
@@ -65,6 +71,9 @@ class ScribblesAndAreas:
     scribbles: NonNegativeFloat = 1.0
     areas: NonNegativeFloat = 0.8
     needs: ClassVar[frozenset[str]] = frozenset({"scribbles"})
+
+    def check_sides(self, *sides: int) -> None:
+        """Takes any."""
 
     def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
         """The weighted sum of both means; `batch.labels` holds areas and scribbles together."""

@@ -34,11 +34,14 @@ class MONAINetwork:
 
     def check_sides(self, *sides: int) -> None:
         """Raises ValueError for a side of the slice, in pixels, that the network cannot take or does not give back."""
-        network, slices = trial(self.build), torch.zeros(2, 1, *(sides * 2)[:2])
+        network = trial(self.build).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as it trains
+        slices = torch.zeros(2, 1, *(sides * 2)[:2]).contiguous(memory_format=torch.channels_last)
         try:
-            with torch.no_grad(), torch.random.fork_rng([]):
-                shapes = {tuple(network.train(training)(slices).shape) for training in (True, False)}
-        except (RuntimeError, ValueError) as error:
+            with torch.random.fork_rng([]):
+                logits = [network.train(training)(slices) for training in (True, False)]
+                logits[0].sum().backward()
+            shapes = {tuple(each.shape) for each in logits}
+        except Exception as error:  # each of MONAI's networks has its own
             raise ValueError(
                 f"expected sides that MONAI's {self.name} takes, got {sides} ({error}); change preprocess.size"
             ) from error
@@ -81,7 +84,7 @@ class MONAIModule(NetworkModule):
             raise ValueError(f"expected the name of a network in monai.networks.nets, got {spec.name!r}")
         try:
             self.network = build(spatial_dims=2, in_channels=channels, out_channels=labels, **spec.arguments)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # wrong arguments, or a package that is not installed
             raise ValueError(
                 f"expected arguments that MONAI's {spec.name} takes, got {spec.arguments}: {error}"
             ) from None

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 DROPOUT = _DropoutNd
@@ -22,6 +23,9 @@ class Stochastic(Protocol):
 
     def after_dropout(self, fixed: Any) -> Tensor:
         """The logits of one pass, given what `before_dropout` gave."""
+
+    def output(self, logits: Tensor, fixed: Any) -> Tensor:
+        """What the whole network makes of the logits of one pass: they themselves, unless a layer comes after."""
 
 
 @runtime_checkable
@@ -88,6 +92,17 @@ class Passes(nn.Module):
     def after_dropout(self, fixed: Any) -> Float[Tensor, "batch label *space"]:
         """The logits of one pass, given what `before_dropout` gave."""
         return self.network(fixed)
+
+    def output(self, logits: Tensor, fixed: Any) -> Tensor:
+        """The logits."""
+        return logits
+
+
+def set_batch_statistics(network: nn.Module, moving: bool) -> None:
+    """Let batch normalisation use and update the statistics of each batch, or use its running ones and keep them."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.train(moving)
 
 
 def switch_dropout_on(network: nn.Module) -> None:

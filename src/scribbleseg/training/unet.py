@@ -17,7 +17,7 @@ DEPTH = 4
 """Poolings in the contracting path."""
 
 VALID_PADDING = 92
-"""Pixels that unpadded convolutions eat on each side of the output (Can et al. 2018, section 2.2)."""
+"""Pixels that unpadded convolutions eat on each side of the output (Baumgartner et al. 2017)."""
 
 STRIDE = 2**DEPTH
 
@@ -34,8 +34,8 @@ class UNet:
     information alone passes upward), and meet the contracting path's features at the same scale.
 
     Args:
-        base: filters of the outermost block; 64 in the paper (64..1024), 16 for a CPU (ours).
-        padded: False is the paper's: unpadded convolutions on an input padded by 92 pixels of zeros. True keeps
+        base: filters of the outermost block; 64 in that of 2017 (64..1024), 16 for a CPU (ours).
+        padded: False is that of 2017: unpadded convolutions on an input padded by 92 pixels of zeros. True keeps
             every block's size, and computes no border that is cut off again (ours).
         dropout: probability in the 5 innermost blocks: the two deepest of the contracting path, the bottleneck,
             the two deepest of the expanding path (section 2.4: 0.5). 0 switches it off.
@@ -114,7 +114,7 @@ class Fixed(NamedTuple):
 class UNetModule(NetworkModule):
     """Maps `batch channel height width` to logits `batch label height width`; both sides multiples of 16.
 
-    Unpadded networks take sides of 16 k + 4 (212, the paper's, is one).
+    Unpadded networks take sides of 16 k + 4 (212, that of 2017, is one).
     """
 
     def __init__(self, spec: UNet, channels: int, labels: int) -> None:
@@ -195,6 +195,10 @@ class UNetModule(NetworkModule):
                 half = nn.functional.conv2d(x, conv.weight[:, : x.shape[1]], padding=conv.padding)
                 x = nn.Sequential(*rest)(half.add_(_centre(fixed.halves[level], half.shape[-2:])))
         return self.head(x)
+
+    def output(self, logits: Tensor, fixed: Fixed) -> Tensor:
+        """The logits: nothing comes after them."""
+        return logits
 
     def _enter(self, image: Tensor) -> Tensor:
         self.spec.check_sides(*image.shape[-2:])

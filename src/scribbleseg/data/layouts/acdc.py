@@ -2,10 +2,12 @@
 
 Source: Bernard et al. 2018, doi:10.1109/TMI.2018.2837502 (images, masks); Valvano et al. 2021,
 doi:10.1109/TMI.2021.3069634 (scribbles). Licence: research only; the scribbles CC BY-NC-SA 4.0.
-Expected: patients 1..100, two volumes each; 0 background, 1 RV, 2 myocardium, 3 LV, and 4 = unlabelled in scribbles.
+Expected: patients 1..100 to train on and 101..150 to test on, two volumes each; 0 background, 1 RV, 2 myocardium, 3 LV,
+and 4 = unlabelled in scribbles.
 Patients 74 and 76 hold the same images, annotated twice (`check` found them): keep them on one side of a split.
 
-Trees that are understood (`.nii` or `.nii.gz`), in the folder itself, in `training/` or in `database/training/`:
+Trees that are understood (`.nii` or `.nii.gz`), in the folder itself, in `training/` or in `database/training/`; test
+patients are found there, too, and in `testing/` beside it:
 
     patientNNN/patientNNN_frameNN.nii.gz             the image
     patientNNN/patientNNN_frameNN_gt.nii.gz          its mask
@@ -29,6 +31,7 @@ from scribbleseg.types import UNLABELLED, DataError, Dataset
 ENCODING = Encoding(("background", "RV", "Myo", "LV"), {0: 0, 1: 1, 2: 2, 3: 3, 4: UNLABELLED})
 
 N_PATIENTS = 100
+TEST_PATIENTS = tuple(range(101, 151))
 N_FOLDS = 5
 SWAPPED = {76: 79, 79: 76}
 """Patients that change places before they are dealt to the folds, so that 74 and 76, the same images, share one."""
@@ -46,25 +49,28 @@ PUBLISHED_TEST = (5, 39, 77, 82, 78, 10, 64, 24, 30, 73, 80, 41, 36, 60, 72)
 
 def acdc(
     folder: str | Path,
-    split: str = "paper",
+    split: str | None = None,
     fold: int = 0,
     *,
     train_patients: Sequence[int] | None = None,
     test_patients: Sequence[int] | None = None,
     scribbles: str | Path | None = None,
 ) -> Dataset:
-    """Opens ACDC, its 100 training patients; cases are named like `patient001_frame01`.
+    """Opens ACDC; cases are named like `patient001_frame01`.
 
     Args:
         folder: the data set, in one of the trees above.
-        split: "paper": five folds by patient, 80 patients (160 volumes) to train on and 20 (40 volumes) to test on.
-            Fold k tests the patients whose number leaves the remainder k when divided by five (76 and 79 change places:
-            see `SWAPPED`). The patients come in pathology groups of twenty (1-20 DCM, 21-40 HCM, 41-60 MINF, 61-80 NOR,
-            81-100 RV), so each fold tests four of each. The paper gives no list; the rule is ours, and fold 0 is the
-            split of its authors' earlier code (Baumgartner et al. 2017: numbers divisible by five).
+        split: "paper": 80 patients (160 volumes) to train on, and the challenge's test patients, 101 to 150 (100
+            volumes), to test on: Can et al. 2018, section 3. Their masks are read where the release has them.
+            "paper_validation": the same 160 volumes, and the paper's 40 validation volumes in the place of test cases.
+            None is "paper" where test patients are on disk, else "paper_validation".
+            The 20 validation patients of fold k are those whose number leaves the remainder k when divided by five (76
+            and 79 change places: see `SWAPPED`). The patients come in pathology groups of twenty (1-20 DCM, 21-40 HCM,
+            41-60 MINF, 61-80 NOR, 81-100 RV), so each fold has four of each. The paper gives no list; the rule is ours,
+            and fold 0 is the split of its authors' earlier code (Baumgartner et al. 2017: numbers divisible by five).
             "published": the 35 patients of Valvano et al. 2021 to train on, their 15 test patients to test on.
             "published_validation": the same 35 to train on, their 15 validation patients to test on.
-        fold: 0..4, for the split "paper" only.
+        fold: 0..4, for the splits "paper" and "paper_validation" only.
         train_patients: your own patient numbers, instead of a split; give `test_patients` as well.
         test_patients: may be empty.
         scribbles: the folder of the scribbles where they lie apart from the images, as
@@ -79,17 +85,20 @@ def acdc(
         DataError: no such tree, no such split or fold, or a patient in both lists.
     """
     root, apart = Path(folder), None if scribbles is None else Path(scribbles)
+    on_disk, notes = _patient_folders(root), []
+    if split is None and train_patients is None:
+        split = "paper" if max(on_disk) > N_PATIENTS else "paper_validation"
+        if split == "paper_validation":
+            notes.append("no test patients (testing/patient101, ...): the paper's validation volumes are tested on")
     own = _own_lists(train_patients, test_patients)
-    (to_train, to_test), options = own or (patients(split, fold), {"split": split, "fold": fold})
+    (to_train, to_test), options = own or (patients(str(split), fold), {"split": split, "fold": fold})
     if apart is not None:
         options = {"scribbles": str(apart.resolve()), **options}
-    on_disk = _patient_folders(root)
     if apart is not None and not apart.is_dir():
         raise DataError(f"acdc: expected the scribbles in {apart}, found no such folder; check the path")
     train = [files for n in sorted(to_train) if n in on_disk for files in _frames(on_disk[n], apart, True)]
     test = [files for n in sorted(to_test) if n in on_disk for files in _frames(on_disk[n], apart, False)]
     absent = sorted({*to_train, *to_test} - set(on_disk))
-    notes = []
     if absent:
         n_asked = len(to_train) + len(to_test)
         numbers = ", ".join(map(str, absent))
@@ -108,12 +117,14 @@ def patients(split: str, fold: int = 0) -> tuple[tuple[int, ...], tuple[int, ...
         return PUBLISHED_TRAIN, PUBLISHED_TEST
     if split == "published_validation":
         return PUBLISHED_TRAIN, PUBLISHED_VALIDATION
-    if split != "paper":
-        raise DataError(f"acdc: expected the split paper, published or published_validation, got {split!r}")
+    if split not in ("paper", "paper_validation"):
+        known = "paper, paper_validation, published or published_validation"
+        raise DataError(f"acdc: expected the split {known}, got {split!r}")
     if fold not in range(N_FOLDS):
         raise DataError(f"acdc: expected a fold among 0..{N_FOLDS - 1}, got {fold!r}")
     fold_of = {n: SWAPPED.get(n, n) % N_FOLDS for n in range(1, N_PATIENTS + 1)}
-    return tuple(n for n in fold_of if fold_of[n] != fold), tuple(n for n in fold_of if fold_of[n] == fold)
+    train, validation = (tuple(n for n in fold_of if (fold_of[n] == fold) is held) for held in (False, True))
+    return train, TEST_PATIENTS if split == "paper" else validation
 
 
 def _own_lists(
@@ -130,12 +141,16 @@ def _own_lists(
 
 
 def _patient_folders(root: Path) -> dict[int, Path]:
+    """Returns the patients' folders by number: of the first tree that has training patients, and its test patients."""
     for tree in (root, root / "training", root / "database" / "training"):
-        found = {
-            int(f.name[-3:]): f for f in tree.glob("patient*") if f.is_dir() and re.fullmatch(r"patient\d{3}", f.name)
-        }
-        if found:
-            return found
+        folders = [
+            *tree.glob("patient*"),
+            *(tree.parent / "testing").glob("patient*"),
+            *(root / "testing").glob("patient*"),
+        ]
+        numbered = {int(f.name[-3:]): f for f in folders if f.is_dir() and re.fullmatch(r"patient\d{3}", f.name)}
+        if any(number <= N_PATIENTS for number in numbered):
+            return numbered
     raise DataError(f"acdc: expected folders patient001, patient002, ... in {root} or {root}/training, found none")
 
 

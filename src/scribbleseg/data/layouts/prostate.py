@@ -8,7 +8,7 @@ No scribbles come with them: training cases are entirely UNLABELLED until a fold
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, islice, zip_longest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,9 @@ def nci_isbi(
     Args:
         folder: both collections and the labels.
         split: "paper": 12 patients to train on, 10 to test on; "paper_validation": the same 12, and 7 to validate on.
-            The paper gives no list; this rule is ours: the patients that have labels, sorted by name and taken from the
-            two collections by turns; the first 12 train, the next 7 validate, the next 10 test, so each part has both.
-            ProstateDx-01-0055 is left out: its labels have 23 slices, its series 34.
+            The paper has 29 volumes and neither names the collection nor lists them. PROSTATE-DIAGNOSIS has 29 whose
+            labels fit their series (those of ProstateDx-01-0055 have 23 slices, its series 34), so we take these.
+            Sorted by name, the first 12 train, the next 7 validate, the last 10 test: that order is ours.
         train_cases: your own patients, instead of a split; give `test_cases` as well.
         test_cases: may be empty.
 
@@ -204,15 +204,13 @@ def _nci_isbi_parts(names: Names, split: str) -> tuple[Names, Names]:
     """Returns the patients to train on and to test on; see `nci_isbi` for the rule."""
     if split not in ("paper", "paper_validation"):
         raise DataError(f"nci_isbi: expected the split paper or paper_validation, got {split!r}")
-    collections = [[name for name in names if name.startswith(start)] for start in ("Prostate3T", "ProstateDx")]
-    usable = [[name for name in collection if name != NCI_ISBI_LEFT_OUT] for collection in collections]
-    by_turns = [name for name in chain.from_iterable(zip_longest(*usable)) if name is not None]
-    if len(by_turns) < sum(NCI_ISBI_PARTS):
+    usable = sorted(name for name in names if name.startswith("ProstateDx") and name != NCI_ISBI_LEFT_OUT)
+    if len(usable) < sum(NCI_ISBI_PARTS):
         raise DataError(
-            f"nci_isbi: expected {sum(NCI_ISBI_PARTS)} patients with a series and labels for the paper's split, found "
-            f"{len(by_turns)}; add some, or give train_cases and test_cases"
+            f"nci_isbi: expected {sum(NCI_ISBI_PARTS)} patients of PROSTATE-DIAGNOSIS with a series and labels for the "
+            f"paper's split, found {len(usable)}; add some, or give train_cases and test_cases"
         )
-    in_order = iter(by_turns)
+    in_order = iter(usable)
     train, validation, test = (list(islice(in_order, n)) for n in NCI_ISBI_PARTS)
     return train, test if split == "paper" else validation
 
