@@ -255,7 +255,7 @@ def test_its_recipe_is_read_in_stages(name, old):
         ("acdc", {"split": "published", "fold": 0}, {"split": "published", "fold": 0}),
         ("brats", {"fold": 3}, {"fold": 3, "folds": 4}),
         ("brats", {}, {}),  # its folders are the split
-        ("nci_isbi", {"split": "paper"}, {"split": "paper"}),
+        ("nci_isbi", {"split": "paper_validation"}, {"split": "both_validation"}),
     ],
 )
 def test_its_data_set_is_opened_as_it_was_then(layout, options, today, hearts, tmp_path):

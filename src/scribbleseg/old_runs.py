@@ -29,6 +29,8 @@ def renewed_data(data: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(data["options"])
     if data["format"] == "acdc" and options.get("split") == "paper":
         options["split"] = "paper_validation"  # the validation volumes were called test cases
+    if data["format"] == "nci_isbi" and "split" in options:
+        options["split"] = options["split"].replace("paper", "both")  # patients of both collections, by turns
     if data["format"] == "brats" and "fold" in options:
         options["folds"] = 4
     return {**data, "options": options}

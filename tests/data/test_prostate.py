@@ -179,12 +179,17 @@ class TestNciIsbi:
         parts = (final.train.names, validation.test.names, final.test.names)
         in_order = [name for part in parts for name in part]
         assert in_order == sorted(f"ProstateDx-01-{k:04d}" for k in numbers if k != 55)
-        with pytest.raises(DataError, match="the split paper or paper_validation, got 'published'"):
+        if others:
+            mixed = nci_isbi(tmp_path, split="both").train.names
+            assert {name[:10] for name in mixed[:2]} == {"Prostate3T", "ProstateDx"}
+        with pytest.raises(
+            DataError, match="the split paper, paper_validation, both, both_validation; got 'published'"
+        ):
             nci_isbi(tmp_path, split="published")
 
     def test_what_it_cannot_do_is_said(self, tree, tmp_path):
         with pytest.raises(
-            DataError, match="expected 29 patients of PROSTATE-DIAGNOSIS with a series and labels .* split, found 1;"
+            DataError, match="expected 29 patients with a series and labels for the split paper .* found 1;"
         ):
             nci_isbi(tree)
         with pytest.raises(DataError, match="0 series and 0 label files"):

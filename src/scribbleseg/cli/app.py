@@ -39,7 +39,7 @@ Split = Annotated[
     str | None,
     typer.Option(
         help="Which cases train and which test. acdc: paper, paper_validation, published or "
-        "published_validation; nci_isbi: paper or paper_validation."
+        "published_validation; nci_isbi: paper, paper_validation, both or both_validation."
     ),
 ]
 Fold = Annotated[

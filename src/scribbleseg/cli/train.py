@@ -111,8 +111,8 @@ def train(
     if session.leads and session.dataset.n_labels < dataset.n_labels:
         learned = ", ".join(session.dataset.label_names[1:])
         console.print(
-            f"[yellow]This recipe learns {learned} alone. A recipe of two phases, such as ji2019.compact_full, learns all "
-            "structures.[/]"
+            f"[yellow]This recipe learns {learned} alone. A recipe of two phases, such as ji2019.compact_full, learns "
+            "all structures.[/]"
         )
     model = train_to_end(replace(session, workers=workers or cores()))
     if fabric.is_global_zero:

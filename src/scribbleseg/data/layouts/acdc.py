@@ -71,8 +71,7 @@ def acdc(
             "published": the 35 patients of Valvano et al. 2021 to train on, their 15 test patients to test on.
             "published_validation": the same 35 to train on, their 15 validation patients to test on.
         fold: 0..4, for the splits "paper" and "paper_validation" only.
-        train_patients: your own patient numbers, instead of a split; give `test_patients` as well.
-        test_patients: may be empty.
+        train_patients, test_patients: your own patient numbers, instead of a split; the latter may be empty.
         scribbles: the folder of the scribbles where they lie apart from the images, as
             `patientNNN/patientNNN_frameNN_scribble.nii.gz` or all in one folder.
 

@@ -8,7 +8,7 @@ No scribbles come with them: training cases are entirely UNLABELLED until a fold
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ NCI_ISBI_PATIENT = re.compile(r"(Prostate3T|ProstateDx)-\d\d-\d{4}")
 NCI_ISBI_LEFT_OUT = "ProstateDx-01-0055"
 NCI_ISBI_PARTS = (12, 7, 10)
 """Patients to train on, to validate and to test on: Can et al. 2018, section 3."""
+
+NCI_ISBI_SPLITS = ("paper", "paper_validation", "both", "both_validation")
 
 PROSTATE158_TRAIN = [f"{number:03d}" for number in range(20, 159)]
 PROSTATE158_TEST = [f"{number:03d}" for number in range(1, 20)]
@@ -55,7 +57,8 @@ def nci_isbi(
         split: "paper": 12 patients to train on, 10 to test on; "paper_validation": the same 12, and 7 to validate on.
             The paper has 29 volumes and neither names the collection nor lists them. PROSTATE-DIAGNOSIS has 29 whose
             labels fit their series (those of ProstateDx-01-0055 have 23 slices, its series 34), so we take these.
-            Sorted by name, the first 12 train, the next 7 validate, the last 10 test: that order is ours.
+            Sorted by name, the first 12 train, the next 7 validate, the last 10 test: that order is ours. "both" and
+            "both_validation" take the patients of both collections by turns, as many of each part.
         train_cases: your own patients, instead of a split; give `test_cases` as well.
         test_cases: may be empty.
 
@@ -202,17 +205,20 @@ def _promise12_parts(fold: int) -> tuple[Names, Names]:
 
 def _nci_isbi_parts(names: Names, split: str) -> tuple[Names, Names]:
     """Returns the patients to train on and to test on; see `nci_isbi` for the rule."""
-    if split not in ("paper", "paper_validation"):
-        raise DataError(f"nci_isbi: expected the split paper or paper_validation, got {split!r}")
-    usable = sorted(name for name in names if name.startswith("ProstateDx") and name != NCI_ISBI_LEFT_OUT)
+    if split not in NCI_ISBI_SPLITS:
+        raise DataError(f"nci_isbi: expected the split {', '.join(NCI_ISBI_SPLITS)}; got {split!r}")
+    fitting = sorted(name for name in names if name != NCI_ISBI_LEFT_OUT)
+    diagnosis, three_t = ([n for n in fitting if n.startswith(start)] for start in ("ProstateDx", "Prostate3T"))
+    both = [name for name in chain.from_iterable(zip_longest(three_t, diagnosis)) if name is not None]
+    usable = both if split.startswith("both") else diagnosis
     if len(usable) < sum(NCI_ISBI_PARTS):
         raise DataError(
-            f"nci_isbi: expected {sum(NCI_ISBI_PARTS)} patients of PROSTATE-DIAGNOSIS with a series and labels for the "
-            f"paper's split, found {len(usable)}; add some, or give train_cases and test_cases"
+            f"nci_isbi: expected {sum(NCI_ISBI_PARTS)} patients with a series and labels for the split {split} (the "
+            f"paper's: of PROSTATE-DIAGNOSIS), found {len(usable)}; add some, or give train_cases and test_cases"
         )
     in_order = iter(usable)
     train, validation, test = (list(islice(in_order, n)) for n in NCI_ISBI_PARTS)
-    return train, test if split == "paper" else validation
+    return train, validation if split.endswith("_validation") else test
 
 
 def _nci_isbi_series(root: Path) -> dict[str, Path]:
