@@ -32,6 +32,7 @@ ENCODING = Encoding(("background", "RV", "Myo", "LV"), {0: 0, 1: 1, 2: 2, 3: 3, 
 
 N_PATIENTS = 100
 TEST_PATIENTS = tuple(range(101, 151))
+NO_TEST_PATIENTS = "no test patients (testing/patient101, ...): the paper's validation volumes are tested on"
 N_FOLDS = 5
 SWAPPED = {76: 79, 79: 76}
 """Patients that change places before they are dealt to the folds, so that 74 and 76, the same images, share one."""
@@ -71,7 +72,8 @@ def acdc(
             "published": the 35 patients of Valvano et al. 2021 to train on, their 15 test patients to test on.
             "published_validation": the same 35 to train on, their 15 validation patients to test on.
         fold: 0..4, for the splits "paper" and "paper_validation" only.
-        train_patients, test_patients: your own patient numbers, instead of a split; the latter may be empty.
+        train_patients: your own patient numbers, instead of a split; give `test_patients` as well.
+        test_patients: may be empty.
         scribbles: the folder of the scribbles where they lie apart from the images, as
             `patientNNN/patientNNN_frameNN_scribble.nii.gz` or all in one folder.
 
@@ -84,13 +86,11 @@ def acdc(
         DataError: no such tree, no such split or fold, or a patient in both lists.
     """
     root, apart = Path(folder), None if scribbles is None else Path(scribbles)
-    on_disk, notes = _patient_folders(root), []
-    if split is None and train_patients is None:
-        split = "paper" if max(on_disk) > N_PATIENTS else "paper_validation"
-        if split == "paper_validation":
-            notes.append("no test patients (testing/patient101, ...): the paper's validation volumes are tested on")
+    on_disk = _patient_folders(root)
     own = _own_lists(train_patients, test_patients)
-    (to_train, to_test), options = own or (patients(str(split), fold), {"split": split, "fold": fold})
+    notes = [NO_TEST_PATIENTS] if split is None and own is None and max(on_disk) <= N_PATIENTS else []
+    split = split or ("paper_validation" if notes else "paper")
+    (to_train, to_test), options = own or (patients(split, fold), {"split": split, "fold": fold})
     if apart is not None:
         options = {"scribbles": str(apart.resolve()), **options}
     if apart is not None and not apart.is_dir():
