@@ -24,7 +24,8 @@ STRIDE = 16
 class Preprocess:
     """In-plane resampling, centred crop or padding, and normalisation of each volume to zero mean and unit variance.
 
-    Slices are not resampled through the plane: they are 5-10 mm apart in the papers' data, and the network is 2-D.
+    Slices are not resampled through the plane: the networks are 2-D, and slices are 5-10 mm apart in ACDC, 3-4 mm in
+    NCI-ISBI 2013 and 1 mm in BraTS.
 
     Args:
         spacing_mm: in-plane pixel size of the grid; None is the data set's median, chosen by `resolve`.

@@ -56,7 +56,7 @@ class PartialCrossEntropy:
 
 @dataclass(frozen=True)
 class ScribblesAndAreas:
-    """L = scribbles LS + areas LG: Ji et al. 2019 (arXiv:1911.02014).
+    """L = scribbles LS + areas LG: Ji et al. 2019 (arXiv:1911.02014), section 2.1, Eq. 1.
 
     LS is the partial cross-entropy over the scribbles, LG that over the labelled pixels which are not scribbled; each
     is a mean over its own pixels of the batch, so that thousands of grown pixels do not drown the few that somebody
@@ -64,7 +64,7 @@ class ScribblesAndAreas:
 
     Args:
         scribbles: weight of LS; 1 in the paper.
-        areas: weight of LG: lambda, 0.8 in the paper's first phase and 0.2 in its second.
+        areas: weight of LG: lambda, 0.8 in the paper's first phase and 0.2 in its second (section 3).
     """
 
     kind: Literal["scribbles_and_areas"] = "scribbles_and_areas"

@@ -34,7 +34,9 @@ class Adam:
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with momentum at a learning rate that falls linearly to 0 (Ji et al. 2019).
+    """Stochastic gradient descent with momentum, at a learning rate that falls linearly to 0.
+
+    Ji et al. 2019, section 3.
 
     Args:
         learning_rate: at the first iteration; 0.01 is our reading of the paper's "0.011".
