@@ -76,7 +76,7 @@ class HierarchySegmenter:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """By value, background first."""
+        """The names of the labels in order of their value, background first."""
         return self.substructures.label_names
 
     @property

@@ -206,7 +206,8 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
             optimisers.freeze_others(iteration)
             batch = batches(iteration, training, fabric)
             logits = model(batch.images.contiguous(memory_format=torch.channels_last))
-            objective = _sum([loss(logits, batch) for loss in training.losses])
+            losses = [loss(logits, batch) for loss in training.losses]
+            objective = sum(losses[1:], losses[0])
             model.zero_grad()
             fabric.backward(objective)
             learning_rate = optimisers.step(iteration)
@@ -268,9 +269,8 @@ class _Optimisers:
         for turn, part in enumerate(self.parts):
             own = [{k: v for k, v in group.items() if k != "params"} for group in part.param_groups]
             part.load_state_dict(state[f"optimiser_{turn}"])
-            for group, settings in zip(
-                part.param_groups, own, strict=True
-            ):  # this stage's, not those of the one before
+            # The moments go on; the settings are this stage's, not those of the one before.
+            for group, settings in zip(part.param_groups, own, strict=True):
                 group.update(settings)
 
 
@@ -284,13 +284,6 @@ def _restore(network: NetworkModule, optimisers: _Optimisers, course: Course) ->
     if course.before:
         optimisers.load(torch.load(course.before, map_location="cpu", weights_only=True))
     return 0
-
-
-def _sum(losses: Sequence[Tensor]) -> Tensor:
-    total = losses[0]
-    for loss in losses[1:]:
-        total = total + loss
-    return total
 
 
 class _Record:

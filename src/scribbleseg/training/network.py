@@ -77,7 +77,7 @@ class NetworkModule(nn.Module):
 class Passes(nn.Module):
     """Stochastic passes of any network: dropout is on, batch statistics are the running ones.
 
-    A network that can compute once what comes before its first dropout offers the same two methods.
+    A network that can compute once what comes before its first dropout offers the same three methods.
     """
 
     def __init__(self, network: nn.Module) -> None:
