@@ -178,3 +178,51 @@ def test_the_batch_that_is_augmented_stays_as_it_was():
     before = {name: part.clone() for name, part in batch.parts().items()}
     Augment()(batch)
     assert all(torch.equal(before[name], part) for name, part in batch.parts().items())
+
+
+def wavy(n=6, channels=2, size=32):
+    torch.manual_seed(3)
+    smooth = torch.nn.functional.interpolate(torch.randn(n, channels, 8, 8), (size, size), mode="bicubic")
+    images = 3 * smooth + torch.randn(n, channels, 1, 1) + 0.3 * torch.randn(n, channels, size, size)
+    return Batch(images=images, labels=torch.zeros(n, size, size, dtype=torch.uint8))
+
+
+def test_a_power_keeps_order_mean_and_standard_deviation_of_every_slice():
+    batch = wavy()
+    new = replace(NOTHING, gamma=1.0)(batch).images
+    assert not torch.allclose(new, batch.images, atol=0.01)
+    torch.testing.assert_close(new.mean((2, 3)), batch.images.mean((2, 3)), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(new.std((2, 3)), batch.images.std((2, 3)), atol=1e-3, rtol=1e-3)
+    ordered = batch.images.flatten(2).argsort(dim=2)
+    assert (new.flatten(2).gather(2, ordered).diff(dim=2) > -1e-4).all()
+
+
+@pytest.mark.parametrize("changes", [{"low_resolution": 1.0}, {"blur": 1.0}])
+def test_slices_of_lower_resolution_are_smoother_and_otherwise_the_same(changes):
+    batch = wavy()
+    new = replace(NOTHING, **changes)(batch).images
+    roughness = [images.diff(dim=3).square().mean((1, 2, 3)) for images in (batch.images, new)]
+    assert (roughness[1] < roughness[0]).all()
+    torch.testing.assert_close(new.mean((2, 3)), batch.images.mean((2, 3)), atol=0.1, rtol=0)
+    assert torch.corrcoef(torch.stack([batch.images.flatten(), new.flatten()]))[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("kind", ["low_resolution", "blur"])
+def test_the_share_of_slices_at_lower_resolution(kind):
+    batch = wavy(n=400, channels=1)
+    new = replace(NOTHING, **{kind: 0.3})(batch).images
+    changed = (new - batch.images).abs().amax((1, 2, 3)) > 1e-2
+    assert 0.2 < changed.float().mean() < 0.4
+
+
+def test_a_constant_slice_stays_finite():
+    batch = Batch(images=torch.full((2, 1, 16, 16), 2.0), labels=torch.zeros(2, 16, 16, dtype=torch.uint8))
+    new = replace(NOTHING, gamma=0.5, low_resolution=1.0, blur=1.0)(batch).images
+    torch.testing.assert_close(new, batch.images, atol=1e-4, rtol=0)
+
+
+def test_intensities_change_and_labels_do_not():
+    batch = replace(wavy(), clean=torch.zeros(6, 2, 32, 32))
+    new = replace(NOTHING, gamma=0.5, low_resolution=1.0, blur=1.0)(batch)
+    assert torch.equal(new.labels, batch.labels)
+    torch.testing.assert_close(new.clean, batch.images, atol=1e-4, rtol=0)

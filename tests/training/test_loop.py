@@ -10,10 +10,11 @@ from lightning_fabric import Fabric
 
 from scribbleseg.training import loop
 from scribbleseg.training.augment import Augment
+from scribbleseg.training.batch import Batch
 from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.loop import Batches, Source, Training
-from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
-from scribbleseg.training.optimisers import SGD, Adam
+from scribbleseg.training.losses import PartialCrossEntropy, PartialDice, ScribblesAndAreas
+from scribbleseg.training.optimisers import SGD, Adam, CosineAdam
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError
 
@@ -34,8 +35,8 @@ def new_network():
 def fit(train, make_slices, boxes):
     """An M step of so many iterations on the boxes."""
 
-    def run(iterations, log=lambda record: None, optimiser=Adam(), network=None, **where):  # noqa: B008
-        training = Training(iterations=iterations, batch=3, optimiser=optimiser)
+    def run(iterations, log=lambda record: None, optimiser=Adam(), network=None, average=0.0, **where):  # noqa: B008
+        training = Training(iterations=iterations, batch=3, optimiser=optimiser, average=average)
         return train(network or new_network(), training, make_slices(*boxes), log, **where)
 
     return run
@@ -61,19 +62,47 @@ def test_the_loss_falls(fit):
     assert records[-1]["learning_rate"] == 0.001
 
 
-def test_a_killed_m_step_ends_with_the_same_weights(fit, often):
-    whole = fit(11, name="whole")
+@pytest.mark.parametrize("average", [0.0, 0.8])
+def test_a_killed_m_step_ends_with_the_same_weights(fit, often, average):
+    whole = fit(11, name="whole", average=average)
 
     def kill(record):
         if record["iteration"] == 7:  # after the checkpoint at 4, not at one
             raise Killed
 
     with pytest.raises(Killed):
-        fit(11, kill)
+        fit(11, kill, average=average)
     records = []
-    resumed = fit(11, records.append)
+    resumed = fit(11, records.append, average=average)
     assert records[0]["iteration"] == 5
     assert_same_weights(whole, resumed)
+
+
+def test_the_mean_of_the_weights_is_that_of_every_iteration_and_training_goes_on_from_the_last(fit, often, tmp_path):
+    last = [fit(n, name=str(n)).state_dict() for n in range(1, 9)]
+    network = fit(8, name="mean", average=0.5)
+    expected = last[0]
+    for updates, weights in enumerate(last[1:], start=1):
+        kept = min(0.5, (1 + updates) / (10 + updates))
+        expected = {
+            name: kept * mean + (1 - kept) * weights[name] if mean.is_floating_point() else weights[name]
+            for name, mean in expected.items()
+        }
+    for name, mean in network.state_dict().items():
+        torch.testing.assert_close(mean, expected[name], atol=1e-6, rtol=1e-5)
+        assert torch.equal(torch.load(tmp_path / "mean.ckpt", weights_only=True)["network"][name], last[-1][name])
+
+
+def test_outputs_of_coarser_levels_count_half_as_much_each():
+    torch.manual_seed(0)
+    labels = torch.randint(0, 2, (1, 4, 4), dtype=torch.uint8)
+    batch = Batch(images=torch.zeros(1, 1, 4, 4), labels=labels)
+    outputs = tuple(torch.randn(3, 1, 2, 4, 4))
+    losses = (PartialCrossEntropy(), PartialDice())
+    each = [sum(loss(logits, batch) for loss in losses) for logits in outputs]
+    expected = (each[0] + each[1] / 2 + each[2] / 4) / 1.75
+    torch.testing.assert_close(loop._objective(outputs, batch, losses), expected)
+    torch.testing.assert_close(loop._objective(outputs[0], batch, losses), each[0])
 
 
 def test_unlabelled_slices_are_never_drawn(make_slices, boxes, train):
@@ -205,7 +234,13 @@ def test_sgd_falls_linearly_to_nothing_and_resumes_to_the_same_weights(fit, ofte
     assert_same_weights(whole, fit(10, optimiser=SGD(learning_rate=0.1)))
 
 
-OPTIMISERS = [SGD(learning_rate=0.1), Adam(decay=0.5, decay_every=3)]
+OPTIMISERS = [SGD(learning_rate=0.1), Adam(decay=0.5, decay_every=3), CosineAdam()]
+
+
+def test_the_cosine_falls_from_the_whole_learning_rate_to_nothing():
+    factors = [CosineAdam().factor(iteration, 8) for iteration in range(9)]
+    assert factors == pytest.approx([(1 + np.cos(np.pi * n / 8)) / 2 for n in range(9)])
+    assert (factors[0], factors[4], factors[8]) == pytest.approx((1, 0.5, 0))
 
 
 class Later(Batches):
@@ -215,20 +250,22 @@ class Later(Batches):
         return super().__call__(iteration + 5, training, fabric)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=["sgd", "adam"])
-def test_two_m_steps_that_share_a_schedule_are_one_of_twice_the_length(fit, rates, tmp_path, optimiser):
-    whole = fit(10, optimiser=optimiser, name="whole")
+@pytest.mark.parametrize("average", [0.0, 0.9])
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=["sgd", "adam", "cosine adam"])
+def test_two_m_steps_that_share_a_schedule_are_one_of_twice_the_length(fit, rates, tmp_path, optimiser, average):
+    shared = {"optimiser": optimiser, "average": average}
+    whole = fit(10, name="whole", **shared)
     of_whole = rates.copy()
     rates.clear()
-    halves = fit(5, optimiser=optimiser, name="first", span=10)
+    halves = fit(5, name="first", span=10, **shared)
     last = tmp_path / "first.ckpt"
-    fit(5, optimiser=optimiser, network=halves, name="second", span=10, start=5, before=last, batches=Later)
+    fit(5, network=halves, name="second", span=10, start=5, before=last, batches=Later, **shared)
     assert rates == of_whole
     assert len(set(rates)) > 3
     assert_same_weights(whole, halves)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=["sgd", "adam"])
+@pytest.mark.parametrize("optimiser", OPTIMISERS, ids=["sgd", "adam", "cosine adam"])
 def test_an_m_step_that_shares_no_schedule_starts_anew(fit, rates, optimiser):
     network = fit(5, optimiser=optimiser, name="first")
     of_first = rates.copy()

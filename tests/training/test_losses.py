@@ -7,7 +7,13 @@ import torch
 
 from scribbleseg.training.batch import Batch
 from scribbleseg.training.crf_loss import DenseCRFLoss
-from scribbleseg.training.losses import Loss, PartialCrossEntropy, ScribblesAndAreas, partial_cross_entropy
+from scribbleseg.training.losses import (
+    Loss,
+    PartialCrossEntropy,
+    PartialDice,
+    ScribblesAndAreas,
+    partial_cross_entropy,
+)
 from scribbleseg.types import UNLABELLED
 
 
@@ -32,18 +38,47 @@ def test_equals_the_double_loop():
     assert PartialCrossEntropy()(logits, batch_of(labels)) == partial_cross_entropy(logits, labels)
 
 
-def test_unlabelled_pixels_have_no_gradient():
+def test_soft_dice_equals_the_double_loop():
+    torch.manual_seed(2)
+    logits = torch.randn(2, 4, 4, 5)
+    labels = torch.randint(0, 3, (2, 4, 5), dtype=torch.uint8)  # the fourth label is nowhere
+    labels[torch.rand(2, 4, 5) < 0.4] = UNLABELLED
+    losses = []
+    for k in (1, 2):
+        both = predicted = true = 0.0
+        for b in range(2):
+            for i in range(4):
+                for j in range(5):
+                    if labels[b, i, j] != UNLABELLED:
+                        p = float(logits[b, :, i, j].softmax(0)[k])
+                        y = float(labels[b, i, j] == k)
+                        both, predicted, true = both + p * y, predicted + p, true + y
+        losses.append(1 - 2 * both / (predicted + true))
+    assert math.isclose(PartialDice()(logits, batch_of(labels)).item(), sum(losses) / 2, rel_tol=1e-5)
+    assert math.isclose(PartialDice(weight=3.0)(logits, batch_of(labels)).item(), 1.5 * sum(losses), rel_tol=1e-5)
+
+
+def test_soft_dice_of_what_is_right_is_nothing_and_of_what_is_wrong_one():
+    labels = torch.tensor([[[0, 1], [2, 1]]], dtype=torch.uint8)
+    right = 50 * torch.nn.functional.one_hot(labels.long(), 3).movedim(-1, 1).float()
+    assert PartialDice()(right, batch_of(labels)).item() == pytest.approx(0, abs=1e-6)
+    assert PartialDice()(right.roll(1, dims=1), batch_of(labels)).item() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", [PartialCrossEntropy(), PartialDice()])
+def test_unlabelled_pixels_have_no_gradient(loss):
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     labels = torch.full((1, 4, 4), UNLABELLED, dtype=torch.uint8)
     labels[0, 1, 2] = 1
-    PartialCrossEntropy()(logits, batch_of(labels)).backward()
+    loss(logits, batch_of(labels)).backward()
     touched = logits.grad.abs().sum(dim=1)[0] > 0
     assert touched.nonzero().tolist() == [[1, 2]]
 
 
-def test_a_batch_without_labels_has_loss_zero():
+@pytest.mark.parametrize("measure", [PartialCrossEntropy(), PartialDice()])
+def test_a_batch_without_labels_has_loss_zero(measure):
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = PartialCrossEntropy()(logits, batch_of(torch.full((1, 4, 4), UNLABELLED, dtype=torch.uint8)))
+    loss = measure(logits, batch_of(torch.full((1, 4, 4), UNLABELLED, dtype=torch.uint8)))
     loss.backward()
     assert loss.item() == 0
     assert (logits.grad == 0).all()

@@ -37,9 +37,11 @@ PLAIN = {
     "unet": UNet(base=2, padded=True),
     "unpadded unet": UNet(base=2, padded=False),
     "plain unet": PlainUNet(base=2),
+    "deep plain unet": PlainUNet(base=2, slope=0.01, deep_supervision=2),
     "monai": basic_unet(),
     "crf-rnn of unet": CRFRNN(**KERNELS, unaries=UNet(base=2, padded=True)),
     "crf-rnn of plain unet": CRFRNN(**KERNELS, unaries=PlainUNet(base=2)),
+    "crf-rnn of deep plain unet": CRFRNN(**KERNELS, unaries=PlainUNet(base=2, deep_supervision=3)),
     "crf-rnn of monai": CRFRNN(**KERNELS, unaries=basic_unet()),
 }
 
@@ -106,7 +108,9 @@ def test_logits_have_the_slices_sides(name):
     for channels, width in ((1, side), (3, side + 16)):
         network = MEMBERS[name].build(channels, 4)
         assert network.channels == channels
-        assert network(torch.randn(2, channels, side, width)).shape == (2, 4, side, width)
+        outputs = network(torch.randn(2, channels, side, width))
+        for logits in outputs if isinstance(outputs, tuple) else (outputs,):
+            assert logits.shape == (2, 4, side, width)
 
 
 @every_member
@@ -232,7 +236,7 @@ def made_by_label(spec, name):
     """Whether a weight is of a last layer, or in any way made label by label, in this network."""
     if isinstance(spec, CRFRNN):
         return name.startswith("rnn.") or made_by_label(spec.unaries, name.removeprefix("unaries."))
-    last = {UNet: ("up.", "head."), PlainUNet: ("head.",), MONAINetwork: ("network.final_conv.",)}[type(spec)]
+    last = {UNet: ("up.", "head."), PlainUNet: ("head.", "heads."), MONAINetwork: ("network.final_conv.",)}[type(spec)]
     return name.startswith(last)
 
 
@@ -296,12 +300,32 @@ OTHERS = ("unet", "plain unet", "monai", "crf-rnn of unet")  # padding has no we
 
 
 @pytest.mark.parametrize(
-    ("name", "other"), [(name, other) for name in PLAIN for other in OTHERS if name.removeprefix("unpadded ") != other]
+    ("name", "other"),
+    [
+        (name, other)
+        for name in PLAIN
+        for other in OTHERS
+        if name.removeprefix("unpadded ").removeprefix("deep ") != other
+    ],
 )
 def test_weights_of_another_network_are_refused(name, other):
     spec = MEMBERS[name]
     with pytest.raises(ValueError, match="expected weights of"):
         spec.start_from(spec.build(1, 3), MEMBERS[other].build(1, 2).state_dict())
+
+
+@pytest.mark.parametrize("name", ["deep plain unet", "crf-rnn of deep plain unet"])
+def test_coarser_levels_have_outputs_while_the_network_trains_and_then_alone(name):
+    network = MEMBERS[name].build(1, 3)
+    levels = inner(network).spec.deep_supervision
+    logits, *coarse = network(images_for(name))
+    assert len(coarse) == levels
+    for level, output in enumerate(coarse, start=1):  # enlarged: bilinear, so that second differences mostly vanish
+        bends = output.diff(n=2, dim=3).abs()[:, :, :, 8:-8] > 1e-5
+        assert bends.float().mean() < 2.4 / 2**level
+    assert (logits.diff(n=2, dim=3).abs() > 1e-5).float().mean() > 0.9
+    network.eval()
+    assert isinstance(network(images_for(name)), torch.Tensor)
 
 
 @every_member

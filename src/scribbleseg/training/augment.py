@@ -30,6 +30,10 @@ class Augment:
         contrast: intensities are multiplied by a log-uniform factor in [1 / (1 + contrast), 1 + contrast].
         brightness: standard deviation of a shift, in units of the volume's standard deviation.
         noise: largest standard deviation of added Gaussian noise, in the same units.
+        gamma: each slice, scaled to [0, 1], is taken to a log-uniform power in [1 / (1 + gamma), 1 + gamma], and given
+            back its mean and standard deviation.
+        low_resolution: the share of slices that are drawn at half to full resolution, and enlarged again.
+        blur: the share of slices that are smoothed by a Gaussian of 0.5 to 1 pixel.
     """
 
     rotation_degrees: NonNegativeFloat = 30.0
@@ -40,6 +44,9 @@ class Augment:
     contrast: NonNegativeFloat = 0.3
     brightness: NonNegativeFloat = 0.2
     noise: NonNegativeFloat = 0.1
+    gamma: NonNegativeFloat = 0.0
+    low_resolution: Annotated[float, Field(ge=0, le=1)] = 0.0
+    blur: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __call__(self, batch: Batch) -> Batch:
         """A batch of new tensors of the same shapes and types, all parts of a slice moved together.
@@ -74,12 +81,50 @@ class Augment:
         gain = torch.exp(_uniform(images, shape) * math.log1p(self.contrast))
         shift = torch.randn(shape, device=images.device, dtype=images.dtype) * self.brightness
         noise = torch.randn_like(images) * (self.noise * torch.rand_like(gain))
+        images = self._resolution(images)
+        if self.gamma:
+            images = _to_a_power(images, torch.exp(_uniform(images, shape) * math.log1p(self.gamma)))
         return images * gain + shift + noise
+
+    def _resolution(self, images: Tensor) -> Tensor:
+        """Some slices at a lower resolution, others smoothed; one strength for the batch."""
+        changes = ((self.low_resolution, _enlarged), (self.blur, _smoothed))
+        for share, change in ((share, change) for share, change in changes if share):
+            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < share
+            images = torch.where(chosen, change(images, float(torch.rand(()))), images)
+        return images
 
 
 def _uniform(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Uniform in [-1, 1]."""
     return torch.rand(shape, device=like.device, dtype=like.dtype) * 2 - 1
+
+
+def _to_a_power(images: Tensor, power: Tensor) -> Tensor:
+    """Each channel of each slice, scaled to [0, 1], to a power, with the mean and standard deviation that it had."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    raised = ((images - low) / (high - low).clamp(min=1e-6)).pow(power)
+    mean, sd = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)
+    raised_sd = raised.std((2, 3), keepdim=True).clamp(min=1e-6)
+    return (raised - raised.mean((2, 3), keepdim=True)) / raised_sd * sd + mean
+
+
+def _enlarged(images: Tensor, strength: float) -> Tensor:
+    """At 1 / (1 + strength) of the resolution, and enlarged again."""
+    sides = [max(1, round(side / (1 + strength))) for side in images.shape[-2:]]
+    small = functional.interpolate(images, sides, mode="bilinear", antialias=True)
+    return functional.interpolate(small, images.shape[-2:], mode="bilinear")
+
+
+def _smoothed(images: Tensor, strength: float) -> Tensor:
+    """Smoothed by a Gaussian whose standard deviation is 0.5 to 1 pixel."""
+    offsets = torch.arange(-2, 3, device=images.device, dtype=images.dtype)
+    kernel = torch.exp(-2 * (offsets / (1 + strength)) ** 2)
+    kernel = (kernel / kernel.sum()).repeat(images.shape[1], 1, 1, 1)
+    padded = functional.pad(images, (2, 2, 2, 2), mode="replicate")
+    return functional.conv2d(
+        functional.conv2d(padded, kernel, groups=images.shape[1]), kernel.transpose(2, 3), groups=images.shape[1]
+    )
 
 
 def _move(part: Tensor, layer: Layer, grid: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scribbleseg.crf.kernels import Kernels
 from scribbleseg.crf.mean_field import mean_field
 from scribbleseg.training.monai_network import MONAINetwork
-from scribbleseg.training.network import NetworkModule
+from scribbleseg.training.network import NetworkModule, Outputs
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
 
@@ -93,11 +93,13 @@ class CRFRNNModule(NetworkModule):
         """The network inside with its number of updates, then the RNN with its own learning rate and one update."""
         return (self.unaries, None, self.spec.network_updates), (self.rnn, self.spec.rnn_learning_rate, 1)
 
-    def forward(self, image: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch label height width"]:
-        """Logits, in float32 whatever the network inside computes in."""
-        unaries = self.unaries(image)
+    def forward(self, image: Float[Tensor, "batch channel height width"]) -> Outputs:
+        """Logits, in float32 whatever the network inside computes in; those of coarser levels skip the RNN."""
+        outputs = self.unaries(image)
+        unaries, *coarse = outputs if isinstance(outputs, tuple) else (outputs,)
         with torch.autocast(image.device.type, enabled=False):
-            return self.rnn(unaries.float(), image.float())
+            logits = self.rnn(unaries.float(), image.float())
+        return (logits, *coarse) if coarse else logits
 
     def for_passes(self) -> "CRFRNNPasses":
         """Passes whose logits are those at the RNN's input, and whose output is the RNN's."""

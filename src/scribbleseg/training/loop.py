@@ -17,15 +17,16 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from scribbleseg.data.slices import FIXED, Slices
 from scribbleseg.files import atomically
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.batch import Batch
 from scribbleseg.training.crf_loss import DenseCRFLoss
-from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
-from scribbleseg.training.network import NetworkModule, set_batch_statistics
-from scribbleseg.training.optimisers import SGD, Adam
+from scribbleseg.training.losses import Loss, PartialCrossEntropy, PartialDice, ScribblesAndAreas
+from scribbleseg.training.network import NetworkModule, Outputs, set_batch_statistics
+from scribbleseg.training.optimisers import SGD, Adam, CosineAdam
 from scribbleseg.types import UNLABELLED, DataError
 
 LOG_EVERY = 50
@@ -34,8 +35,8 @@ LOG_EVERY = 50
 CHECKPOINT_EVERY = 250
 """Iterations between two checkpoints: at most this much work is done twice after a kill."""
 
-AnyLoss = Annotated[PartialCrossEntropy | ScribblesAndAreas | DenseCRFLoss, Field(discriminator="kind")]
-AnyOptimiser = Annotated[Adam | SGD, Field(discriminator="kind")]
+AnyLoss = Annotated[PartialCrossEntropy | PartialDice | ScribblesAndAreas | DenseCRFLoss, Field(discriminator="kind")]
+AnyOptimiser = Annotated[Adam | CosineAdam | SGD, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,16 @@ class Training:
         iterations: updates of the network.
         batch: slices in one update on one device; 10 in the earlier code of Can et al.'s group.
         optimiser: with its learning-rate schedule.
-        losses: their sum is minimised.
+        losses: their sum is minimised. Of outputs under deep supervision, each counts half of the one before it.
+        average: the decay of a running mean of the weights, which segments and relabels in the place of the last
+            weights (Polyak & Juditsky 1992, doi:10.1137/0330046); 0 takes the last weights.
     """
 
     iterations: PositiveInt
     batch: PositiveInt = 10
     optimiser: AnyOptimiser = Adam()
     losses: Annotated[tuple[AnyLoss, ...], Field(min_length=1)] = (PartialCrossEntropy(),)
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
     def needs(self) -> frozenset[str]:
@@ -197,7 +201,8 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = _Optimisers(network, training, course)
     model, *optimisers.parts = fabric.setup(network, *optimisers.parts)
-    first = _restore(network, optimisers, course)
+    mean = _mean_of_weights(network, training.average)
+    first = _restore(network, optimisers, mean, course)
     model.train()
     record = _Record(training, fabric)
     with _progress(disable=not fabric.is_global_zero) as progress:
@@ -205,12 +210,13 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
         for iteration in range(first, training.iterations):
             optimisers.freeze_others(iteration)
             batch = batches(iteration, training, fabric)
-            logits = model(batch.images.contiguous(memory_format=torch.channels_last))
-            losses = [loss(logits, batch) for loss in training.losses]
-            objective = sum(losses[1:], losses[0])
+            outputs = model(batch.images.contiguous(memory_format=torch.channels_last))
+            objective = _objective(outputs, batch, training.losses)
             model.zero_grad()
             fabric.backward(objective)
             learning_rate = optimisers.step(iteration)
+            if mean is not None:
+                mean.update_parameters(network)
             done = iteration + 1
             record.add(objective)
             if done % LOG_EVERY == 0 or done == training.iterations:
@@ -219,10 +225,41 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
                 if fabric.is_global_zero:
                     course.log(values)
             if fabric.is_global_zero and (done % CHECKPOINT_EVERY == 0 or done == training.iterations):
-                save_state(
-                    course.checkpoint, {"iteration": done, **optimisers.state(), "network": network.state_dict()}
-                )
+                weights = {"network": network.state_dict()} | ({} if mean is None else {"mean": mean.state_dict()})
+                save_state(course.checkpoint, {"iteration": done, **optimisers.state(), **weights})
             progress.update(bar, completed=done)
+    if mean is not None:
+        network.load_state_dict(mean.module.state_dict())
+
+
+def _objective(outputs: Outputs, batch: Batch, losses: Sequence[Loss]) -> Tensor:
+    """The sum of the losses; of several outputs their mean, each counting half of the one before it."""
+    each = outputs if isinstance(outputs, tuple) else (outputs,)
+    shares = [0.5**n for n in range(len(each))]
+    parts = [
+        share / sum(shares) * loss(logits, batch) for share, logits in zip(shares, each, strict=True) for loss in losses
+    ]
+    return sum(parts[1:], parts[0])
+
+
+def _mean_of_weights(network: NetworkModule, decay: float) -> AveragedModel | None:
+    """The running mean of weights and batch statistics, or None where there is to be none.
+
+    At first it forgets faster, so that it does not keep the weights that the training began with.
+    """
+    if not decay:
+        return None
+
+    @torch.no_grad()
+    def move(means: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int) -> None:
+        kept = min(decay, (1 + int(updates)) / (10 + int(updates)))
+        for mean, weight in zip(means, weights, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(weight, 1 - kept)
+            else:  # counts of batches
+                mean.copy_(weight)
+
+    return AveragedModel(network, multi_avg_fn=move, use_buffers=True)
 
 
 class _Optimisers:
@@ -274,16 +311,17 @@ class _Optimisers:
                 group.update(settings)
 
 
-def _restore(network: NetworkModule, optimisers: _Optimisers, course: Course) -> int:
-    """Go on from the checkpoint, if there is one, else with the optimiser of the M step before; the first iteration."""
-    if course.checkpoint.exists():
-        state = torch.load(course.checkpoint, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        optimisers.load(state)
-        return state["iteration"]
-    if course.before:
-        optimisers.load(torch.load(course.before, map_location="cpu", weights_only=True))
-    return 0
+def _restore(network: NetworkModule, optimisers: _Optimisers, mean: AveragedModel | None, course: Course) -> int:
+    """Go on from the checkpoint, if there is one, else from where the M step before stopped; the first iteration."""
+    path = course.checkpoint if course.checkpoint.exists() else course.before
+    if path is None:
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    network.load_state_dict(state["network"])
+    optimisers.load(state)
+    if mean is not None and "mean" in state:
+        mean.load_state_dict(state["mean"])
+    return state["iteration"] if path == course.checkpoint else 0
 
 
 class _Record:

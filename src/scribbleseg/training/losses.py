@@ -81,3 +81,39 @@ class ScribblesAndAreas:
         areas = torch.where(batch.scribbles == UNLABELLED, batch.labels, UNLABELLED)
         parts = ((self.scribbles, batch.scribbles), (self.areas, areas))
         return torch.stack([weight * partial_cross_entropy(logits, each) for weight, each in parts if weight]).sum()
+
+
+@dataclass(frozen=True)
+class PartialDice:
+    """One minus the soft Dice of each structure over the labelled pixels of the batch, averaged over its structures.
+
+    Milletari et al. 2016 (arXiv:1606.04797); over the pixels of a batch together and without background, as nnU-Net has
+    it (Isensee et al. 2021), with its ignore label:
+
+        Dice_k = 2 sum(p_k y_k) / (sum(p_k) + sum(y_k)),   sums over labelled pixels
+
+    Structures without any labelled pixel in the batch do not count; a batch without any has loss 0. Not alone: where
+    few pixels are labelled it says little of the background.
+
+    Args:
+        weight: of this loss.
+    """
+
+    kind: Literal["partial_dice"] = "partial_dice"
+    weight: NonNegativeFloat = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def check_sides(self, *sides: int) -> None:
+        """Takes any."""
+
+    def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
+        """The loss, in float32 whatever the logits' type."""
+        known = batch.labels != UNLABELLED
+        one_hot = functional.one_hot(torch.where(known, batch.labels, 0).long(), logits.shape[1]).movedim(-1, 1)
+        truth = (one_hot * known[:, None])[:, 1:].float()
+        likely = (logits.float().softmax(dim=1) * known[:, None])[:, 1:]
+        over = (0, *range(2, logits.ndim))
+        sizes = truth.sum(over)
+        dice = 2 * (likely * truth).sum(over) / (likely.sum(over) + sizes).clamp(min=1)
+        present = sizes > 0
+        return self.weight * ((1 - dice) * present).sum() / present.sum().clamp(min=1)

@@ -53,8 +53,12 @@ class Network(Protocol):
         """
 
 
+Outputs = Float[Tensor, "batch label *space"] | tuple[Float[Tensor, "batch label *space"], ...]
+"""Logits; while a network with deep supervision trains, those of coarser levels come after them, at full size."""
+
+
 class NetworkModule(nn.Module):
-    """Maps `batch channel height width` to logits `batch label height width`.
+    """Maps `batch channel height width` to logits `batch label height width` (see `Outputs`).
 
     Attributes:
         channels: the number of channels of an image.

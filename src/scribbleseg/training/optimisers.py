@@ -1,5 +1,6 @@
 """Optimisers with their learning-rate schedules, as parts of a recipe."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -30,6 +31,26 @@ class Adam:
     def factor(self, iteration: int, iterations: int) -> float:
         """The factor on the learning rate at an iteration, counted from 0, of a schedule of so many iterations."""
         return self.decay ** (iteration // self.decay_every)
+
+
+@dataclass(frozen=True)
+class CosineAdam:
+    """Adam at a learning rate that falls to 0 along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983).
+
+    Args:
+        learning_rate: at the first iteration (ours).
+    """
+
+    kind: Literal["cosine_adam"] = "cosine_adam"
+    learning_rate: PositiveFloat = 0.001
+
+    def build(self, part: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """The optimiser of a part of the network."""
+        return torch.optim.Adam(part.parameters(), learning_rate)
+
+    def factor(self, iteration: int, iterations: int) -> float:
+        """The factor on the learning rate at an iteration, counted from 0, of a schedule of so many iterations."""
+        return (1 + math.cos(math.pi * iteration / iterations)) / 2
 
 
 @dataclass(frozen=True)

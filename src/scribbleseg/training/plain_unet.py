@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
-from scribbleseg.training.network import NetworkModule, take_over
+from scribbleseg.training.network import NetworkModule, Outputs, take_over
 from scribbleseg.training.unet import DEPTH, STRIDE, block, dropout_by_level
 
 
@@ -23,11 +23,16 @@ class PlainUNet:
     Args:
         base: filters of the outermost block; 64 in the paper, 16 for a CPU (ours).
         dropout: probability in the 5 innermost blocks, as in `UNet`; 0 switches it off.
+        slope: that of the ReLU for negative values; 0 is the paper's. 0.01 is nnU-Net's (Isensee et al. 2021).
+        deep_supervision: levels of the way up, besides the outermost, that have an output of their own while the
+            network trains (Lee et al. 2015, arXiv:1409.5185); 0 is the paper's.
     """
 
     kind: Literal["plain_unet"] = "plain_unet"
     base: PositiveInt = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    slope: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    deep_supervision: Annotated[int, Field(ge=0, lt=DEPTH)] = 0
 
     @property
     def has_dropout(self) -> bool:
@@ -45,7 +50,7 @@ class PlainUNet:
 
     def start_from(self, network: NetworkModule, state: Mapping[str, Tensor]) -> None:
         """Take over weights of the same U-Net for other labels, all but the last layer's. Raises ValueError."""
-        take_over(network, state, last="head.")
+        take_over(network, state, last="head")
 
 
 class PlainUNetModule(NetworkModule):
@@ -58,18 +63,27 @@ class PlainUNetModule(NetworkModule):
         inputs = [channels, *filters]
         drop = dropout_by_level(spec.dropout)
         levels = range(DEPTH + 1)
-        self.down = nn.ModuleList(block(inputs[n], filters[n], dropout=drop[n]) for n in levels)
+        self.down = nn.ModuleList(block(inputs[n], filters[n], dropout=drop[n], slope=spec.slope) for n in levels)
         self.up = nn.ModuleList(nn.ConvTranspose2d(filters[n + 1], filters[n], 2, stride=2) for n in levels[:-1])
-        self.merge = nn.ModuleList(block(2 * filters[n], filters[n], dropout=drop[n]) for n in levels[:-1])
+        self.merge = nn.ModuleList(
+            block(2 * filters[n], filters[n], dropout=drop[n], slope=spec.slope) for n in levels[:-1]
+        )
         self.head = nn.Conv2d(filters[0], labels, 1)
+        self.heads = nn.ModuleList(
+            nn.Conv2d(filters[level], labels, 1) for level in range(1, spec.deep_supervision + 1)
+        )
 
-    def forward(self, image: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch label height width"]:
+    def forward(self, image: Float[Tensor, "batch channel height width"]) -> Outputs:
         """Logits. Raises ValueError for a side that does not fit the poolings."""
         self.spec.check_sides(*image.shape[-2:])
         x, skips = image, []
         for level, down in enumerate(self.down):
             x = down(nn.functional.max_pool2d(x, 2) if level else x)
             skips.append(x)
+        coarse: list[Tensor] = []
         for level in reversed(range(DEPTH)):
             x = self.merge[level](torch.cat([self.up[level](x), skips[level]], dim=1))
-        return self.head(x)
+            if self.training and 0 < level <= self.spec.deep_supervision:
+                logits = self.heads[level - 1](x)
+                coarse.append(nn.functional.interpolate(logits, image.shape[-2:], mode="bilinear"))
+        return (self.head(x), *reversed(coarse)) if coarse else self.head(x)

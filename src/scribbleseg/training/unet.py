@@ -210,15 +210,18 @@ def dropout_by_level(probability: float) -> list[float]:
     return [probability if level >= FIRST_DROPOUT else 0.0 for level in range(DEPTH + 1)]
 
 
-def block(inputs: int, outputs: int, *, dropout: float, padded: bool = True) -> nn.Sequential:
-    """Two 3 x 3 convolutions, each with batch normalisation and ReLU, and dropout after them where there is any."""
+def block(inputs: int, outputs: int, *, dropout: float, padded: bool = True, slope: float = 0.0) -> nn.Sequential:
+    """Two 3 x 3 convolutions, each with batch normalisation and ReLU, and dropout after them where there is any.
+
+    The ReLU is leaky where its slope for negative values is not 0.
+    """
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         # No bias: the batch normalisation that follows has one.
         layers += [
             nn.Conv2d(channels, outputs, 3, padding=1 if padded else 0, bias=False),
             nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
+            nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers, *([Dropout(dropout)] if dropout else []))
 
