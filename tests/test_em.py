@@ -19,7 +19,8 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.em import load_segmenter
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage, resolve
-from scribbleseg.relabel.decide import WelchTest
+from scribbleseg.relabel.decide import Confident, WelchTest
+from scribbleseg.relabel.pieces import only_scribbled, scribbles_in_pieces
 from scribbleseg.relabel.predict import predict, sample
 from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.runs import Run
@@ -160,6 +161,45 @@ def test_with_passes_labels_are_the_argmax_of_the_refined_mean_softmax_of_the_pa
     assert unsure > 0
     if refine.kind == "identity":
         assert differs > 0, "a single output without dropout would have given the same labels"
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_only_scribbles_are_put_back_where_the_recipe_says_so(only, dataset, trained, fabric, tmp_path):
+    relabel = Relabel(decide=Confident(probability=0.4), only_scribbled=only, clamp="scribbles")
+    recipe = replace(TINY, stages=(TINY.stages[0], Stage(iterations=1, relabel=relabel)), turns=(20.0,))
+    session = begun(dataset, tmp_path / "run", fabric, recipe)
+    session.prepare(recipe.preprocess)
+    em.grow_seeds(session)
+    torch.manual_seed(3)
+    network = load_segmenter(TINY, trained[0].run, fabric, 0).network
+    em.e_step(session, network, 1)
+    slices = session.slices
+    found, scribbles = slices.layer("labels", 1), slices.scribbles
+    for rows in slices.rows.values():
+        likely = predict(fabric, network, slices.images[rows], (20.0,))
+        expected = np.where(likely.max(axis=1) >= 0.4, likely.argmax(axis=1), UNLABELLED).astype(np.uint8)
+        expected = np.where(scribbles[rows] == UNLABELLED, expected, scribbles[rows])
+        if only:
+            expected = only_scribbled(expected, scribbles[rows])
+        expected[~slices.inside[rows]] = UNLABELLED
+        assert (found[rows] == expected).all()
+    grown = (slices.layer("labels", 0) != UNLABELLED) & (scribbles == UNLABELLED)
+    assert (found != slices.layer("labels", 0))[grown].any(), "what the walker grew can be overruled"
+
+
+def test_structures_in_one_piece_are_found_by_their_scribbles_and_remembered(dataset, fabric, tmp_path):
+    recipe = replace(TINY, single_pieces=True)
+    session = begun(dataset, tmp_path / "run", fabric, recipe)
+    *_, last = em.train(session)
+    slices, pooled = session.slices, np.zeros((dataset.n_labels, 2))
+    for rows in slices.rows.values():
+        labels = predict(fabric, last.segmenter.network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+        pooled += scribbles_in_pieces(labels, slices.scribbles[rows], dataset.n_labels)
+    expected = {k for k in range(1, dataset.n_labels) if pooled[k, 0] and pooled[k, 1] >= 0.99 * pooled[k, 0]}
+    assert last.segmenter.single == expected
+    assert session.run.details["single_pieces"] == sorted(expected)
+    assert load_segmenter(recipe, session.run, fabric).single == expected
+    assert load_segmenter(TINY, session.run, fabric).turns == ()
 
 
 def test_label_maps_are_left_in_original_geometry(dataset, fabric, tmp_path):

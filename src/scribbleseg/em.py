@@ -13,6 +13,7 @@ from rich.progress import track
 from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.recipe import Recipe, resolve, seen_by
 from scribbleseg.relabel.decide import clamp
+from scribbleseg.relabel.pieces import ENOUGH, only_scribbled, scribbles_in_pieces
 from scribbleseg.relabel.predict import Segmenter, predict, sample
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import grow
@@ -93,10 +94,27 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
             e_step(session, network, index)
         labels, changed = _taught(session, index)
         network = train_network(session, index, start)
-        segmenter = Segmenter(network, recipe.preprocess, session.dataset.label_names, session.fabric)
+        is_last = index + 1 == len(recipe.steps) or (changed is not None and changed < recipe.stop_below)
+        single = single_pieces(session, network) if recipe.single_pieces and is_last else frozenset()
+        names = session.dataset.label_names
+        segmenter = Segmenter(network, recipe.preprocess, names, session.fabric, recipe.turns, single)
         yield Recursion(phase, index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
-        if changed is not None and changed < recipe.stop_below:
+        if is_last:
             return
+
+
+def single_pieces(session: Session[Recipe], network: NetworkModule) -> frozenset[int]:
+    """The structures that are one piece, judged by the training scribbles; rank 0 judges, and writes it down."""
+    slices, n_labels = session.slices, session.dataset.n_labels
+    single: list[int] = []
+    if session.leads:
+        counts = np.zeros((n_labels, 2), np.int64)
+        for rows in slices.rows.values():
+            labels = predict(session.fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+            counts += scribbles_in_pieces(labels, slices.scribbles[rows], n_labels)
+        single = [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
+        session.run.add(single_pieces=single)
+    return frozenset(session.fabric.broadcast(single))
 
 
 def check_channels(recipe: Recipe, channels: int) -> None:
@@ -175,17 +193,21 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
         return
     needs = sorted(session.recipe.needs_of(index))
     passes, draw = relabel.decide.passes, session.seed * len(session.recipe.steps) + index
+    turns = session.recipe.turns
 
     def relabelled() -> Iterator[tuple[str, Beliefs]]:
         slices, fabric = session.slices, session.fabric
         for name in track(session.cases, f"Relabelling {index}", disable=not session.leads):
             rows = slices.rows[name]
-            images, seeds = slices.images[rows], slices.layer("labels", 0)[rows]
+            images, scribbles = slices.images[rows], slices.scribbles[rows]
+            seeds = slices.layer("labels", 0)[rows] if relabel.clamp == "areas" else scribbles
             # Section 2.4: the passes stand in the place of a single output.
             samples = sample(fabric, network, images, passes, draw) if passes else None
-            probabilities = samples.probabilities if samples else predict(fabric, network, images)
+            probabilities = samples.probabilities if samples else predict(fabric, network, images, turns)
             refined = relabel.refine(probabilities, images, seeds, fabric.device)
             labels = clamp(relabel.decide(refined, samples), seeds)
+            if relabel.only_scribbled:
+                labels = only_scribbled(labels, scribbles)
             yield name, {"labels": labels, **(_soft(refined, labels, seeds) if needs else {})}
 
     session.store(index, relabelled(), needs)

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.data import coarse, fully_annotated
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.relabel.decide import Argmax, WelchTest
+from scribbleseg.relabel.decide import Argmax, Confident, WelchTest
 from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.seeds.graph_cut import GraphCut
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
@@ -33,10 +33,15 @@ class Relabel:
     Args:
         refine: probabilities to probabilities, guided by the image.
         decide: probabilities to labels, UNLABELLED where it abstains.
+        only_scribbled: whether pieces of a structure in which no scribble of it lies become UNLABELLED (ours).
+        clamp: what is put back: the seed "areas", as in Can et al. 2018, section 2.2, or the "scribbles" alone, so that
+            what was grown from them can be overruled (ours).
     """
 
     refine: Annotated[Identity | DenseCRF, Field(discriminator="kind")] = Identity()
-    decide: Annotated[Argmax | WelchTest, Field(discriminator="kind")] = Argmax()
+    decide: Annotated[Argmax | Confident | WelchTest, Field(discriminator="kind")] = Argmax()
+    only_scribbled: bool = False
+    clamp: Literal["areas", "scribbles"] = "areas"
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,9 @@ class Recipe:
         stages: one after the other, at least one.
         stop_below: training ends after the first stage before which relabelling changed less than this share of the
             pixels (ours).
+        turns: degrees by which slices are turned for further views where the network relabels or segments (ours).
+        single_pieces: whether structures that the training scribbles show to be in one piece keep their largest piece
+            alone in what the network segments (ours).
     """
 
     kind: Literal["em"] = "em"
@@ -84,6 +92,8 @@ class Recipe:
     slices: Literal["labelled", "structures"] = "labelled"
     stages: tuple[Stage, ...] = (Stage(iterations=12000), Stage(iterations=6000, relabel=Relabel(), times=3))
     stop_below: NonNegativeFloat = 0.001
+    turns: tuple[float, ...] = ()
+    single_pieces: bool = False
 
     @property
     def steps(self) -> tuple[Stage, ...]:

@@ -52,4 +52,5 @@ def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | No
     weights = read_weights(path)
     network = trial(recipe.network.build, weights["channels"], len(label_names))
     network.load_state_dict(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"])
-    return Segmenter(network, recipe.preprocess, label_names, fabric)
+    single = frozenset(run.details.get("single_pieces", ()))
+    return Segmenter(network, recipe.preprocess, label_names, fabric, recipe.turns, single)

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from scipy.special import entr, softmax
 from scipy.stats import ttest_1samp, ttest_ind
 
-from scribbleseg.relabel.decide import Argmax, WelchTest, clamp, welch_p
+from scribbleseg.relabel.decide import Argmax, Confident, WelchTest, clamp, welch_p
 from scribbleseg.relabel.predict import Samples
 from scribbleseg.types import UNLABELLED
 
@@ -27,6 +27,17 @@ def test_argmax_is_the_double_loop_with_ties_to_the_lower_label():
             for j in range(5):
                 values = probabilities[n, :, i, j].tolist()
                 assert labels[n, i, j] == values.index(max(values))
+
+
+def test_only_what_is_likely_enough_is_labelled():
+    probabilities = random_probabilities()
+    labels = Confident(probability=0.5)(probabilities)
+    for n, i, j in np.ndindex(labels.shape):
+        largest = probabilities[n, :, i, j].max()
+        expected = probabilities[n, :, i, j].argmax() if largest >= 0.5 else UNLABELLED
+        assert labels[n, i, j] == expected
+    assert 0 < (labels == UNLABELLED).sum() < labels.size
+    assert (Confident(probability=0.0)(probabilities) == Argmax()(probabilities)).all()
 
 
 def test_seeds_win_and_unlabelled_pixels_take_the_prediction():

@@ -177,3 +177,52 @@ def test_a_segmenter_finds_a_bright_box_on_its_native_grid(fabric):
     assert labels.dtype == np.uint8
     assert (labels == probabilities.argmax(axis=0)).all()
     assert 2 * (labels.astype(bool) & box).sum() / (labels.sum() + box.sum()) > 0.95
+
+
+class Position(nn.Module):
+    """Its logits depend on the place in the slice alone, so that views show what they were turned by."""
+
+    def forward(self, image):
+        rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in image.shape[-2:]), indexing="ij")
+        return torch.stack([columns + 0.3 * rows, torch.zeros_like(rows)]).expand(len(image), -1, -1, -1) * 3
+
+
+def test_views_are_turned_back_before_their_mean_is_taken(fabric):
+    side, angle = 65, 20.0
+    images = np.zeros((2, 1, side, side), np.float32)
+    out = predict(fabric, Position(), images, (angle, -angle))
+    plain = predict(fabric, Position(), images)
+    rows, columns = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
+    expected = plain[0, 0].copy()
+    for degrees in (angle, -angle):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        x, y = c * columns + s * rows, c * rows - s * columns
+        expected += 1 / (1 + np.exp(-3 * (x + 0.3 * y)))
+    centre = rows**2 + columns**2 < 0.8
+    assert np.abs(out[0, 0] - expected / 3)[centre].max() < 0.02
+    assert np.abs(out[0, 0] - plain[0, 0])[centre].max() > 0.02, "views differ"
+    assert np.allclose(out.sum(axis=1), 1, atol=1e-5)
+
+
+def test_views_of_a_network_that_looks_at_each_pixel_by_itself_change_little(fabric):
+    rows, columns = np.indices((64, 64)) - 31.5
+    images = np.where(np.hypot(rows, columns) < 15, 1.0, -1.0).astype(np.float32)[None, None]
+    plain, views = predict(fabric, Threshold(), images), predict(fabric, Threshold(), images, (15.0, -15.0))
+    away = np.abs(np.hypot(rows, columns) - 15) > 2
+    assert np.allclose(plain[:, :, away], views[:, :, away], atol=1e-3)
+
+
+def test_a_segmenter_keeps_the_largest_piece_of_single_structures_alone(fabric):
+    image = np.zeros((1, 3, 48, 48), np.float32)
+    image[0, :, 20:40, 10:30] = 100
+    image[0, 1, 2:6, 2:6] = 100
+    geometry = Geometry((3, 48, 48), np.diag([2.0, 2.0, 8.0, 1.0]))
+    case = Case("box", image, np.full((3, 48, 48), UNLABELLED, np.uint8), geometry)
+    whole, single = (
+        Segmenter(Threshold(), Preprocess(spacing_mm=2.0, size=48), ("background", "box"), fabric, single=frozenset(s))
+        for s in ((), (1,))
+    )
+    assert whole.segment(case)[1, 3, 3] == 1
+    expected = whole.segment(case)
+    expected[1, :10, :10] = 0
+    assert (single.segment(case) == expected).all()

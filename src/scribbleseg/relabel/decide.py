@@ -28,6 +28,28 @@ class Argmax:
 
 
 @dataclass(frozen=True)
+class Confident:
+    """The most probable label where its probability is high enough, else UNLABELLED (ours).
+
+    Not for a network whose probabilities are all near 1 whether it is right or not: then nothing is held back.
+
+    Args:
+        probability: the smallest that is labelled.
+    """
+
+    kind: Literal["confident"] = "confident"
+    probability: Annotated[float, Field(ge=0, le=1)] = 0.7
+    passes: ClassVar[int] = 0
+
+    def __call__(
+        self, probabilities: Float32[np.ndarray, "slice label height width"], samples: Samples | None = None
+    ) -> UInt8[np.ndarray, "slice height width"]:
+        """Labels; ties go to the lower value."""
+        labels = probabilities.argmax(axis=1).astype(np.uint8)
+        return np.where(probabilities.max(axis=1) >= self.probability, labels, np.uint8(UNLABELLED))
+
+
+@dataclass(frozen=True)
 class WelchTest:
     """The most probable label where the network is sure of it, else UNLABELLED (Can et al. 2018, section 2.4).
 

@@ -1,6 +1,7 @@
 """One pass of a network over slices or many with dropout, and the segmenter that returns to the image's own grid."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
@@ -10,9 +11,11 @@ from jaxtyping import Float32
 from lightning_fabric import Fabric
 from scipy.special import entr
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
 from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.relabel.pieces import only_largest
 from scribbleseg.types import Case, DataError, Labels, Probabilities
 
 BATCH = 16
@@ -55,19 +58,48 @@ class Samples:
 
 @torch.inference_mode()
 def predict(
-    fabric: Fabric, network: nn.Module, images: Float32[np.ndarray, "slice channel height width"]
+    fabric: Fabric,
+    network: nn.Module,
+    images: Float32[np.ndarray, "slice channel height width"],
+    turns: Sequence[float] = (),
 ) -> Float32[np.ndarray, "slice label height width"]:
     """Softmax probabilities of every slice; dropout is off and batch statistics are the running ones.
+
+    Args:
+        fabric: where it runs.
+        network: any of the recipes' networks.
+        images: slices of the grid.
+        turns: degrees by which slices are turned for further views. Probabilities are the mean of all views that show
+            the pixel.
 
     Raises:
         DataError: the network's logits are not finite.
     """
     with _evaluating(network, fabric), fabric.autocast():
-        batches = [network(batch).float().softmax(dim=1).cpu().numpy() for batch in _batches(images, fabric)]
+        batches = [_mean_of_views(network, batch, turns).cpu().numpy() for batch in _batches(images, fabric)]
     probabilities = np.concatenate(batches)
     if not np.isfinite(probabilities).all():
         raise DataError(DIVERGED)
     return probabilities
+
+
+def _mean_of_views(network: nn.Module, batch: Tensor, turns: Sequence[float]) -> Tensor:
+    """The mean of the softmax over the slices as they are and turned by so many degrees."""
+    total = network(batch).float().softmax(dim=1)
+    views = torch.ones_like(total[:, :1])
+    for degrees in turns:
+        turned = network(_turned(batch, degrees, "border").contiguous(memory_format=torch.channels_last))
+        total = total + _turned(turned.float().softmax(dim=1), -degrees, "zeros")
+        views = views + _turned(torch.ones_like(views), -degrees, "zeros")
+    return total / views
+
+
+def _turned(batch: Tensor, degrees: float, padding: str) -> Tensor:
+    """Square slices turned about their centre; what moves in is the border repeated, or zeros."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=batch.device).expand(len(batch), 2, 3)
+    grid = functional.affine_grid(turn, list(batch.shape), align_corners=False)
+    return functional.grid_sample(batch.float(), grid, padding_mode=padding, align_corners=False)
 
 
 @torch.inference_mode()
@@ -163,12 +195,16 @@ class Segmenter:
         preprocess: the grid it was trained on, resolved.
         label_names: the labels' names by value, background first.
         fabric: where it runs.
+        turns: further views, see `predict`.
+        single: the structures of which only the largest piece in a volume is kept.
     """
 
     network: nn.Module
     preprocess: Preprocess
     label_names: tuple[str, ...]
     fabric: Fabric
+    turns: tuple[float, ...] = ()
+    single: frozenset[int] = frozenset()
 
     @property
     def channels(self) -> int:
@@ -186,7 +222,7 @@ class Segmenter:
 
     def probabilities(self, case: Case) -> Probabilities:
         """Probabilities on the case's native grid. Raises DataError where its channels are not those of training."""
-        on_grid = predict(self.fabric, self.network, self.slices(case))
+        on_grid = predict(self.fabric, self.network, self.slices(case), self.turns)
         return self.preprocess.native_probabilities(on_grid, case)
 
     def check_dropout(self) -> None:
@@ -207,4 +243,4 @@ class Segmenter:
 
         Voxels outside the network's field of view (`preprocess.size`) are background.
         """
-        return self.probabilities(case).argmax(axis=0).astype(np.uint8)
+        return only_largest(self.probabilities(case).argmax(axis=0).astype(np.uint8), self.single)
