@@ -14,7 +14,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,7 +77,8 @@ def main() -> None:
             dataset = open_data(Path(data) / arguments.data, arguments.scribbles, arguments.out)
         rows = {title: at_scale(title, arguments.data, arguments.iterations) for title in arguments.rows}
         train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
-        report(rows, arguments.out, arguments.seeds)
+        peers = tuple(can2018.TITLES[end] for end in ("full", "no_recursion"))
+        report(rows, arguments.out, arguments.seeds, peers)
 
 
 def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:
@@ -101,10 +102,10 @@ def at_scale(title: str, data: str, iterations: int) -> Recipe:
     return replace(rows[title], preprocess=GRIDS[data])
 
 
-def report(rows: dict[str, Recipe], out: Path, seeds: list[int]) -> None:
-    """Both tables, and one line of JSON."""
+def report(rows: dict[str, Recipe], out: Path, seeds: list[int], peers: Iterable[str]) -> None:
+    """Both tables, with differences to some of the rows, and one line of JSON."""
     summary = {row.title: row for row in summarise(rows, out, seeds, make_fabric("cpu"))}
-    peers = [can2018.TITLES[end] for end in ("full", "no_recursion") if can2018.TITLES[end] in summary]
+    peers = [title for title in peers if title in summary]
     structures = next(iter(summary.values())).structures
     heads = ["row", *structures, "mean", "over seeds", "HD95 mm", *(f"minus {peer}" for peer in peers)]
     table, figures = Table(*heads, box=None), {}

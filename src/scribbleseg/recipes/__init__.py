@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from types import ModuleType
 
 from scribbleseg.pipeline import AnyRecipe
-from scribbleseg.recipes import can2018, ji2019
+from scribbleseg.recipes import can2018, default, ji2019
 from scribbleseg.types import DataError
 
 PAPERS: Mapping[str, ModuleType] = {"can2018": can2018, "ji2019": ji2019}
@@ -17,7 +17,8 @@ DEFAULT = "can2018.compact_base"
 
 def recipes() -> dict[str, AnyRecipe]:
     """All recipes by name: `can2018.acdc_base` is the row "base" of the family "acdc"."""
-    return {f"{paper}.{name}": recipe for paper, module in PAPERS.items() for name, recipe in module.RECIPES.items()}
+    modules = {"default": default, **PAPERS}
+    return {f"{prefix}.{name}": recipe for prefix, module in modules.items() for name, recipe in module.RECIPES.items()}
 
 
 def find(name: str) -> AnyRecipe:

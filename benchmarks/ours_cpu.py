@@ -1,0 +1,99 @@
+"""Our own recipe family at CPU scale, on two organs: scribbles beside full masks, and each ingredient taken away.
+
+    SCRIBBLESEG_DATA=... python benchmarks/ours_cpu.py --data acdc --out runs/ours_acdc
+    SCRIBBLESEG_DATA=... python benchmarks/ours_cpu.py --data promise12 --iterations 1000 --out runs/ours_promise12
+
+Data, splits, grids and scores are those of can2018_cpu.py. "Base" and "Fully supervised" are Can et al.'s rows at the
+same number of iterations. Continues where it was stopped. Without SCRIBBLESEG_DATA, or with --quick, it runs on
+phantoms at a toy size.
+"""
+
+import argparse
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from can2018_cpu import GRIDS, at_scale, open_data, report
+from scribbleseg.annotate.simulate import RULES
+from scribbleseg.data import open_dataset
+from scribbleseg.phantoms import write_phantoms
+from scribbleseg.recipe import Recipe
+from scribbleseg.recipes import default
+from scribbleseg.recipes.can2018 import relabelled
+from scribbleseg.relabel.decide import Argmax
+from scribbleseg.reproduce import train_rows
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.training.augment import Augment
+from scribbleseg.training.losses import PartialCrossEntropy
+from scribbleseg.training.optimisers import Adam
+from scribbleseg.training.unet import UNet
+
+
+def in_stages(row: Recipe, **changes: Any) -> Recipe:
+    """The recipe with something changed in all its stages."""
+    return replace(row, stages=tuple(replace(stage, **changes) for stage in row.stages))
+
+
+def seeds_alone(row: Recipe) -> Recipe:
+    """The recipe without E steps, as long as before."""
+    return replace(default.on_masks(row), annotation="scribbles", seeds=row.seeds)
+
+
+VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
+    "full masks": default.on_masks,
+    "scribbles": lambda row: row,
+    "seeds alone": seeds_alone,
+    "argmax": lambda row: relabelled(row, decide=Argmax()),
+    "all pieces relabelled": lambda row: relabelled(row, only_scribbled=False),
+    "areas clamped": lambda row: relabelled(row, clamp="areas"),
+    "no views": lambda row: replace(row, turns=()),
+    "all pieces kept": lambda row: replace(row, single_pieces=False),
+    "no averaged weights": lambda row: in_stages(row, average=0.0),
+    "no Dice": lambda row: in_stages(row, losses=(PartialCrossEntropy(),)),
+    "no cosine": lambda row: in_stages(row, optimiser=Adam()),
+    "no deep supervision": lambda row: replace(row, network=replace(row.network, deep_supervision=0)),
+    "ReLU": lambda row: replace(row, network=replace(row.network, slope=0.0)),
+    "U-Net of Can et al.": lambda row: replace(row, network=UNet(base=16, padded=True)),
+    "fewer intensities": lambda row: replace(row, augment=Augment()),
+    "tau 0.9": lambda row: replace(row, seeds=RandomWalker(tau=0.9)),
+    "beta 130": lambda row: replace(row, seeds=RandomWalker(beta=130.0)),
+    "twice the E steps": lambda row: replace(
+        row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
+    ),
+}
+THEIRS = ("Base", "Fully supervised")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=["acdc", "promise12", "prostate158"], default="acdc")
+    parser.add_argument("--scribbles", choices=["expert", *RULES], help="default: expert on acdc, full elsewhere")
+    parser.add_argument("--out", type=Path, default=Path("runs/ours_acdc"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rows", nargs="+", choices=[*THEIRS, *VARIANTS], default=["full masks", "scribbles"])
+    parser.add_argument("--iterations", type=int, default=4000, help="in all, in every row")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--quick", action="store_true", help="phantoms, 40 iterations, one seed")
+    arguments = parser.parse_args()
+    data = os.environ.get("SCRIBBLESEG_DATA")
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.quick or not data:
+            write_phantoms(Path(scratch) / "phantoms", train=2, test=2)
+            arguments.data, arguments.seeds, arguments.iterations, arguments.out = "phantoms", [0], 40, Path(scratch)
+            dataset = open_dataset(Path(scratch) / "phantoms")
+        else:
+            dataset = open_data(Path(data) / arguments.data, arguments.scribbles, arguments.out)
+        ours = replace(default.sized(16, arguments.iterations), preprocess=GRIDS[arguments.data])
+        rows = {
+            title: VARIANTS[title](ours) if title in VARIANTS else at_scale(title, arguments.data, arguments.iterations)
+            for title in arguments.rows
+        }
+        train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
+        report(rows, arguments.out, arguments.seeds, peers=("full masks", "scribbles"))
+
+
+if __name__ == "__main__":
+    main()

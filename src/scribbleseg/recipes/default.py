@@ -1,0 +1,60 @@
+"""Recipes of our own, in no paper: what is trained where nobody names a recipe, and the same on full masks.
+
+`quick` is for an hour of a laptop's CPU, `standard` for an afternoon's, `long` for a GPU. What they are made of was
+chosen by the measurements in docs/LOG.md.
+"""
+
+from dataclasses import replace
+
+from scribbleseg.recipe import Recipe, Relabel, Stage
+from scribbleseg.relabel.decide import Confident
+from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.training.augment import Augment
+from scribbleseg.training.losses import PartialCrossEntropy, PartialDice
+from scribbleseg.training.optimisers import CosineAdam
+from scribbleseg.training.plain_unet import PlainUNet
+
+
+def training(iterations: int, e_steps: int = 4) -> tuple[Stage, ...]:
+    """Half of the iterations on the seed areas, then an E step before each of as many equal parts as there are.
+
+    One learning-rate schedule spans all of it. Pixels of which the network is not sure, and pieces that no scribble
+    vouches for, stay unlabelled; only scribbles are put back.
+    """
+    first = iterations // 2
+    stage = Stage(
+        iterations=first,
+        optimiser=CosineAdam(),
+        losses=(PartialCrossEntropy(), PartialDice()),
+        average=0.99,
+    )
+    relabel = Relabel(decide=Confident(probability=0.7), only_scribbled=True, clamp="scribbles")
+    return stage, replace(
+        stage, iterations=(iterations - first) // e_steps, relabel=relabel, restarts=False, times=e_steps
+    )
+
+
+def sized(base: int, iterations: int) -> Recipe:
+    """The recipe with so many filters in the outermost block, and so many iterations in all."""
+    return Recipe(
+        seeds=RandomWalker(tau=0.99),
+        network=PlainUNet(base=base, slope=0.01, deep_supervision=2),
+        augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
+        stages=training(iterations),
+        stop_below=0.0,
+        turns=(15.0, -15.0),
+        single_pieces=True,
+    )
+
+
+SIZES = {"quick": sized(16, 4000), "standard": sized(32, 12000), "long": sized(64, 50000)}
+
+
+def on_masks(row: Recipe) -> Recipe:
+    """The recipe on full masks: one stage, as long as all of the others together."""
+    whole = replace(row.stages[0], iterations=sum(step.iterations for step in row.steps))
+    return replace(row, annotation="masks", seeds=Strokes(), stages=(whole,))
+
+
+RECIPES = {**SIZES, **{f"{size}_full": on_masks(row) for size, row in SIZES.items()}}
+"""All of them by name."""
