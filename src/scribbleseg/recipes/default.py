@@ -34,17 +34,19 @@ def training(iterations: int, e_steps: int = 4) -> tuple[Stage, ...]:
     )
 
 
+COMMON = Recipe(
+    seeds=RandomWalker(tau=0.99),
+    augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
+    stop_below=0.0,
+    turns=(15.0, -15.0),
+    single_pieces=True,
+)
+
+
 def sized(base: int, iterations: int) -> Recipe:
     """The recipe with so many filters in the outermost block, and so many iterations in all."""
-    return Recipe(
-        seeds=RandomWalker(tau=0.99),
-        network=PlainUNet(base=base, slope=0.01, deep_supervision=2),
-        augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
-        stages=training(iterations),
-        stop_below=0.0,
-        turns=(15.0, -15.0),
-        single_pieces=True,
-    )
+    network = PlainUNet(base=base, slope=0.01, deep_supervision=2)
+    return replace(COMMON, network=network, stages=training(iterations))
 
 
 SIZES = {"quick": sized(16, 4000), "standard": sized(32, 12000), "long": sized(64, 50000)}

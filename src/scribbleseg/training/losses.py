@@ -96,7 +96,7 @@ class PartialDice:
     few pixels are labelled it says little of the background.
 
     Args:
-        weight: of this loss.
+        weight: what the loss is multiplied by.
     """
 
     kind: Literal["partial_dice"] = "partial_dice"
