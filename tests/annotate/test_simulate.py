@@ -10,6 +10,7 @@ from skimage.draw import disk
 
 from scribbleseg.annotate.simulate import (
     RULES,
+    Boundary,
     ShiftedSkeleton,
     Skeleton,
     drawn_in,
@@ -49,7 +50,7 @@ def masks(draw):
     return np.digitize(smooth / smooth.std(), draw(st.sampled_from([[1.0], [0.3, 1.0], [-9.0, 0.5]]))).astype(np.uint8)
 
 
-KINDS = st.sampled_from([Skeleton, ShiftedSkeleton])
+KINDS = st.sampled_from([Skeleton, Boundary, ShiftedSkeleton])
 NUMBERS = st.fixed_dictionaries(
     {"length": st.sampled_from([0.0, 0.25, 0.5, 1.0]), "width": st.integers(1, 5), "seed": st.integers(0, 9)}
 )
@@ -99,6 +100,41 @@ class TestSimulate:
             assert away.max() < 25
         assert 0.001 < (scribbles != UNLABELLED).mean() < 0.1
 
+    @pytest.mark.parametrize("seed", range(5))
+    def test_boundary_strokes_follow_the_border_at_the_depth_and_share_that_they_say(self, seed):
+        big = np.zeros((2, 120, 120), np.uint8)
+        big[1][disk((60, 60), 40)] = 1
+        middle = simulate(big, Skeleton(seed=seed), "case")
+        drawn = simulate(big, Boundary(width=1, seed=seed), "case")
+        contour = 2 * np.pi * 40
+        for label, side in ((1, big[1] == 1), (0, big[1] == 0)):
+            depth = ndimage.distance_transform_edt(side) - 0.5
+            along = (drawn[1] == label) & (depth < 4)
+            assert not ((middle[1] == label) & (depth < 4)).any()
+            assert ndimage.label(along, EIGHT)[1] == 1
+            assert 0.05 * contour < along.sum() < 0.22 * contour  # a digital circle has up to 4 / pi of its length
+            assert depth[along].min() > 0.3
+            assert depth[along].max() < 3.8
+            rest = (drawn[1] == label) & (depth >= 4)
+            assert rest.sum() > 40, "the middle line, or the loop, is there too"
+        assert (drawn[0] == 0).sum() > 50, "slices without structures are drawn on"
+
+    def test_a_stroke_along_the_border_may_lie_anywhere_on_it(self):
+        slice_ = np.zeros((1, 60, 60), np.uint8)
+        slice_[0][disk((30, 30), 18)] = 1
+        octants = np.zeros(8)
+        depth = ndimage.distance_transform_edt(slice_[0])
+        for seed in range(120):
+            drawn = simulate(slice_, Boundary(width=1, seed=seed), "case")[0] == 1
+            rows, columns = np.nonzero(drawn & (depth < 5))
+            octants[np.unique(np.floor(np.arctan2(rows - 30, columns - 30) / (np.pi / 4)).astype(int) % 8)] += 1
+        assert octants.min() > octants.max() / 2
+
+    @pytest.mark.parametrize("numbers", [{"depth": (0.0, 2.0)}, {"depth": (3.0, 1.0)}, {"share": (0.2, 1.5)}])
+    def test_a_boundary_out_of_range_is_refused(self, numbers):
+        with pytest.raises(ValueError, match="expected a (depth|share) of two"):
+            Boundary(**numbers)
+
     def test_a_piece_of_a_loop_may_lie_anywhere_on_it(self):
         slice_ = np.zeros((1, 40, 40), np.uint8)
         slice_[0][disk((20, 20), 9)] = 1
@@ -146,7 +182,7 @@ class TestSimulate:
         assert (wide[thin != UNLABELLED] == thin[thin != UNLABELLED]).all()
         assert 2 < (wide != UNLABELLED).sum() / (thin != UNLABELLED).sum() < 4
 
-    @pytest.mark.parametrize("kind", [Skeleton, ShiftedSkeleton])
+    @pytest.mark.parametrize("kind", [Skeleton, Boundary, ShiftedSkeleton])
     def test_a_label_may_have_a_length_of_its_own(self, kind):
         mixed = simulate(VOLUME, kind(length=(0.5, 1.0, 0.0, 0.25)), "case")
         for label, length in enumerate((0.5, 1.0, 0.0, 0.25)):

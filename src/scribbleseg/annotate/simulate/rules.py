@@ -114,6 +114,61 @@ class Skeleton(Rule):
 
 
 @dataclass(frozen=True)
+class Boundary(Skeleton):
+    """The strokes of `Skeleton`, and beside each a short one that follows the border from inside its region.
+
+    After the interior and boundary scribbles of ScribbleBench (Gotkowski et al. 2024, arXiv:2403.12834). Each part of a
+    structure, and the background around the structures, has one piece of the line that runs `depth` pixels inside its
+    border: such a stroke tells a network where the border is, which no stroke along the middle does. What is thinner
+    than that has its innermost line instead. The middle lines, loops and zigzags are ours.
+
+    Args:
+        depth: smallest and largest distance from the border, in pixels; uniform between them.
+        share: smallest and largest share of that line that is drawn; uniform between them.
+    """
+
+    kind: Literal["boundary"] = "boundary"  # type: ignore[assignment]
+    width: int = 3
+    depth: tuple[float, float] = (1.0, 3.0)
+    share: tuple[float, float] = (0.07, 0.15)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.depth[0] <= self.depth[1]:
+            raise ValueError(f"expected a depth of two positive numbers in order, got {self.depth}")
+        if not 0 < self.share[0] <= self.share[1] <= 1:
+            raise ValueError(f"expected a share of two numbers in order, above 0 and up to 1, got {self.share}")
+
+    def on_structure(self, structure: Picture, rng: np.random.Generator) -> Curve:
+        """Returns the middle line of each part, and a piece of the line along its border."""
+        curves = [super().on_structure(structure, rng)]
+        curves += [self._along(part, rng) for part in parts(structure, SMALLEST_PART)]
+        return np.concatenate(curves)
+
+    def on_background(
+        self, background: Picture, structures: Picture, place: Picture, rng: np.random.Generator
+    ) -> Curve:
+        """Returns a loop or a zigzag, and a piece of the line around the structures where there are any."""
+        curve = super().on_background(background, structures, place, rng)
+        return np.concatenate([curve, self._along(~structures, rng)]) if structures.any() else curve
+
+    def _along(self, region: Picture, rng: np.random.Generator) -> Curve:
+        """Returns a piece of the line that runs inside the region's border; the picture's own border is none."""
+        wide = np.pad(region, 1, mode="edge")
+        inside = ndimage.distance_transform_edt(wide)[1:-1, 1:-1] if not wide.all() else np.zeros(region.shape)
+        # A pixel beside the border is at distance 1: 0.5 pixels inside it.
+        level = min(rng.uniform(*self.depth) + 0.5, 0.9 * inside.max())
+        contours = find_contours(inside, level)
+        if not contours:
+            return np.empty((0, 2), int)
+        line = longest_loop(contours, rng)
+        start, share = rng.random(), rng.uniform(*self.share)
+        kept = max(1, round(share * len(line)))
+        first = round(start * (len(line) - kept))
+        return line[first : first + kept]
+
+
+@dataclass(frozen=True)
 class ShiftedSkeleton(Rule):
     """The skeleton of each structure, and of the background far from all structures, moved at random.
 
@@ -182,6 +237,7 @@ RULES: dict[str, Rule] = {
     "half": Skeleton(length=0.5),
     "quarter": Skeleton(length=0.25),
     "spots": Skeleton(length=0.0, width=4),  # one disc of 13 pixels per structure and slice, and one of background
+    "boundary": Boundary(),
     "ji2019": ShiftedSkeleton(),
 }
 
