@@ -1,18 +1,20 @@
 """nnU-Net v2 with its ignore label, on the same scribbles, split, grid, width, batch and number of iterations as ours.
 
     python -m venv nnunet && nnunet/bin/pip install torch nnunetv2    # an environment of its own
-    SCRIBBLESEG_DATA=... python benchmarks/nnunet.py --python nnunet/bin/python --data acdc --out runs/nnunet_acdc
+    SCRIBBLESEG_DATA=... python benchmarks/nnunet.py --python nnunet/bin/python --out runs/nnunet_acdc
     SCRIBBLESEG_DATA=... python benchmarks/nnunet.py --python nnunet/bin/python --masks --out runs/nnunet_acdc_full
 
 Data, split and grid are those of can2018_cpu.py. nnU-Net plans its 2-D configuration; its patch, spacing, batch and
 filters are then set to ours. Its optimiser, schedule, losses, augmentation, deep supervision and mirrored test views
-are its own. Its predictions are scored as ours are. With --defaults its plan stays as it is.
+are its own. Its predictions are scored as ours are. With --defaults its plan stays as it is. Without SCRIBBLESEG_DATA,
+or with --quick, it runs on phantoms for two iterations.
 """
 
 import argparse
 import json
 import os
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,13 +23,14 @@ import numpy as np
 
 from can2018_cpu import GRIDS, open_data
 from scribbleseg.annotate.simulate import RULES
-from scribbleseg.data import fully_annotated
+from scribbleseg.data import fully_annotated, open_dataset
 from scribbleseg.data.encoding import to_disk
 from scribbleseg.data.formats import read_labels, write_labels
 from scribbleseg.evaluation.metrics import score, summarise, write_scores
+from scribbleseg.phantoms import write_phantoms
 from scribbleseg.types import Case, Dataset
 
-TRAINER = Path(__file__).with_name("nnunet_trainer.py")
+TRAINER = Path(__file__).parent / "peers" / "nnunet_trainer.py"
 NAME = "Dataset001_Scribbles"
 
 
@@ -42,9 +45,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/nnunet_acdc"))
+    parser.add_argument("--quick", action="store_true", help="phantoms, two iterations")
     arguments = parser.parse_args()
+    data = os.environ.get("SCRIBBLESEG_DATA")
+    with tempfile.TemporaryDirectory() as scratch:
+        if arguments.quick or not data:
+            arguments.data, arguments.iterations, arguments.out = "phantoms", 2, Path(scratch) / "out"
+            dataset = open_dataset(write_phantoms(Path(scratch) / "phantoms", train=2, test=1))
+        else:
+            dataset = open_data(Path(data) / arguments.data, arguments.scribbles, arguments.out)
+        run(arguments, dataset)
+
+
+def run(arguments: argparse.Namespace, dataset: Dataset) -> None:
+    """Exports the data set, trains, scores, and prints one line of JSON."""
     out = arguments.out.resolve()
-    dataset = open_data(Path(os.environ["SCRIBBLESEG_DATA"]) / arguments.data, arguments.scribbles, out)
     export(fully_annotated(dataset) if arguments.masks else dataset, out / "raw" / NAME)
     grid = GRIDS[arguments.data]
     ours = {"spacing": [grid.spacing_mm] * 2, "patch_size": [grid.size] * 2, "batch_size": 10}
