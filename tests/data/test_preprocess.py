@@ -136,6 +136,19 @@ def test_an_automatic_grid_is_the_median_spacing_and_covers_all():
     assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32)
 
 
+@pytest.mark.parametrize(
+    ("largest", "spacing", "size"), [(None, 1.5, 272), (272, 1.5, 272), (128, 3.15, 128), (100, 4.2, 96)]
+)
+def test_an_automatic_grid_is_made_coarser_until_slices_fit_the_largest_size(largest, spacing, size):
+    geometry = Geometry((8, 256, 269), np.diag([1.5, 1.5, 10.0, 1.0]))
+    cases = Cases(["a"], lambda name: None, lambda name: geometry)
+    grid = Preprocess(largest_size=largest).resolve(cases)
+    assert grid.size == size
+    assert grid.spacing_mm == pytest.approx(spacing, rel=0.01)
+    assert max(grid.resampled(geometry)) <= size
+    assert Preprocess(spacing_mm=1.5, largest_size=largest).resolve(cases).size == 272, "a spacing that is given stays"
+
+
 def test_a_grid_is_chosen_without_reading_a_voxel():
     def read(name):
         raise AssertionError("read a case")

@@ -34,11 +34,14 @@ class Preprocess:
             scans. What is outside stays 0 then (Ji et al. 2019), is background in every prediction and is never
             learned (ours): nobody scribbles on air, and three quarters of a slice that need no learning drown the rest
             in a mean over labelled pixels.
+        largest_size: the largest side that `resolve` chooses: where slices need more pixels at the data set's spacing,
+            the grid is made coarser until they do not. None is no limit.
     """
 
     spacing_mm: PositiveFloat | None = None
     size: Annotated[int, Field(gt=0, le=4096)] | None = None
     brain: bool = False
+    largest_size: Annotated[int, Field(ge=STRIDE, le=4096)] | None = None
 
     def resolve(self, cases: Cases) -> "Preprocess":
         """Returns the same with both numbers set; where they were None, from the cases' grids. Reads no voxels."""
@@ -47,8 +50,12 @@ class Preprocess:
         geometries = [cases.geometry(name) for name in cases.names]
         grids = [(geometry.shape[1:], geometry.spacing_mm[1:]) for geometry in geometries]
         spacing = self.spacing_mm or round(median(mm for _, in_plane in grids for mm in in_plane), 3)
-        extent = max(n * mm / spacing for shape, in_plane in grids for n, mm in zip(shape, in_plane, strict=True))
-        return replace(self, spacing_mm=spacing, size=self.size or STRIDE * int(np.ceil(round(extent) / STRIDE)))
+        extent_mm = max(n * mm for shape, in_plane in grids for n, mm in zip(shape, in_plane, strict=True))
+        if self.largest_size and self.size is None and self.spacing_mm is None:
+            largest = STRIDE * (self.largest_size // STRIDE)
+            spacing = max(spacing, float(np.ceil(1000 * extent_mm / largest) / 1000))
+        size = self.size or STRIDE * int(np.ceil(round(extent_mm / spacing) / STRIDE))
+        return replace(self, spacing_mm=spacing, size=size)
 
     def resampled(self, geometry: Geometry) -> tuple[int, int]:
         """Returns height and width of the whole slice at the grid's spacing, before crop or padding."""

@@ -6,6 +6,7 @@ chosen by the measurements in docs/LOG.md.
 
 from dataclasses import replace
 
+from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.relabel.decide import Confident
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
@@ -43,13 +44,14 @@ COMMON = Recipe(
 )
 
 
-def sized(base: int, iterations: int) -> Recipe:
-    """The recipe with so many filters in the outermost block, and so many iterations in all."""
+def sized(base: int, iterations: int, largest_size: int | None = None) -> Recipe:
+    """The recipe with so many filters in the outermost block, iterations in all, and pixels a side at most."""
     network = PlainUNet(base=base, slope=0.01, deep_supervision=2)
-    return replace(COMMON, network=network, stages=training(iterations))
+    preprocess = Preprocess(largest_size=largest_size)
+    return replace(COMMON, preprocess=preprocess, network=network, stages=training(iterations))
 
 
-SIZES = {"quick": sized(16, 4000), "standard": sized(32, 12000), "long": sized(64, 50000)}
+SIZES = {"quick": sized(16, 4000, 192), "standard": sized(32, 12000, 256), "long": sized(64, 50000)}
 
 
 def on_masks(row: Recipe) -> Recipe:
