@@ -131,3 +131,10 @@ def test_distances_in_every_part_come_in_pixels(dataset):
     for stage in resolved.stages:
         assert (stage.losses[1].sigma_space, stage.losses[1].unit) == (4.0, "px")
     assert resolve(resolved, dataset) == resolved
+
+
+def test_a_patch_that_the_network_cannot_take_is_refused_before_training(dataset):
+    assert resolve(replace(SMALL, patch=16), dataset).patch == 16
+    assert resolve(replace(SMALL, patch=500), dataset).patch == 500, "more than a slice is the whole slice"
+    with pytest.raises(DataError, match=r"patch.*multiples of 16, got \(20,\)"):
+        resolve(replace(SMALL, patch=20), dataset)

@@ -158,7 +158,7 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
         load_weights(network, run.network(index - 1))
     elif start:
         recipe.network.start_from(network, read_weights(start)["state"])
-    source = Source(session.slices, recipe.labels_of(index), recipe.slices == "structures")
+    source = Source(session.slices, recipe.labels_of(index), recipe.slices == "structures", recipe.patch)
     batches = Batches(source, recipe.augment, (session.seed, index))
     m_step(network, recipe.steps[index], batches=batches, fabric=fabric, course=_course(session, index))
     if session.leads:

@@ -75,6 +75,8 @@ class Recipe:
         augment: what is done to every batch; None is nothing.
         slices: "labelled" trains on all slices that have a label; "structures" on those in whose scribbles, or masks, a
             structure is drawn.
+        patch: side in pixels of the window that is cut out of each slice for training, around labelled pixels; None, or
+            a side of more than the grid's, trains on whole slices. Relabelling and segmenting see whole slices.
         stages: one after the other, at least one.
         stop_below: training ends after the first stage before which relabelling changed less than this share of the
             pixels (ours).
@@ -90,6 +92,7 @@ class Recipe:
     network: Annotated[UNet | PlainUNet | CRFRNN | MONAINetwork, Field(discriminator="kind")] = UNet()
     augment: Augment | None = Augment()
     slices: Literal["labelled", "structures"] = "labelled"
+    patch: PositiveInt | None = None
     stages: tuple[Stage, ...] = (Stage(iterations=12000), Stage(iterations=6000, relabel=Relabel(), times=3))
     stop_below: NonNegativeFloat = 0.001
     turns: tuple[float, ...] = ()
@@ -153,12 +156,15 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
     preprocess = recipe.preprocess.resolve(dataset.train)
     resolved = _in_pixels(replace(recipe, preprocess=preprocess), float(preprocess.spacing_mm or 0))
     try:
-        resolved.network.check_sides(int(preprocess.size or 0))
+        size = int(preprocess.size or 0)
+        resolved.network.check_sides(size)
+        patch = min(recipe.patch or size, size)
+        resolved.network.check_sides(patch)
         stochastic = resolved.network.has_dropout
         for loss in (loss for step in resolved.steps for loss in step.losses):
-            loss.check_sides(int(preprocess.size or 0))
+            loss.check_sides(patch)
     except ValueError as error:
-        raise DataError(f"recipe fields network, preprocess.size, stages.losses: {error}") from None
+        raise DataError(f"recipe fields network, preprocess.size, patch, stages.losses: {error}") from None
     for n, stage in enumerate(recipe.stages):
         if stage.relabel and stage.relabel.decide.passes and not stochastic:
             raise DataError(

@@ -183,6 +183,50 @@ class Rank(Fabric):
         return self._ranks
 
 
+def test_windows_hold_a_labelled_pixel_of_any_label_anywhere_in_them(make_slices):
+    images = np.random.default_rng(0).normal(size=(2, 1, 48, 48)).astype(np.float32)
+    labels = np.full((2, 48, 48), UNLABELLED, np.uint8)
+    labels[:, 2, 3], labels[:, 20:40, 10:30], labels[:, 47, 47] = 1, 0, 2
+    slices = make_slices(images, labels)
+    source = Source(slices, 0, patch=16)
+    rng = np.random.default_rng(1)
+    seen, places = [], []
+    for _ in range(600):
+        rows, columns = source.window(1, rng)
+        assert rows.stop - rows.start == columns.stop - columns.start == 16
+        assert 0 <= rows.start <= 32
+        assert 0 <= columns.start <= 32
+        inside = labels[1][rows, columns]
+        assert (inside != UNLABELLED).any()
+        seen += set(np.unique(inside).tolist()) - {UNLABELLED}
+        places.append((rows.start, columns.start))
+    shares = [seen.count(label) / 600 for label in (0, 1, 2)]
+    assert min(shares) > 0.25, "a label of one pixel is seen as often as one of 400"
+    assert len(set(places)) > 120
+    assert (
+        Source(slices, 0).window(1, rng) == Source(slices, 0, patch=64).window(1, rng) == (slice(0, 48), slice(0, 48))
+    )
+
+
+def test_all_parts_of_a_batch_are_cut_out_of_the_same_window(make_slices, fabric):
+    rng = np.random.default_rng(0)
+    numbers = np.arange(3 * 32 * 32, dtype=np.float32).reshape(3, 1, 32, 32)
+    labels = rng.choice(np.array([0, 1, UNLABELLED], np.uint8), (3, 32, 32), p=[0.05, 0.05, 0.9])
+    slices = make_slices(numbers, labels, scribbles=labels, inside=np.ones(labels.shape, bool))
+    batches = Batches(Source(slices, 0, patch=16), None, (0, 0))
+    training = Training(iterations=1, batch=3, losses=(ScribblesAndAreas(),))
+    batch = batches(0, training, fabric)
+    assert batch.images.shape == (3, 1, 16, 16)
+    for image, cut, strokes in zip(batch.images, batch.labels, batch.scribbles, strict=True):
+        places = image[0].numpy().astype(int)
+        assert (labels.ravel()[places] == cut.numpy()).all()
+        assert (cut == strokes).all()
+        assert (np.diff(places, axis=1) == 1).all()
+    again = batches(0, training, fabric)
+    assert torch.equal(batch.images, again.images)
+    assert not torch.equal(batch.images, batches(1, training, fabric).images)
+
+
 def test_batches_visit_every_slice_once_an_epoch_and_ranks_share_them(make_slices):
     usable = [0, 2, 3, 5, 7, 8]
     images = np.arange(9, dtype=np.float32)[:, None, None, None] * np.ones((1, 4, 4), np.float32)

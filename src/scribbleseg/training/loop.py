@@ -93,11 +93,13 @@ class Source:
         slices: the cache.
         labels: index of the map of labels in it.
         only_structures: whether slices in whose scribbles no structure is drawn are left out.
+        patch: side of a window that is cut out of each slice around a labelled pixel; None is the whole slice.
     """
 
     slices: Slices
     labels: int | str
     only_structures: bool = False
+    patch: int | None = None
 
     def usable(self) -> np.ndarray:
         """The slices with a label. Raises DataError where there is none."""
@@ -109,6 +111,18 @@ class Source:
             what = "structures in the scribbles of some slice" if self.only_structures else "labelled pixels"
             raise DataError(f"expected {what} to train on, found none in {len(self.slices)} slices; draw some")
         return np.flatnonzero(usable)
+
+    def window(self, index: int, rng: np.random.Generator) -> tuple[slice, slice]:
+        """Rows and columns to cut out of a usable slice, around a pixel of one of its labels, each being as likely."""
+        labels = self.slices.layer("labels", self.labels)[index]
+        size = len(labels)
+        if self.patch is None or self.patch >= size:
+            return slice(0, size), slice(0, size)
+        label = rng.choice(np.setdiff1d(labels, UNLABELLED))
+        seen = rng.choice(np.argwhere(labels == label))
+        start = np.clip(seen - rng.integers(0, self.patch, 2), 0, size - self.patch)
+        rows, columns = (slice(int(first), int(first) + self.patch) for first in start)
+        return rows, columns
 
 
 class Batches:
@@ -128,7 +142,7 @@ class Batches:
     """
 
     def __init__(self, source: Source, augment: Augment | None, stream: tuple[int, int]) -> None:
-        self.slices, self.index, self.augment, self.stream = source.slices, source.labels, augment, stream
+        self.source, self.augment, self.stream = source, augment, stream
         self.usable = source.usable()
         self._order = lru_cache(2)(lambda n: np.random.default_rng((*stream, n)).permutation(len(self.usable)))
 
@@ -137,17 +151,21 @@ class Batches:
         torch.manual_seed(_mix(*self.stream, iteration, fabric.global_rank))
         positions = np.arange(training.batch) + (iteration * fabric.world_size + fabric.global_rank) * training.batch
         n = len(self.usable)
-        chosen = np.array([self.usable[self._order(p // n)[p % n]] for p in positions])
-        arrays = {kind: self._read(kind, chosen) for kind in ("images", "labels", *sorted(training.needs - {"clean"}))}
+        chosen = [int(self.usable[self._order(p // n)[p % n]]) for p in positions]
+        rng = np.random.default_rng((*self.stream, iteration, fabric.global_rank, 0))
+        windows = [(index, ..., *self.source.window(index, rng)) for index in chosen]
+        arrays = {kind: self._read(kind, windows) for kind in ("images", "labels", *sorted(training.needs - {"clean"}))}
         if "scribbles" in arrays:  # a stroke on padding or on air is nothing to learn from
-            arrays["scribbles"] = np.where(self.slices.inside[chosen], arrays["scribbles"], np.uint8(UNLABELLED))
+            inside = self._read("inside", windows)
+            arrays["scribbles"] = np.where(inside, arrays["scribbles"], np.uint8(UNLABELLED))
         parts = {kind: fabric.to_device(torch.from_numpy(array)) for kind, array in arrays.items()}
         if "clean" in training.needs:
             parts["clean"] = parts["images"]
         return self.augment(Batch(**parts)) if self.augment else Batch(**parts)
 
-    def _read(self, kind: str, chosen: np.ndarray) -> np.ndarray:
-        values = self.slices.layer(kind, None if kind in FIXED else self.index)[chosen]
+    def _read(self, kind: str, windows: Sequence[tuple]) -> np.ndarray:
+        layer = self.source.slices.layer(kind, None if kind in FIXED else self.source.labels)
+        values = np.stack([layer[window] for window in windows])
         return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
