@@ -148,8 +148,18 @@ def test_predict_evaluate_report(phantoms, trained, tmp_path):
     assert probabilities.shape == (*image.shape, 4)
     assert np.allclose(probabilities.sum(axis=-1), 1, atol=1e-4)
     assert (probabilities.argmax(axis=-1) == np.asarray(labels.dataobj)).all()
-    call("evaluate", predictions, phantoms)
-    assert {row["structure"] for row in json.loads((predictions / "scores.json").read_text())} == {"RV", "Myo", "LV"}
+    said = call("evaluate", predictions, phantoms, "--out", tmp_path / "scores")
+    assert "2 of 2 test cases scored" in said
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    assert {row["structure"] for row in scores} == {"RV", "Myo", "LV"}
+    assert not list(predictions.glob("scores*")), "nothing is written into the scored folder unless asked for"
+    (predictions / "test001.nii.gz").unlink()
+    (predictions / "test000.nii.gz").rename(predictions / "[bold].nii.gz")
+    (predictions / "train000.nii.gz").write_bytes((phantoms / "masks" / "train000.nii.gz").read_bytes())
+    said = call("evaluate", predictions, phantoms)
+    assert "left out: [bold]" in said
+    assert "test cases without a label map, not scored: test000, test001" in said
+    assert "0 of 2 test cases scored, and 1 training cases" in said
     call("report", trained, "--out", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "test000" in page

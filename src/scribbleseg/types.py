@@ -153,6 +153,7 @@ class Dataset:
         scribble_names: what the values of the training scribbles mean where these are coarser than `label_names`:
             ("background", REGION), REGION being one of all structures. Empty where they are the same.
         shown: the channel that pictures show.
+        mask_values: what the values in the files of its masks mean: file value to label.
     """
 
     name: str
@@ -166,6 +167,7 @@ class Dataset:
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     scribble_names: tuple[str, ...] = ()
     shown: int = 0
+    mask_values: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def scored(self) -> Mapping[str, tuple[int, ...]]:

@@ -35,11 +35,13 @@ def test_undeclared_values_are_counted_and_the_declared_ones_named(tmp_path):
         encoding.decode(tmp_path, np.array([[0, 1, 2, 2, 2, 4]]))
 
 
-def test_references_are_full_and_their_zero_is_background(tmp_path):
+def test_zero_in_references_is_background_and_ignore_is_unlabelled(tmp_path):
     encoding = Encoding(("background", "RV"), {0: UNLABELLED, 1: 1, 7: 0}).of_references
     np.testing.assert_array_equal(encoding.decode(tmp_path, np.array([0, 1, 7])), [0, 1, 0])
-    with pytest.raises(FileError, match="found 4"):
-        Encoding(("background", "RV"), {0: 0, 1: 1, 4: UNLABELLED}).of_references.decode(tmp_path, np.array([0, 4]))
+    ignoring = Encoding(("background", "RV"), {0: 0, 1: 1, 4: UNLABELLED}).of_references
+    np.testing.assert_array_equal(ignoring.decode(tmp_path, np.array([0, 1, 4])), [0, 1, UNLABELLED])
+    with pytest.raises(FileError, match="found 5"):
+        ignoring.decode(tmp_path, np.array([0, 5]))
     # A structure that is declared as 0 stays one.
     np.testing.assert_array_equal(
         Encoding(("background", "RV"), {0: 1, 1: 0}).of_references.decode(tmp_path, np.array([0, 1])), [1, 0]

@@ -302,6 +302,11 @@ def test_voxels_that_are_no_numbers_are_counted(tmp_path, bad):
 def test_labels_are_whole_numbers(tmp_path):
     nib.save(nib.Nifti1Image(VOXELS.astype(np.float32), np.eye(4)), tmp_path / "whole.nii.gz")
     np.testing.assert_array_equal(read_labels(tmp_path / "whole.nii.gz")[0], VOXELS.T)
+    nib.save(nib.Nifti1Image(VOXELS * 1.000015, np.eye(4)), tmp_path / "rounded.nii.gz")
+    np.testing.assert_array_equal(read_labels(tmp_path / "rounded.nii.gz")[0], VOXELS.T)
+    nib.save(nib.Nifti1Image(VOXELS + 0.002, np.eye(4)), tmp_path / "off.nii.gz")
+    with pytest.raises(FileError, match="expected integer labels"):
+        read_labels(tmp_path / "off.nii.gz")
     nib.save(nib.Nifti1Image(VOXELS / np.float32(2), np.eye(4)), tmp_path / "half.nii.gz")
     with pytest.raises(
         FileError, match=r"half\.nii\.gz: expected integer labels, found 0\.5, 1\.5.*12 voxels.*nearest"

@@ -337,3 +337,17 @@ def test_a_file_that_holds_no_scores_is_refused(text, tmp_path: Path):
     (tmp_path / "scores.json").write_text(text)
     with pytest.raises(DataError, match="scribbleseg evaluate"):
         read_scores(tmp_path / "scores.json")
+
+
+def test_voxels_that_the_reference_leaves_unlabelled_are_left_out():
+    rng = np.random.default_rng(0)
+    labels, reference = rng.integers(0, 3, (2, 3, 8, 9), dtype=np.uint8)
+    unknown = rng.random(reference.shape) < 0.3
+    masked = np.where(unknown, np.uint8(UNLABELLED), reference)
+    regions = {"a": (1,), "b": (2,)}
+    found = score("c", labels, masked, SPACING, regions)
+    assert found == score("c", np.where(unknown, 0, labels), np.where(unknown, 0, reference), SPACING, regions)
+    for k, each in enumerate(found, start=1):
+        a, b = labels[~unknown] == k, reference[~unknown] == k
+        assert each.dice == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+    assert dice(labels, masked, regions) == {each.structure: pytest.approx(each.dice) for each in found}

@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from scribbleseg.cli.app import Accelerator, Data, Fold, Format, Place, Split, console, open_at, verb
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
+    from scribbleseg.data.predictions import Predictions
     from scribbleseg.evaluation.metrics import Score
     from scribbleseg.relabel.uncertainty import Rank
-    from scribbleseg.types import Case, Cases, Dataset
+    from scribbleseg.types import Case, Cases
 
 SHOWN = 10
-"""Rows of a ranking that are printed; the file has all."""
-
-MAPS = ("_probabilities", "_uncertainty_p", "_entropy", "_mutual_information")
-"""How the names of files end that `predict` writes beside label maps."""
+"""Rows of a ranking, and names in a message, that are printed."""
 
 
 @verb
@@ -123,7 +122,8 @@ def evaluate(
     predictions: Annotated[Path, typer.Argument(help="The folder of label maps, CASE.nii.gz.", show_default=False)],
     data: Data,
     out: Annotated[
-        Path | None, typer.Option(help="The folder for scores.csv, .json and the summary. Default: PREDICTIONS.")
+        Path | None,
+        typer.Option(help="A folder for scores.csv, scores.json and their summary. Default: none is written."),
     ] = None,
     format: Format = None,
     split: Split = None,
@@ -131,36 +131,66 @@ def evaluate(
 ) -> None:
     """Score label maps against a data set's reference masks: Dice, HD95, ASSD and volume, in 3-D and millimetres.
 
-    Example: `scribbleseg evaluate predictions ACDC/`
-    """
-    from rich.progress import track
+    Values mean what the dataset.json beside the label maps declares (`predict` and nnU-Net write one), else what they
+    mean in the masks. Cases without a mask, and test cases without a label map, are named and not scored.
 
-    from scribbleseg.data.formats import check_same_grid, read_labels, volumes_in
-    from scribbleseg.evaluation.metrics import score, write_scores
+    Example: `scribbleseg evaluate predictions ACDC/ --out scores`
+    """
+    from scribbleseg.data.predictions import open_predictions
+    from scribbleseg.evaluation.metrics import write_scores
     from scribbleseg.types import DataError
 
-    dataset = _as_declared(open_at(Place(data, format, split, fold)), predictions)
-    files = {name: path for name, path in volumes_in(predictions).items() if not name.endswith(MAPS)}
-    known = {name: cases for cases in (dataset.train, dataset.test) for name in cases.names}
-    if not known.keys() & files.keys():
+    opened = open_predictions(predictions, open_at(Place(data, format, split, fold)))
+    dataset = opened.dataset
+    if opened.strangers:
+        console.print(f"[yellow]not cases of {data}, left out: {_named(opened.strangers)}[/]")
+    if missing := sorted(set(dataset.test.names) - opened.files.keys()):
+        console.print(f"[yellow]test cases without a label map, not scored: {_named(missing)}[/]")
+    scores, without_mask, left_out = _scored(opened)
+    if without_mask:
+        console.print(f"[yellow]cases without a reference mask, not scored: {_named(without_mask)}[/]")
+    if left_out:
+        console.print(f"[yellow]{left_out} voxels that the masks declare as ignore are left out of the scores[/]")
+    if not scores:
         raise DataError(
-            f"{predictions}: expected label maps named like the cases of {data} ({', '.join(list(known)[:3])}, ...), "
-            f"found {', '.join(list(files)[:3]) or 'none'}; name them so"
+            f"{dataset.root}: expected a reference mask of at least one of {len(opened.files)} cases, found none; add "
+            "masks to score with"
         )
-    if strangers := sorted(files.keys() - known.keys()):
-        console.print(f"[yellow]not cases of {data}, left out: {', '.join(strangers)}[/]")
-    scored = [name for name in files if name in known]
-    scores: list[Score] = []
-    for name in track(scored, "Scoring"):
-        case, reference = known[name].named(name), dataset.reference(name)
-        labels, geometry = read_labels(files[name])
-        check_same_grid(files[name], geometry, case.files[0], case.geometry)
-        scores += score(name, labels.astype("uint8"), reference, case.spacing_mm, dataset.scored)
-    write_scores(scores, out or predictions)
-    trained = sum(name in dataset.train.names for name in scored)
-    console.print(f"{len(scored)} cases scored ({trained} of them training cases) of the {len(known)} in {data}")
+    scored = {score.case for score in scores}
+    trained = len(scored & set(dataset.train.names))
+    also = f", and {trained} training cases" if trained else ""
+    console.print(f"{len(scored) - trained} of {len(dataset.test)} test cases scored{also}")
     console.print(score_table({predictions.name: scores}))
-    console.print(f"Scores: {out or predictions}/scores.csv")
+    if out:
+        write_scores(scores, out)
+        console.print(f"Scores: {out}/scores.csv")
+
+
+def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
+    """The scores of all cases that have a mask, the cases that have none, and the voxels that masks leave out."""
+    from rich.progress import track
+
+    from scribbleseg.evaluation.metrics import score
+    from scribbleseg.types import UNLABELLED
+
+    dataset = opened.dataset
+    scores: list[Score] = []
+    without_mask, left_out = [], 0
+    for name in track(opened.files, "Scoring"):
+        reference = dataset.read_reference(name)
+        if reference is None:
+            without_mask.append(name)
+            continue
+        case = (dataset.train if name in dataset.train.names else dataset.test).named(name)
+        left_out += int((reference == UNLABELLED).sum())
+        scores += score(name, opened.read(case), reference, case.spacing_mm, dataset.scored)
+    return scores, without_mask, left_out
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few names, and how many there are besides."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(escape(name) for name in names[:SHOWN]) + more
 
 
 @verb
@@ -184,18 +214,6 @@ def report(
     write_report(out, summaries)
     console.print(score_table({summary.name: summary.scores for summary in summaries}))
     console.print(f"Report: {out.resolve()}")
-
-
-def _as_declared(dataset: "Dataset", predictions: Path) -> "Dataset":
-    """The data set in the labels of a folder of label maps, where it says which those are (`predict` does)."""
-    from scribbleseg.data.encoding import read_declaration
-    from scribbleseg.data.views import in_labels
-
-    file = predictions / "dataset.json"
-    if not file.is_file():
-        return dataset
-    values = read_declaration(file)["labels"]
-    return in_labels(dataset, sorted(values, key=lambda name: values[name]))
 
 
 def score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:

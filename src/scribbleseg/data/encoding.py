@@ -35,9 +35,12 @@ class Encoding:
 
     @property
     def of_references(self) -> "Encoding":
-        """The encoding of full masks: nothing in them is unlabelled, and 0 is background unless it is a structure."""
-        known = {value: label for value, label in self.labels.items() if label != UNLABELLED}
-        return replace(self, labels={0: 0, **known})
+        """The encoding of full masks: 0 is background in them unless it is a structure.
+
+        Another value that means "ignore" keeps its meaning: nobody knows what is there, and nothing there is scored.
+        """
+        zero = self.labels.get(0, 0)
+        return replace(self, labels={**self.labels, 0: 0 if zero == UNLABELLED else zero})
 
     def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
         """Turns file values into labels. Raises FileError naming each value that was not declared."""
@@ -82,6 +85,17 @@ def read_declaration(file: Path) -> dict[str, Any]:
     return declaration
 
 
+def values_of(file: Path, labels: Mapping[str, Any]) -> dict[str, int]:
+    """The value of each name in a declaration. Raises DataError where one is no whole number or stands twice."""
+    for name, value in labels.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            hint = " (regions of several labels are not supported)" if isinstance(value, list) else ""
+            raise DataError(f'{file}: expected a whole number for the label "{name}", found {value!r}{hint}; write one')
+    if twice := [value for value, count in Counter(labels.values()).items() if count > 1]:
+        raise DataError(f"{file}: expected a value of its own for each label, found {twice} twice; correct it")
+    return dict(labels)
+
+
 def declared_encoding(
     file: Path, labels: Mapping[str, Any], needed: Sequence[str] = ("background", "ignore")
 ) -> Encoding:
@@ -95,12 +109,7 @@ def declared_encoding(
     Raises:
         DataError: a value is not a whole number or stands twice, or background, ignore or any structure is missing.
     """
-    for name, value in labels.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            hint = " (regions of several labels are not supported)" if isinstance(value, list) else ""
-            raise DataError(f'{file}: expected a whole number for the label "{name}", found {value!r}{hint}; write one')
-    if twice := [value for value, count in Counter(labels.values()).items() if count > 1]:
-        raise DataError(f"{file}: expected a value of its own for each label, found {twice} twice; correct it")
+    labels = values_of(file, labels)
     for name in needed:
         if name not in labels:
             raise DataError(f'{file}: expected "{name}" among the labels, found {", ".join(labels)}; declare its value')

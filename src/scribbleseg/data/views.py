@@ -40,6 +40,7 @@ def coarse(dataset: Dataset) -> Dataset:
         scribble_names=(),
         regions={},
         read_reference=partial(_read_merged, dataset.read_reference),
+        mask_values={value: _merged(label) for value, label in dataset.mask_values.items()},
     )
 
 
@@ -113,7 +114,11 @@ def _read_annotated(dataset: Dataset, name: str) -> Case:
 
 def _read_merged(read_reference: Callable[[str], Labels | None], name: str) -> Labels | None:
     labels = read_reference(name)
-    return None if labels is None else (labels > 0).astype(np.uint8)
+    return None if labels is None else np.array([_merged(label) for label in range(256)], np.uint8)[labels]
+
+
+def _merged(label: int) -> int:
+    return label if label in (0, UNLABELLED) else 1
 
 
 def _scribble_names(dataset: Dataset, file: Path, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -121,12 +121,14 @@ def dice(
 
     Args:
         labels: the prediction, of any shape.
-        reference: the reference mask, of the same shape.
+        reference: the reference mask, of the same shape; voxels that are UNLABELLED in it are left out.
         regions: what is scored, by name: the label values that it is made of; `Dataset.scored`.
 
     Raises:
-        DataError: the shapes differ, or either map holds UNLABELLED or another value that is in no region and not 0.
+        DataError: the shapes differ, the prediction holds UNLABELLED, or either map another value that is in no region
+            and not 0.
     """
+    labels, reference = _known(labels, reference)
     _check(labels, reference, regions)
     return {name: _overlap(np.isin(labels, v), np.isin(reference, v))[0] for name, v in regions.items()}
 
@@ -145,13 +147,14 @@ def score(
     Args:
         case: the case's name, for the scores and for messages.
         labels: the prediction, `depth height width`.
-        reference: the reference mask, of the same shape.
+        reference: the reference mask, of the same shape; voxels that are UNLABELLED in it are left out.
         spacing_mm: voxel size along depth, height, width.
         regions: what is scored, by name: the label values that it is made of; `Dataset.scored`.
 
     Raises:
         DataError: the same as in `dice`; the maps are not 3-D, or the spacing is not three positive numbers.
     """
+    labels, reference = _known(labels, reference)
     _check(labels, reference, regions, f"case {case}: ")
     if labels.ndim != 3 or len(spacing_mm) != 3 or not all(0 < size < float("inf") for size in spacing_mm):
         raise DataError(
@@ -275,6 +278,13 @@ def read_scores(path: Path) -> list[Score] | None:
 def _number(value: float | None) -> float:
     """NaN for null."""
     return float("nan") if value is None else float(value)
+
+
+def _known(labels: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both maps, background where the reference does not know."""
+    if labels.shape != reference.shape or not (unknown := reference == UNLABELLED).any():
+        return labels, reference
+    return np.where(unknown, 0, labels), np.where(unknown, 0, reference)
 
 
 def _check(labels: np.ndarray, reference: np.ndarray, regions: Mapping[str, tuple[int, ...]], where: str = "") -> None:

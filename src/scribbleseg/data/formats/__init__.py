@@ -42,6 +42,10 @@ __all__ = [
 ]
 
 
+ROUNDING = 1e-3
+"""The largest difference of a label from a whole number that is taken for rounding (ours)."""
+
+
 def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
     """Reads one image, from one file or from one file for each channel.
 
@@ -79,7 +83,8 @@ def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
 def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], Geometry]:
     """Reads a label map with its values as they stand in the file; the data set says what they mean.
 
-    Floating-point files are welcome as long as every value is a whole number; a palette PNG gives its indices.
+    Floating-point files are welcome as long as every value is a whole number but for 0.001, which is what a header's
+    slope and intercept may leave of one; a palette PNG gives its indices.
 
     Raises:
         FileError: missing, damaged, of more than three dimensions, coloured, or with values that are not integers.
@@ -95,7 +100,8 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], 
         )
     values = voxels[0]
     if values.dtype.kind == "f":
-        whole = np.isfinite(values) & (values == np.round(values))
+        with np.errstate(invalid="ignore"):  # infinite minus infinite
+            whole = np.isfinite(values) & (np.abs(values - np.round(values)) <= ROUNDING)
         if not whole.all():
             some = ", ".join(f"{value:g}" for value in np.unique(values[~whole])[:5])
             raise FileError(
@@ -103,7 +109,7 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], 
                 f"expected integer labels, found {some} ({(~whole).sum()} voxels)",
                 "save the label map as integers; if it was resampled, resample it with nearest neighbours",
             )
-        values = values.astype(np.int64)
+        values = np.round(values).astype(np.int64)
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8)
     elif values.dtype.kind not in "iu":
