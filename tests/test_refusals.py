@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import scribbleseg as ss
+from scribbleseg.annotate import check
+from scribbleseg.cli import app
 from scribbleseg.data import open_dataset
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.phantoms import write_phantoms
@@ -113,3 +116,32 @@ def test_a_renamed_run_goes_on(hearts, tmp_path):
     ss.train(hearts, tmp_path / "first", TINY, accelerator="cpu")
     (tmp_path / "first").rename(tmp_path / "second")
     ss.train(hearts, tmp_path / "second", TINY, resume=True, accelerator="cpu")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 27.0 GiB for an array"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 29 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    ],
+)
+def test_running_out_of_memory_is_said_in_a_sentence(error, hearts, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise error
+
+    monkeypatch.setattr(check, "check", out_of_memory)
+    answer = CliRunner().invoke(app, ["check", str(hearts.root)])
+    assert answer.exit_code == 2
+    said = " ".join(answer.output.split())
+    assert f"ran out of it ({error})" in said
+    assert "take smaller batches" in said
+    assert "Traceback" not in said
+
+
+def test_other_errors_of_the_program_are_not_hidden(hearts, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(check, "check", broken)
+    assert isinstance(CliRunner().invoke(app, ["check", str(hearts.root)]).exception, RuntimeError)

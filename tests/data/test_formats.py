@@ -299,6 +299,47 @@ def test_voxels_that_are_no_numbers_are_counted(tmp_path, bad):
         read_image([tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"])
 
 
+@pytest.mark.parametrize(("unit", "unit_mm"), [("mm", 1.0), ("micron", 0.001), ("meter", 1000.0), ("unknown", 1.0)])
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_nifti_is_in_millimetres_whatever_its_unit_and_written_as_it_was(tmp_path, unit, unit_mm, kind):
+    affine = np.array([[0, -2.0, 0, 7], [3.0, 0, 0, -5], [0, 0, 8.0, 1], [0, 0, 0, 1]])
+    image = kind(VOXELS, affine)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "image.nii.gz")
+    geometry = read_geometry(tmp_path / "image.nii.gz")
+    np.testing.assert_allclose(geometry.spacing_mm, np.array([8, 2, 3]) * unit_mm)
+    np.testing.assert_allclose(geometry.affine[:3, 3], np.array([7, -5, 1]) * unit_mm)
+    for grid in (geometry, geometry_from_plain(json.loads(json.dumps(geometry_to_plain(geometry))))):
+        write_labels(tmp_path / "labels.nii.gz", np.zeros((2, 3, 4), np.uint8), grid)
+        written = nib.load(tmp_path / "labels.nii.gz")
+        np.testing.assert_array_equal(written.affine, nib.load(tmp_path / "image.nii.gz").affine)
+        assert written.header.get_xyzt_units()[0] == unit
+        check_same_grid(
+            tmp_path / "labels.nii.gz", read_geometry(tmp_path / "labels.nii.gz"), tmp_path / "image.nii.gz", geometry
+        )
+
+
+@pytest.mark.parametrize(("unit", "unit_mm"), [("um", 0.001), ("m", 1000.0), ("cm", 10.0), ("mm", 1.0), ("px", 1.0)])
+def test_nrrd_and_metaimage_are_in_millimetres_whatever_their_unit(tmp_path, unit, unit_mm):
+    image = SimpleITK.GetImageFromArray(VOXELS.T.copy())
+    image.SetSpacing((3.0, 2.0, 8.0))
+    image.SetOrigin((7.0, -5.0, 1.0))
+    lines = {
+        "a.nrrd": b'space units: "%b" "%b" "%b"\n' % ((unit.encode(),) * 3),
+        "a.mha": b"DistanceUnits = %b\n" % unit.encode(),
+    }
+    for name, line in lines.items():
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+        content = (tmp_path / name).read_bytes()
+        before = b"space directions" if name.endswith("nrrd") else b"ElementSpacing"
+        (tmp_path / name).write_bytes(content.replace(before, line + before, 1))
+        voxels, geometry = read_image([tmp_path / name])
+        np.testing.assert_array_equal(voxels[0], VOXELS.T)
+        np.testing.assert_allclose(geometry.spacing_mm, np.array([8, 2, 3]) * unit_mm)
+        np.testing.assert_allclose(geometry.affine[:3, 3], np.array([-7, 5, 1]) * unit_mm)
+        assert read_geometry(tmp_path / name).spacing_mm == geometry.spacing_mm
+
+
 def test_labels_are_whole_numbers(tmp_path):
     nib.save(nib.Nifti1Image(VOXELS.astype(np.float32), np.eye(4)), tmp_path / "whole.nii.gz")
     np.testing.assert_array_equal(read_labels(tmp_path / "whole.nii.gz")[0], VOXELS.T)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from scribbleseg.data.brain import normalise_brain
 from scribbleseg.data.preprocess import Preprocess, normalise, resample_labels
-from scribbleseg.types import UNLABELLED, Case, Cases, Geometry
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 
 def make_case(shape=(3, 40, 30), spacing=(10.0, 1.5, 2.0), channels=1, name="case") -> Case:
@@ -187,3 +187,19 @@ def test_nothing_but_background_is_predicted_outside_a_brain():
     assert (native[0, :, :10] == 1).all()
     assert (native[1, :, 10:] == 1).all()
     assert np.allclose(native.sum(axis=0), 1)
+
+
+@pytest.mark.parametrize("factor", [1000.0, 10.0, 0.1, 0.001])
+def test_a_header_in_another_scale_is_refused_by_the_name_of_its_case(factor):
+    spacings = {"a": 1.0, "b": factor, "c": 1.0}
+    geometries = {name: Geometry((4, 20, 30), np.diag([mm, mm, 5.0, 1.0])) for name, mm in spacings.items()}
+    cases = Cases(list(geometries), lambda name: None, geometries.__getitem__)
+    with pytest.raises(
+        DataError, match=r"case b: expected voxels of about 1 mm, as the median of the training cases, found 5"
+    ):
+        Preprocess().resolve(cases)
+    with pytest.raises(
+        DataError, match=r"case far: expected voxels of about 1 mm, as the grid that the network works on"
+    ):
+        Preprocess(spacing_mm=1.0, size=32).image(make_case(spacing=(5.0, factor, factor), name="far"))
+    assert Preprocess(spacing_mm=1.0, size=32).image(make_case(spacing=(5.0, 9.0, 0.2))).shape[-1] == 32

@@ -11,8 +11,9 @@ from scipy import ndimage
 
 from scribbleseg.data import coarse
 from scribbleseg.data.layouts.case_files import CaseError
+from scribbleseg.data.preprocess import out_of_scale
 from scribbleseg.files import FileError
-from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Labels
 
 DATA_SET = "(data set)"
 """Stands for a case's name where the fault is one of the whole data set."""
@@ -94,6 +95,7 @@ def check(
     counts: list[np.ndarray] = []
     channels: dict[int, str] = {}
     present: dict[str, frozenset[int] | None] = {}
+    geometries: dict[str, Geometry] = {}
     n_voxels = 0
     for part, name in progress([(part, name) for part, cases in parts.items() for name in cases.names]):
         reference: Labels | None = None
@@ -106,6 +108,7 @@ def check(
         except DataError as error:
             faults += _of_error(name, error)
             continue
+        geometries[name] = case.geometry
         faults += [*_of_image(case, channels), *duplicates.of(case, part)]
         if part == "train":
             shown = _shown(case, dataset)
@@ -113,7 +116,7 @@ def check(
             present[name] = case.present
             counts.append(np.bincount(case.scribbles.ravel(), minlength=256)[: len(label_names)])
             n_voxels += case.scribbles.size
-    faults += _without_present(present)
+    faults += [*_without_present(present), *_of_spacing(geometries)]
     coverage = _coverage(label_names, counts, n_voxels)
     faults += _of_coverage(coverage)
     return Audit(tuple(faults), coverage)
@@ -148,6 +151,14 @@ def _of_image(case: Case, channels: dict[int, str]) -> Iterator[Fault]:
                 f"expected an image, found the same intensity {channel.min():g} everywhere in channel {index}",
                 "export it again or leave the case out",
             )
+
+
+def _of_spacing(geometries: Mapping[str, Geometry]) -> Iterator[Fault]:
+    """Yields warnings of headers that are likely wrong."""
+    for name, usual_mm in out_of_scale(geometries).items():
+        found = " x ".join(f"{mm:.3g}" for mm in geometries[name].spacing_mm)
+        problem = f"expected voxels of about {usual_mm:.3g} mm as in most cases, found {found} mm"
+        yield Fault(name, None, "warning", problem, "correct its header or the unit in it; `train` refuses it")
 
 
 def _shown(case: Case, dataset: Dataset) -> set[int]:
@@ -190,8 +201,8 @@ def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int]) -> It
     if not labelled.any():
         yield Fault(case.name, file, "warning", "expected scribbles, found every voxel unlabelled", "draw some")
         return
-    if labelled.all():
-        yield _fully_labelled(case, file)
+    if (fault := _fully_labelled(case, file)) is not None:
+        yield fault
         return
     drawn = set(np.unique(case.scribbles[labelled]).tolist())
     if 0 not in drawn:
@@ -220,19 +231,28 @@ def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int]) -> It
         )
 
 
-def _fully_labelled(case: Case, file: Path | None) -> Fault:
-    """Returns the fault of a case without unlabelled voxels: a full mask, or strokes on a 0 declared as background."""
-    drawn = case.scribbles != 0
-    # An erosion by 3 x 3 pixels within the slice removes strokes and leaves the inside of masks.
-    inside = ndimage.binary_erosion(drawn, np.ones((1, 3, 3), bool))
-    if inside.sum() < 0.05 * drawn.sum():
+def _fully_labelled(case: Case, file: Path | None) -> Fault | None:
+    """Returns the fault of a case in which next to nothing is unlabelled, or None.
+
+    That is a full mask, or strokes on a value that is declared as background where it means that nobody drew. A stroke
+    or two of another value, which then is declared as "ignore", do not hide it.
+    """
+    unlabelled = case.scribbles == UNLABELLED
+    if not _is_thin(unlabelled) or (case.scribbles == 0).mean() < 0.5:
+        return None if unlabelled.any() else _full_mask(case, file)
+    structures = (case.scribbles != 0) & ~unlabelled
+    if (structures.any() or unlabelled.any()) and _is_thin(structures):
         return Fault(
             case.name,
             file,
             "fault",
-            "expected unlabelled voxels between the strokes, found all of them declared to be background",
+            "expected unlabelled voxels between the strokes, found nearly all of them declared to be background",
             'declare the value between the strokes as "ignore", and that of the background strokes as "background"',
         )
+    return None if unlabelled.any() else _full_mask(case, file)
+
+
+def _full_mask(case: Case, file: Path | None) -> Fault:
     return Fault(
         case.name,
         file,
@@ -240,6 +260,11 @@ def _fully_labelled(case: Case, file: Path | None) -> Fault:
         "expected scribbles, found a full mask: no voxel is unlabelled",
         'nothing, if it is one; else declare the value of unlabelled voxels as "ignore"',
     )
+
+
+def _is_thin(drawn: np.ndarray) -> bool:
+    """Returns whether strokes are all there is: an erosion by 3 x 3 pixels in the slice leaves the inside of masks."""
+    return bool(ndimage.binary_erosion(drawn, np.ones((1, 3, 3), bool)).sum() <= 0.05 * drawn.sum())
 
 
 def _without_background(case: Case) -> list[int]:

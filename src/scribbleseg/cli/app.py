@@ -100,6 +100,13 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
                 "and the room on the disk, and give the same command again (train: with --resume); "
                 "what was complete is kept"
             ) from None
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+                raise
+            raise _refusal(
+                f"expected enough memory, ran out of it ({str(error).splitlines()[0]}); take smaller batches "
+                "(--set stages.batch=2), a coarser grid (--set preprocess.spacing_mm=...), or a machine with more"
+            ) from None
         except KeyboardInterrupt:
             errors.print("Stopped. What was complete is kept; the same command goes on (train: with --resume).")
             raise typer.Exit(130) from None

@@ -1,5 +1,6 @@
 """Brings images and labels from native grids to the recipe's and back: resampling, cropping, normalisation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Annotated
@@ -11,10 +12,13 @@ from pydantic import Field, PositiveFloat
 from torch.nn import functional
 
 from scribbleseg.data.brain import in_brain, normalise_brain
-from scribbleseg.types import UNLABELLED, Case, Cases, Geometry, Image, Labels, Probabilities
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Image, Labels, Probabilities
 
 CLIPPED_PERCENTILES = (0.5, 99.5)
 """Intensities beyond these are clipped before normalisation, so that a bright vessel does not set the scale (ours)."""
+
+OUT_OF_SCALE = 10
+"""A voxel that is so many times as large or as small as the others is a mistake in a header (ours)."""
 
 STRIDE = 16
 """An automatic slice size is a multiple of this: four poolings (scribbleseg.training.unet)."""
@@ -47,8 +51,10 @@ class Preprocess:
         """Returns the same with both numbers set; where they were None, from the cases' grids. Reads no voxels."""
         if self.spacing_mm is not None and self.size is not None:
             return self
-        geometries = [cases.geometry(name) for name in cases.names]
-        grids = [(geometry.shape[1:], geometry.spacing_mm[1:]) for geometry in geometries]
+        geometries = {name: cases.geometry(name) for name in cases.names}
+        for name, usual in out_of_scale(geometries).items():
+            raise _absurd(name, geometries[name], usual, "the median of the training cases")
+        grids = [(geometry.shape[1:], geometry.spacing_mm[1:]) for geometry in geometries.values()]
         spacing = self.spacing_mm or round(median(mm for _, in_plane in grids for mm in in_plane), 3)
         extent_mm = max(n * mm for shape, in_plane in grids for n, mm in zip(shape, in_plane, strict=True))
         if self.largest_size and self.size is None and self.spacing_mm is None:
@@ -67,8 +73,15 @@ class Preprocess:
         return height, width
 
     def image(self, case: Case) -> Float32[np.ndarray, "depth channel size size"]:
-        """Returns the case's slices on the grid, normalised. Padding is air: the channel's minimum, 0 for a brain."""
+        """Returns the case's slices on the grid, normalised. Padding is air: the channel's minimum, 0 for a brain.
+
+        Raises:
+            DataError: pixels that are 10 times as large or as small as the grid's, in a header that is likely wrong.
+        """
         assert self.size is not None, "resolve() first"
+        assert self.spacing_mm is not None, "resolve() first"
+        if any(_differ(mm, self.spacing_mm) for mm in case.spacing_mm[1:]):
+            raise _absurd(case.name, case.geometry, self.spacing_mm, "the grid that the network works on")
         normalised = normalise_brain(case.image) if self.brain else normalise(case.image)
         slices = functional.interpolate(
             torch.from_numpy(normalised.swapaxes(0, 1)), self.resampled(case.geometry), mode="bilinear", antialias=True
@@ -114,6 +127,30 @@ class Preprocess:
         height, width = geometry.shape[1:]
         rows, columns = _cells(height, whole.shape[1]), _cells(width, whole.shape[2])
         return np.ascontiguousarray(whole[:, rows][:, :, columns])
+
+
+def out_of_scale(geometries: Mapping[str, Geometry]) -> dict[str, float]:
+    """Returns the usual voxel size, by name, of cases with an axis 10 times as large or as small as it usually is."""
+    sizes = np.array([geometry.spacing_mm for geometry in geometries.values()]).reshape(-1, 3)
+    usual = np.quantile(sizes, 0.5, axis=0, method="lower")
+    found = {}
+    for name, size in zip(geometries, sizes, strict=True):
+        for mm, usual_mm in zip(size, usual, strict=True):
+            if _differ(mm, usual_mm):
+                found[name] = float(usual_mm)
+    return found
+
+
+def _differ(mm: float, usual_mm: float) -> bool:
+    return not usual_mm / OUT_OF_SCALE < mm < usual_mm * OUT_OF_SCALE
+
+
+def _absurd(name: str, geometry: Geometry, usual_mm: float, where: str) -> DataError:
+    found = " x ".join(f"{mm:.3g}" for mm in geometry.spacing_mm)
+    return DataError(
+        f"case {name}: expected voxels of about {usual_mm:.3g} mm, as {where}, found {found} mm "
+        "(depth x height x width); its header is likely wrong or in another unit: correct it, or leave the case out"
+    )
 
 
 def normalise(image: Image) -> Image:

@@ -15,6 +15,9 @@ GRID_TOLERANCE = 0.1
 """Two grids are one if no corner lies further apart than this share of a voxel. Ours: far above the rounding of a
 float32 header or of a quaternion (1e-3), far below the half voxel that would move a label."""
 
+SMALLEST_MM3 = 1e-18
+"""A voxel smaller than a cube of a nanometre is flat, or its header is wrong (ours)."""
+
 
 @contextmanager
 def damage_reported(path: Path) -> Iterator[None]:
@@ -36,9 +39,16 @@ def damage_reported(path: Path) -> Iterator[None]:
         ) from error
 
 
+def in_millimetres(affine: np.ndarray, unit_mm: float | np.ndarray) -> np.ndarray:
+    """Returns an affine in millimetres, given one unit of it in millimetres, along each axis of space or all three."""
+    scaled = np.array(affine, np.float64)
+    scaled[:3] *= np.broadcast_to(unit_mm, 3)[:, None]
+    return scaled
+
+
 def check_affine(path: Path, affine: np.ndarray) -> None:
     """Raises FileError for an affine that is not finite or makes a voxel flat."""
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_MM3:
         raise FileError(
             path,
             f"expected an affine with a spacing above zero in each direction, found {affine[:3].tolist()}",

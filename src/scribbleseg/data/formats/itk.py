@@ -1,6 +1,7 @@
 """Formats that ITK reads: NRRD, MetaImage and DICOM series."""
 
 import locale
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import SimpleITK
 from jaxtyping import Shaped
 
-from scribbleseg.data.formats.checks import check_affine, damage_reported
+from scribbleseg.data.formats.checks import check_affine, damage_reported, in_millimetres
 from scribbleseg.data.formats.names import ending
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
@@ -19,6 +20,20 @@ UNEVEN = "ITK_non_uniform_sampling_deviation"
 """ITK leaves this key on a series whose slices are not evenly spaced."""
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+MILLIMETRES = {
+    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
+    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
+    **dict.fromkeys(("um", "\u00b5m", "\u03bcm", "micron", "microns", "micrometer", "micrometers", "micrometre"), 1e-3),
+    **dict.fromkeys(("nm", "nanometer", "nanometers", "nanometre", "nanometres"), 1e-6),
+}
+"""One unit of length in millimetres, by its names in headers; any other name, and none, is a millimetre."""
+
+UNITS = re.compile(r"^(?:space units:|units:|DistanceUnits\s*=)\s*(.+)$", re.MULTILINE | re.IGNORECASE)
+"""The lines of NRRD and MetaImage headers that name units, which ITK passes over."""
+
+HEADER_BYTES = 2**16
+"""Where headers of NRRD and MetaImage end at the latest, an empty line or the voxels coming before."""
 
 
 def open_itk(path: Path) -> tuple[Any, Geometry]:
@@ -81,6 +96,18 @@ def _itk_geometry(path: Path, image: Any, suffix: str) -> Geometry:
     lps = np.eye(4)
     lps[:n, :n] = np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing()
     lps[:n, 3] = image.GetOrigin()
-    affine = LPS_TO_RAS @ lps
+    affine = in_millimetres(LPS_TO_RAS @ lps, _units_mm(path))
     check_affine(path, affine)
     return Geometry((1, *reversed(image.GetSize()))[-3:], affine, suffix)
+
+
+def _units_mm(path: Path) -> np.ndarray:
+    """Returns one unit of length in millimetres along each axis of space, from the text of the header."""
+    if path.is_dir():
+        return np.ones(3)  # DICOM is in millimetres
+    with path.open("rb") as file:
+        header = re.split(rb"\r?\n\r?\n|ElementDataFile", file.read(HEADER_BYTES), maxsplit=1)[0]
+    line = UNITS.search(header.decode("utf-8", "replace"))
+    names = re.findall(r"[^\s\"]+", line[1]) if line else []
+    units = [MILLIMETRES.get(name.lower(), 1.0) for name in names]
+    return np.array((units * 3)[:3] if len(units) == 1 else (*units, 1.0, 1.0, 1.0)[:3])

@@ -1,4 +1,7 @@
-"""NIfTI-1 and NIfTI-2: the affine, qform, sform, their codes and the units survive reading and writing to the bit."""
+"""NIfTI-1 and NIfTI-2: the affine, qform, sform, their codes and the units survive reading and writing to the bit.
+
+A grid is in millimetres whatever the file's unit is; the header is written in the unit that it was read in.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +10,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
-from scribbleseg.data.formats.checks import check_affine, damage_reported
+from scribbleseg.data.formats.checks import check_affine, damage_reported, in_millimetres
 from scribbleseg.data.formats.names import ending
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
@@ -17,6 +20,13 @@ NIFTI_GEOMETRY = (
     "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
 )  # fmt: skip
 """The fields that are copied from an image's header to its label map; no others, as they may name the patient."""
+
+
+MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
+"""One unit of length in millimetres, by its code in `xyzt_units`: metre, millimetre, micron."""
+
+LENGTH_UNITS = 0b111
+"""The bits of `xyzt_units` that hold the unit of length."""
 
 
 def open_nifti(path: Path) -> tuple[Any, Geometry]:
@@ -33,7 +43,8 @@ def open_nifti(path: Path) -> tuple[Any, Geometry]:
             "save each channel or time point as a file of its own (CASE_0000.nii.gz, CASE_0001.nii.gz, ...)",
         )
     depth_height_width = (1, *reversed(shape))[-3:]
-    affine = np.asarray(nifti.affine, np.float64)
+    unit = int(nifti.header["xyzt_units"]) & LENGTH_UNITS
+    affine = in_millimetres(nifti.affine, MILLIMETRES.get(unit, 1.0))  # files that name no unit are in mm
     check_affine(path, affine)
     return nifti, Geometry(depth_height_width, affine, str(ending(path)), nifti.header.copy())
 
@@ -61,4 +72,4 @@ def as_nifti(voxels: Shaped[np.ndarray, "width height depth *label"], geometry: 
     for field in NIFTI_GEOMETRY:
         header[field] = original[field]
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    return kind(voxels, geometry.affine, header)
+    return kind(voxels, header.get_best_affine(), header)
