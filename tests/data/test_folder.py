@@ -1,6 +1,7 @@
 import json
 import pickle
 import shutil
+import unicodedata
 
 import nibabel as nib
 import numpy as np
@@ -218,6 +219,51 @@ def test_images_are_grouped_by_channel_unless_the_network_has_one(tmp_path):
     (tmp_path / "scan_0001.nii.gz").unlink()
     with pytest.raises(DataError, match=r"case scan: expected channels 0..2, found no channel \[1\]"):
         images(tmp_path)
+
+
+def test_a_link_that_leads_nowhere_is_an_error(root):
+    (root / "scribbles" / "b.nii.gz").unlink()
+    (root / "scribbles" / "b.nii.gz").symlink_to(root / "annex" / "gone")
+    with pytest.raises(DataError, match=r"b\.nii\.gz: expected a file, found a link that leads nowhere; fetch"):
+        folder(root)
+
+
+@pytest.mark.parametrize("name", ["b.tif", "b.img", "b.nii.gz.part"])
+def test_scribbles_that_are_not_read_do_not_make_a_test_case(root, name):
+    (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / name)
+    with pytest.raises(DataError, match=rf"{name}: expected scribbles as a file ending in .*convert it"):
+        folder(root)
+
+
+def test_scribbles_that_are_not_read_of_channels_do_not_make_a_test_case_either(root):
+    for name in "ab":
+        (root / "images" / f"{name}.nii.gz").rename(root / "images" / f"{name}_0000.nii.gz")
+    (root / "scribbles" / "a.tif").write_bytes(b"")
+    assert folder(root).train.names == ("a", "b"), "a is drawn in a file that is read"
+    (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / "b.tif")
+    with pytest.raises(DataError, match=r"b\.tif: expected scribbles as a file"):
+        folder(root)
+
+
+def test_files_that_are_not_read_are_named(root):
+    for name in ("images/thumbnail.jpg", "scribbles/notes.xlsx", "images/readme.txt", "images/.hidden.jpg"):
+        (root / name).write_bytes(b"")
+    assert "not read: images/thumbnail.jpg, scribbles/notes.xlsx" in folder(root).notes
+
+
+def test_an_image_that_is_there_whole_and_as_channels_is_an_error(root):
+    (root / "images" / "a_0000.nii.gz").write_bytes((root / "images" / "a.nii.gz").read_bytes())
+    (root / "scribbles" / "a.nii.gz").rename(root / "scribbles" / "z.nii.gz")
+    with pytest.raises(DataError, match=r"a_0000\.nii\.gz: expected channels a_0000, .* also found a\.nii\.gz"):
+        folder(root)
+
+
+def test_names_are_compared_whichever_way_their_accents_are_stored(root):
+    for place, form in (("images", "NFD"), ("scribbles", "NFC")):
+        (root / place / "a.nii.gz").rename(root / place / unicodedata.normalize(form, "Jos\u00e9.nii.gz"))
+    dataset = folder(root)
+    assert "Jos\u00e9" in dataset.train.names
+    assert (dataset.train.named("Jos\u00e9").scribbles != UNLABELLED).any()
 
 
 def test_nothing_to_segment(tmp_path):

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Integer, Shaped
 
 from scribbleseg.data.formats.checks import check_same_grid
 from scribbleseg.data.formats.itk import open_itk, read_dicom, read_itk
-from scribbleseg.data.formats.names import ENDINGS, ITK, NIFTI, PNG, ending, stem, volumes_in
+from scribbleseg.data.formats.names import ENDINGS, ITK, NIFTI, PNG, ending, stem, unread_in, volumes_in
 from scribbleseg.data.formats.nifti import as_nifti, open_nifti, read_nifti
 from scribbleseg.data.formats.plain import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.formats.png import read_png, save_png
@@ -35,6 +35,7 @@ __all__ = [
     "read_image",
     "read_labels",
     "stem",
+    "unread_in",
     "volumes_in",
     "write_labels",
     "write_map",

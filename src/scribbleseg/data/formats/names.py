@@ -1,5 +1,6 @@
 """File names: which formats there are, and the case that a file's name stands for."""
 
+import unicodedata
 from pathlib import Path
 
 from scribbleseg.files import FileError
@@ -10,6 +11,9 @@ PNG = ".png"
 ENDINGS = (*NIFTI, *ITK, PNG)
 """All endings of file names that can be read."""
 
+COMPANIONS = (".raw", ".zraw", ".json", ".txt", ".csv", ".tsv", ".md", ".html", ".pdf", ".yaml", ".yml")
+"""Endings of what people keep beside images: voxels of a header of its own, notes, tables."""
+
 
 def ending(path: Path) -> str | None:
     """Returns the file ending among `ENDINGS`, lower case, or None where there is no reader for it."""
@@ -17,21 +21,32 @@ def ending(path: Path) -> str | None:
 
 
 def stem(path: Path) -> str:
-    """Returns the name of the file without its ending: `patient001.nii.gz` -> `patient001`."""
-    return path.name[: -len(ending(path) or path.suffix) or None]
+    """Returns the name of the file without its ending: `patient001.nii.gz` -> `patient001`.
+
+    Letters with accents come composed (Unicode's NFC), whichever way the file system stores them.
+    """
+    return unicodedata.normalize("NFC", path.name[: -len(ending(path) or path.suffix) or None])
 
 
 def volumes_in(folder: Path) -> dict[str, Path]:
     """Returns the readable files of a folder by stem, sorted; empty where there is no such folder.
 
-    Files of other kinds (notes, thumbnails, the .raw beside a .mhd) and hidden ones are passed over.
+    Files of other kinds and hidden ones are passed over; `unread_in` names them.
 
     Raises:
-        FileError: two files share a stem, so that nobody can say which one is meant.
+        FileError: two files share a stem, so that nobody can say which one is meant, or a link leads nowhere.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or ending(path) is None or not path.is_file():
+        if path.name.startswith(".") or ending(path) is None:
+            continue
+        if path.is_symlink() and not path.exists():
+            raise FileError(
+                path,
+                "expected a file, found a link that leads nowhere",
+                "fetch what it stands for (git annex get, datalad get), mount the disk, or take the link away",
+            )
+        if not path.is_file():
             continue
         if stem(path) in found:
             raise FileError(
@@ -39,3 +54,14 @@ def volumes_in(folder: Path) -> dict[str, Path]:
             )
         found[stem(path)] = path
     return dict(sorted(found.items()))
+
+
+def unread_in(folder: Path) -> list[Path]:
+    """Returns what is in a folder and cannot be read as an image, sorted, but for hidden files and `COMPANIONS`."""
+    return sorted(
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if not path.name.startswith(".")
+        and not path.name.lower().endswith(COMPANIONS)
+        and not (ending(path) and path.is_file())
+    )

@@ -15,6 +15,7 @@ and 0 is background.
 """
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -24,9 +25,12 @@ from typing import Any
 import numpy as np
 
 from scribbleseg.data.encoding import Encoding, declared_encoding, read_declaration
-from scribbleseg.data.formats import ENDINGS, ending, read_labels, stem, volumes_in
+from scribbleseg.data.formats import ENDINGS, ending, read_labels, stem, unread_in, volumes_in
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, cases, dataset
+from scribbleseg.files import FileError
 from scribbleseg.types import Cases, DataError, Dataset
+
+log = logging.getLogger(__name__)
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -49,6 +53,9 @@ def folder(folder: str | Path) -> Dataset:
             f"{root}: expected scribbles in {root / 'scribbles'}, named like their images, found none; draw some, or "
             "add masks/ to simulate some from"
         )
+    unread = [path for name in ("images", "scribbles", "masks") for path in unread_in(root / name)]
+    whole = {match[1] if (match := CHANNEL.fullmatch(name)) else name for name in images}
+    _check_unread(unread, whole - set(scribbles), root / "scribbles")
     encoding = _declared(root, scribbles)
     channels = group_channels(images.values(), whole_names={*scribbles, *masks})
     # Scribbles without an image are cases too: whoever drew them meant to train on them, so reading them must fail.
@@ -69,7 +76,20 @@ def folder(folder: str | Path) -> Dataset:
         notes.append(f"{len(test)} of {len(files)} cases have no {what} and are test cases")
     if orphans := sorted(set(masks) - {f.name for f in files}):
         notes.append(f"masks without an image are skipped: {', '.join(orphans)}")
+    if unread:
+        notes.append(f"not read: {', '.join(str(path.relative_to(root)) for path in unread)}")
     return dataset("folder", root, encoding, train, test, notes)
+
+
+def _check_unread(unread: Iterable[Path], undrawn: Iterable[str], scribbles: Path) -> None:
+    """Raises FileError for scribbles in a format that is not read: their cases would become test cases."""
+    for path in unread:
+        if path.parent == scribbles and any(path.name.startswith(f"{name}.") for name in undrawn):
+            raise FileError(
+                path,
+                f"expected scribbles as a file ending in {', '.join(ENDINGS)}, found this one",
+                "convert it, or take it away if its case is to be a test case",
+            )
 
 
 def images(path: str | Path, n_channels: int | None = None) -> Cases:
@@ -91,6 +111,8 @@ def images(path: str | Path, n_channels: int | None = None) -> Cases:
         found = next((files for place in places if (files := volumes_in(place))), {})
     if not found:
         raise DataError(f"{path}: expected an image or a folder of images ({', '.join(ENDINGS)}), found none")
+    if unread := [each.name for place in {file.parent for file in found.values()} for each in unread_in(place)]:
+        log.warning("not read in %s: %s", path, ", ".join(unread))
     channels = group_channels(found.values())
     if n_channels == 1 and any(len(files) > 1 for files in channels.values()):
         channels = {name: (file,) for name, file in found.items()}
@@ -104,7 +126,7 @@ def group_channels(files: Iterable[Path], whole_names: Iterable[str] = ()) -> di
     the whole name (slices that are numbered like channels).
 
     Raises:
-        DataError: a channel between the first and the last is missing.
+        DataError: a channel between the first and the last is missing, or an image is there both as channels and whole.
     """
     by_stem = {stem(path): path for path in files}
     if set(whole_names) & {name for name in by_stem if CHANNEL.fullmatch(name)}:
@@ -113,6 +135,11 @@ def group_channels(files: Iterable[Path], whole_names: Iterable[str] = ()) -> di
     for name, path in by_stem.items():
         match = CHANNEL.fullmatch(name)
         if match and f"{match[1]}_0000" in by_stem:
+            if match[1] in by_stem:
+                raise DataError(
+                    f"{path}: expected channels {match[1]}_0000, ... or one file of that case, also found "
+                    f"{by_stem[match[1]].name}; take one of the two away"
+                )
             grouped.setdefault(match[1], {})[int(match[2])] = path
         else:
             grouped.setdefault(name, {})[0] = path

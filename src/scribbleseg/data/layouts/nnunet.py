@@ -9,6 +9,7 @@
 Format: https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md and ignore_label.md beside it.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,11 @@ def nnunet(folder: str | Path) -> Dataset:
     """
     root = Path(folder)
     encoding, n_channels, suffix = _declared(root / "dataset.json")
+    labels = volumes_in(root / "labelsTr")
     train = [
-        CaseFiles(name, paths, root / "labelsTr" / f"{name}{suffix}", volumes_in(root / "masksTr").get(name))
+        CaseFiles(
+            name, paths, _on_disk(root / "labelsTr", name, suffix, labels), volumes_in(root / "masksTr").get(name)
+        )
         for name, paths in _images(root / "imagesTr", root / "labelsTr", n_channels, suffix).items()
     ]
     notes = []
@@ -82,8 +86,16 @@ def _images(images: Path, labels: Path, n_channels: int, suffix: str) -> dict[st
     on_disk = volumes_in(images)
     names = {match[1] for name in on_disk if (match := CHANNEL.fullmatch(name))} | set(volumes_in(labels))
     expected = {
-        name: tuple(images / f"{name}_{channel:04d}{suffix}" for channel in range(n_channels)) for name in sorted(names)
+        name: tuple(_on_disk(images, f"{name}_{channel:04d}", suffix, on_disk) for channel in range(n_channels))
+        for name in sorted(names)
     }
     if suffix == PNG:  # one picture may hold all its colours
         return {name: paths[:1] if f"{name}_0001" not in on_disk else paths for name, paths in expected.items()}
     return expected
+
+
+def _on_disk(folder: Path, name: str, suffix: str, on_disk: Mapping[str, Path]) -> Path:
+    """The file of that name as the file system spells it, or the one that should be there."""
+    path = folder / f"{name}{suffix}"
+    found = on_disk.get(name, path)
+    return found if found.name.endswith(suffix) else path
