@@ -1,10 +1,13 @@
 """The loop of M and E steps: what it trains on, what it leaves, and that a kill costs nothing but time."""
 
+import json
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -213,6 +216,39 @@ def test_label_maps_are_left_in_original_geometry(dataset, fabric, tmp_path):
             assert labels.shape == case.scribbles.shape
             assert set(np.unique(labels)) <= {0, 1, 2, 3, 4}
     assert (labels == 4).any(), "outside the crop nothing is labelled"
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ({"background": 0, "RV": 1, "Myo": 2, "LV": 3, "ignore": 4}, np.uint8),
+        ({"background": 7, "RV": 300, "Myo": 2, "LV": 30, "ignore": 0}, np.uint16),
+        ({"background": -1, "RV": 300, "Myo": 2, "LV": 3, "ignore": 0}, np.int16),
+    ],
+)
+def test_label_maps_have_the_values_that_the_data_set_declares(values, dtype, phantoms, fabric, tmp_path):
+    root = tmp_path / "data"
+    for name in ("images", "scribbles"):
+        shutil.copytree(phantoms / name, root / name)
+    table = np.array(list(values.values()))
+    for file in (root / "scribbles").iterdir():
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(table[np.asarray(image.dataobj)].astype(np.int16), image.affine), file)
+    (root / "dataset.json").write_text(json.dumps({"labels": values}))
+    opened = folder(root)
+    session = begun(opened, tmp_path / "run", fabric, TINY)
+    session.prepare(TINY.preprocess)
+    em.grow_seeds(session)
+    assert json.loads((session.run.labels(0) / "dataset.json").read_text()) == {"labels": values}
+    for name in opened.train.names:
+        found, _ = read_labels(session.run.labels(0) / f"{name}.nii.gz")
+        drawn, _ = read_labels(root / "scribbles" / f"{name}.nii.gz")
+        assert found.dtype == dtype
+        assert set(np.unique(found)) <= set(values.values())
+        coarse_grid = TINY.preprocess.labels(opened.train.named(name).scribbles, opened.train.geometry(name))
+        assert (found == values["ignore"]).mean() < (drawn == values["ignore"]).mean(), "they grew"
+        kept = set(np.unique(coarse_grid).tolist()) - {UNLABELLED}
+        assert {values[opened.label_names[label]] for label in kept} <= set(np.unique(found).tolist())
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ RUN/
   metrics.jsonl          one JSON record a line; the same curves are under tensorboard/
   recursion_0/           network.pt (weights after its M step), m_step.ckpt (while it runs), optimiser.pt (where the
                          next stage carries its optimiser on)
-  labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the case's own geometry; another folder for each
+  labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the geometry and values of the data set; another for each
                          recursion that relabelled
   slices/                the cache: preprocessed slices and label maps, memory-mapped
 

@@ -1,7 +1,8 @@
 """A session: one training run with everything that its steps need, made once and handed on whole."""
 
+import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -10,11 +11,11 @@ import numpy as np
 from lightning_fabric import Fabric
 
 from scribbleseg.data import fingerprint
-from scribbleseg.data.encoding import to_disk
-from scribbleseg.data.formats import write_labels
+from scribbleseg.data.encoding import declared, in_values
+from scribbleseg.data.formats import label_ending, write_labels
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
-from scribbleseg.files import finish_folder
+from scribbleseg.files import finish_folder, write_text
 from scribbleseg.runs import Run
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
@@ -113,7 +114,8 @@ class Session(Generic[RecipeT]):
     def store(self, index: int, found: Iterable[tuple[str, Beliefs]], kinds: Iterable[str] = ()) -> None:
         """Store what M step `index` learns from: in the cache, and as label maps in original geometry.
 
-        Nothing outside of the image, or of the brain, is labelled. Images are not read.
+        Label maps have the values of the data set's own scribbles, and dataset.json beside them says which. Nothing
+        outside of the image, or of the brain, is labelled. Images are not read.
 
         Args:
             index: number of the M step.
@@ -131,6 +133,7 @@ class Session(Generic[RecipeT]):
         self.fabric.barrier()
         layers = {kind: self.slices.writable(kind, index, n_labels) for kind in kinds}
         preprocess = Preprocess(**self.slices.index["key"]["preprocess"])
+        values = self._values
         for name, beliefs in found:
             rows = self.slices.rows[name]
             inside = self.slices.inside[rows]
@@ -139,12 +142,20 @@ class Session(Generic[RecipeT]):
                 layer[rows] = np.where(shown, beliefs[kind], UNLABELLED if kind == "labels" else 0)
             geometry = self.slices.geometry(name)
             native = preprocess.native_labels(layers["labels"][rows], geometry)
-            write_labels(unfinished / f"{name}.nii.gz", to_disk(native, n_labels), geometry)
+            file = unfinished / f"{name}{label_ending(geometry)}"
+            write_labels(file, in_values(native, self.dataset.label_names, values), geometry)
         for layer in layers.values():
             layer.flush()
         self.fabric.barrier()
         if self.leads:
+            write_text(unfinished / "dataset.json", json.dumps({"labels": values}, indent=1) + "\n")
             finish_folder(unfinished, self.run.labels(index))
             for kind in reversed(kinds):  # labels last: where they are, everything is
                 self.slices.finish(kind, index)
         self.fabric.barrier()
+
+    @property
+    def _values(self) -> Mapping[str, int]:
+        """The value of each label on disk: that of the data set's scribbles, where they tell these labels apart."""
+        values = self.dataset.scribble_values
+        return values if {*self.dataset.label_names, "ignore"} <= values.keys() else declared(self.dataset.label_names)

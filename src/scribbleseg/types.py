@@ -154,6 +154,7 @@ class Dataset:
             ("background", REGION), REGION being one of all structures. Empty where they are the same.
         shown: the channel that pictures show.
         mask_values: what the values in the files of its masks mean: file value to label.
+        scribble_values: the values in the files of its scribbles, by the names of the labels and "ignore".
     """
 
     name: str
@@ -168,6 +169,7 @@ class Dataset:
     scribble_names: tuple[str, ...] = ()
     shown: int = 0
     mask_values: Mapping[int, int] = field(default_factory=dict)
+    scribble_values: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def scored(self) -> Mapping[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from scribbleseg.data.encoding import Encoding, declared, declared_encoding, read_declaration, to_disk
+from scribbleseg.data.encoding import Encoding, declared, declared_encoding, in_values, read_declaration, to_disk
 from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED
 
@@ -70,3 +70,16 @@ def test_what_is_written_and_declared_is_read_back(tmp_path_factory, labels):
     encoding = declared_encoding(file, read_declaration(file)["labels"])
     assert encoding.label_names == names
     np.testing.assert_array_equal(encoding.decode(file, to_disk(labels, len(names))), labels)
+
+
+@given(data=st.data())
+def test_labels_come_back_from_any_values(data):
+    drawn = data.draw(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=3, max_size=6, unique=True))
+    names = ("background", *"abcd"[: len(drawn) - 2])
+    values = dict(zip((*names, "ignore"), drawn, strict=True))
+    encoding = Encoding(names, dict(zip(drawn, [*range(len(names)), UNLABELLED], strict=True)))
+    assert encoding.by_name == values
+    labels = np.array([*range(len(names)), UNLABELLED, 0], np.uint8)
+    written = in_values(labels, names, values)
+    assert written.tolist() == [*drawn, drawn[0]]
+    np.testing.assert_array_equal(encoding.decode(Path("file"), written), labels)

@@ -18,6 +18,9 @@ from jaxtyping import Integer
 from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED, DataError, Labels
 
+INTEGERS = (np.uint8, np.uint16, np.int16, np.int32)
+"""The types that label maps are written in, the first that holds all values."""
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -41,6 +44,14 @@ class Encoding:
         """
         zero = self.labels.get(0, 0)
         return replace(self, labels={**self.labels, 0: 0 if zero == UNLABELLED else zero})
+
+    @property
+    def by_name(self) -> dict[str, int]:
+        """A value for each name, "ignore" included; where several mean the same, the first of them."""
+        values: dict[str, int] = {}
+        for value, label in self.labels.items():
+            values.setdefault("ignore" if label == UNLABELLED else self.label_names[label], value)
+        return values
 
     def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
         """Turns file values into labels. Raises FileError naming each value that was not declared."""
@@ -72,6 +83,22 @@ def declared(label_names: Sequence[str]) -> dict[str, int]:
 def to_disk(labels: Labels, n_labels: int) -> Labels:
     """Returns a copy of the labels in which UNLABELLED is `n_labels`, the value that `declared` calls "ignore"."""
     return np.where(labels == UNLABELLED, np.uint8(n_labels), labels)
+
+
+def in_values(labels: Labels, label_names: Sequence[str], values: Mapping[str, int]) -> Integer[np.ndarray, "*space"]:
+    """Returns the labels in other values, in the smallest integer type that holds them all.
+
+    Args:
+        labels: labels by number, and UNLABELLED.
+        label_names: the name of each number.
+        values: the value of each name, and of "ignore".
+    """
+    low, high = min(values.values()), max(values.values())
+    fits = (kind for kind in INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
+    table = np.zeros(UNLABELLED + 1, next(fits, np.int64))
+    table[: len(label_names)] = [values[name] for name in label_names]
+    table[UNLABELLED] = values["ignore"]
+    return table[labels]
 
 
 def read_declaration(file: Path) -> dict[str, Any]:

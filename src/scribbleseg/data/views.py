@@ -97,6 +97,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         dataset,
         train=dataset.train.read_by(partial(_read_scribbled, dataset.train, files, encoding, present)),
         scribble_names=scribble_names,
+        scribble_values=encoding.by_name,
         notes=(*(note for note in dataset.notes if note != WITHOUT_SCRIBBLES), *notes),
         options={**dataset.options, "scribbles": str(root.resolve())},
     )

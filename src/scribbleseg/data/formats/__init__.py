@@ -19,7 +19,7 @@ from scribbleseg.data.formats.nifti import as_nifti, open_nifti, read_nifti
 from scribbleseg.data.formats.plain import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.formats.png import read_png, save_png
 from scribbleseg.files import FileError, atomically
-from scribbleseg.types import Geometry, Image, Labels, Probabilities
+from scribbleseg.types import Geometry, Image, Probabilities
 
 __all__ = [
     "ENDINGS",
@@ -132,12 +132,12 @@ def label_ending(geometry: Geometry) -> str:
     return PNG if geometry.suffix == PNG else ".nii.gz"
 
 
-def write_labels(path: Path, labels: Labels, geometry: Geometry) -> None:
-    """Writes a label map on the grid of the image it belongs to, as uint8, atomically.
+def write_labels(path: Path, labels: Integer[np.ndarray, "depth height width"], geometry: Geometry) -> None:
+    """Writes a label map on the grid of the image it belongs to, in its own integer type, atomically.
 
     Args:
         path: ends in ".nii.gz", ".nii" or, for pictures, ".png" (`label_ending` says which).
-        labels: `depth height width`; UNLABELLED is written as 255.
+        labels: `depth height width`; of a picture uint8 or uint16.
         geometry: the image's grid.
 
     Raises:

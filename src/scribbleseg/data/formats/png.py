@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from jaxtyping import Shaped
+from jaxtyping import Integer, Shaped
 
 from scribbleseg.data.formats.checks import damage_reported
 from scribbleseg.data.formats.names import PNG
-from scribbleseg.types import Geometry, Labels
+from scribbleseg.types import Geometry
 
 
 def read_png(path: Path, palette: bool) -> tuple[Shaped[np.ndarray, "channel 1 height width"], Geometry]:
@@ -24,6 +24,6 @@ def read_png(path: Path, palette: bool) -> tuple[Shaped[np.ndarray, "channel 1 h
     return channels, Geometry(channels.shape[1:], np.eye(4), PNG)
 
 
-def save_png(path: Path, labels: Labels) -> None:
+def save_png(path: Path, labels: Integer[np.ndarray, "1 height width"]) -> None:
     """Writes labels of depth 1 as a grey picture, at once: `write_labels` is the atomic way."""
     PIL.Image.fromarray(labels[0]).save(path, format="PNG")

@@ -57,7 +57,9 @@ def dataset(
     files = {each.name: each for each in (*train, *test)}
     read_reference = partial(_read_reference, files, encoding.of_references)
     opened = Dataset(name, root, encoding.label_names, cases(train, encoding), cases(test, encoding), read_reference)
-    return replace(opened, notes=tuple(notes), mask_values=encoding.of_references.labels)
+    return replace(
+        opened, notes=tuple(notes), mask_values=encoding.of_references.labels, scribble_values=encoding.by_name
+    )
 
 
 def cases(files: Sequence[CaseFiles], encoding: Encoding) -> Cases:
