@@ -317,3 +317,22 @@ def test_an_unknown_format_option_or_folder_is_refused(phantoms, tmp_path):
     assert "nnunet, folder" in call("check", phantoms, "--format", "dicom", code=2)
     assert "takes scribbles; got fold" in call("check", phantoms, "--fold", 1, code=2)
     assert "expected the folder of a data set" in call("check", tmp_path / "nowhere", code=2)
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(phantoms, tmp_path):
+    names = {"background": 0, "kidney [left]": 1, "kidney [right]": 2, "[/] :heart: [bold]": 3, "ignore": 4}
+    root = tmp_path / "data [red]"
+    for part in ("images", "scribbles", "masks"):
+        shutil.copytree(phantoms / part, root / part)
+    (root / "dataset.json").write_text(json.dumps({"labels": names}))
+    (root / "masks" / "[odd].nii.gz").write_bytes((root / "masks" / "test000.nii.gz").read_bytes())
+    said = call("check", root)
+    predictions = tmp_path / "[predictions]"
+    predictions.mkdir()
+    for name in ("test000", "[stranger]"):
+        (predictions / f"{name}.nii.gz").write_bytes((root / "masks" / "test000.nii.gz").read_bytes())
+    said += call("evaluate", predictions, root)
+    (root / "dataset.json").write_text(json.dumps({"labels": {**names, "[x]": 1}}))
+    said += call("check", root, code=2)
+    for name in (*list(names)[1:-1], "[odd]", "[stranger]", "[predictions]:", "data [red]"):
+        assert name in said, name

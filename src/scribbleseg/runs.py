@@ -6,8 +6,8 @@ RUN/
   metrics.jsonl          one JSON record a line; the same curves are under tensorboard/
   recursion_0/           network.pt (weights after its M step), m_step.ckpt (while it runs), optimiser.pt (where the
                          next stage carries its optimiser on)
-  labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the geometry and values of the data set; another for each
-                         recursion that relabelled
+  labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the geometry and the values of the data set, with
+                         dataset.json; another folder for each recursion that relabelled
   slices/                the cache: preprocessed slices and label maps, memory-mapped
 
 A hierarchy's folder has recipe.json and run.json, and such a folder for each phase: whole/ and substructures/.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 if TYPE_CHECKING:
     from scribbleseg.pipeline import AnyRecipe
@@ -24,8 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console()
-errors = Console(stderr=True)
+console = Console(markup=False, emoji=False)  # names of people's structures and files may look like markup
+errors = Console(stderr=True, markup=False, emoji=False)
 
 Data = Annotated[Path, typer.Argument(help="The folder of the data set.", show_default=False)]
 Format = Annotated[
@@ -116,7 +116,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
 def _refusal(message: str) -> typer.Exit:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
-        errors.print(f"[bold red]error[/]: {escape(message)}", soft_wrap=True)
+        errors.print(Text.assemble(("error", "bold red"), f": {message}"), soft_wrap=True)
     return typer.Exit(2)
 
 
@@ -132,7 +132,7 @@ def open_at(place: Place, notes: bool = True) -> "Dataset":
     options = {name: value for name, value in given.items() if value is not None}
     dataset = open_dataset(place.folder, place.format, **options)
     for note in dataset.notes if notes else ():
-        console.print(f"[yellow]{escape(note)}[/]")
+        console.print(note, style="yellow")
     return dataset
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from scribbleseg.cli.app import (
     Data,
@@ -56,9 +56,9 @@ def check(
     console.print(coverage)
     for fault in audit.faults:
         colour = {"fault": "red", "warning": "yellow", "note": "dim"}[fault.severity]
-        where = escape(f"{fault.case}{f' ({fault.file})' if fault.file else ''}")
+        where = f"{fault.case}{f' ({fault.file})' if fault.file else ''}"
         console.print(
-            f"[{colour}]{fault.severity}[/] {where}: {escape(f'{fault.problem}; {fault.remedy}')}", soft_wrap=True
+            Text.assemble((fault.severity, colour), f" {where}: {fault.problem}; {fault.remedy}"), soft_wrap=True
         )
     count = Counter(fault.severity for fault in audit.faults)
     n_cases = len(dataset.train) + len(dataset.test)

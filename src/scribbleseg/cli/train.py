@@ -111,8 +111,9 @@ def train(
     if session.leads and session.dataset.n_labels < dataset.n_labels:
         learned = ", ".join(session.dataset.label_names[1:])
         console.print(
-            f"[yellow]This recipe learns {learned} alone. A recipe of two phases, such as ji2019.compact_full, learns "
-            "all structures.[/]"
+            f"This recipe learns {learned} alone. A recipe of two phases, such as ji2019.compact_full, learns all "
+            "structures.",
+            style="yellow",
         )
     model = train_to_end(replace(session, workers=workers or cores()))
     if fabric.is_global_zero:
@@ -132,5 +133,5 @@ def train_to_end(session: "Session") -> "Model":
     if session.leads:
         console.print(f"To do: {plan(session)}")
         if session.recipe.is_upper_bound:
-            console.print("[yellow]This recipe trains on full reference masks. Scribbles are not used.[/]")
+            console.print("This recipe trains on full reference masks. Scribbles are not used.", style="yellow")
     return finish(session, say if session.leads else None)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from scribbleseg.cli.app import Accelerator, Data, Fold, Format, Place, Split, console, open_at, verb
@@ -143,14 +142,14 @@ def evaluate(
     opened = open_predictions(predictions, open_at(Place(data, format, split, fold)))
     dataset = opened.dataset
     if opened.strangers:
-        console.print(f"[yellow]not cases of {data}, left out: {_named(opened.strangers)}[/]")
+        console.print(f"not cases of {data}, left out: {_named(opened.strangers)}", style="yellow")
     if missing := sorted(set(dataset.test.names) - opened.files.keys()):
-        console.print(f"[yellow]test cases without a label map, not scored: {_named(missing)}[/]")
+        console.print(f"test cases without a label map, not scored: {_named(missing)}", style="yellow")
     scores, without_mask, left_out = _scored(opened)
     if without_mask:
-        console.print(f"[yellow]cases without a reference mask, not scored: {_named(without_mask)}[/]")
+        console.print(f"cases without a reference mask, not scored: {_named(without_mask)}", style="yellow")
     if left_out:
-        console.print(f"[yellow]{left_out} voxels that the masks declare as ignore are left out of the scores[/]")
+        console.print(f"{left_out} voxels that the masks declare as ignore are left out of the scores", style="yellow")
     if not scores:
         raise DataError(
             f"{dataset.root}: expected a reference mask of at least one of {len(opened.files)} cases, found none; add "
@@ -190,7 +189,7 @@ def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
 def _named(names: Sequence[str]) -> str:
     """The first few names, and how many there are besides."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(escape(name) for name in names[:SHOWN]) + more
+    return ", ".join(names[:SHOWN]) + more
 
 
 @verb
