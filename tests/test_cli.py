@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from scribbleseg import em, tune
-from scribbleseg.cli import app
+from scribbleseg.cli import app, use
 from scribbleseg.phantoms import write_phantoms
 
 TINY = [
@@ -199,6 +200,45 @@ def test_predict_replaces_nothing_unasked(phantoms, trained, copy):
     assert (copy / "masks" / "test000.nii.gz").read_bytes() == before
     call("predict", trained, copy / "images", "--out", copy / "masks", "--overwrite")
     assert (copy / "masks" / "test000.nii.gz").read_bytes() != before
+
+
+def test_predict_names_a_bad_image_and_does_the_others(trained, copy, tmp_path):
+    bad = copy / "images" / "test000.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:500])
+    said = call("predict", trained, copy / "images", "--out", tmp_path / "out", code=1)
+    assert "3 label maps" in said
+    assert "not segmented: case test000" in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.json", "test001.nii.gz", "train000.nii.gz", "train001.nii.gz",
+    ]  # fmt: skip
+    assert "case test000" in call("predict", trained, bad, "--out", tmp_path / "alone", code=2)
+
+
+def test_predict_goes_on_where_it_was_interrupted(trained, copy, tmp_path, monkeypatch):
+    command = ("predict", trained, copy / "images", "--out", tmp_path / "out")
+    segment, order = use._segment, []
+
+    def interrupted(model, case, out, probabilities):
+        if len(order) == 2:
+            raise KeyboardInterrupt
+        order.append(case.name)
+        segment(model, case, out, probabilities)
+
+    monkeypatch.setattr(use, "_segment", interrupted)
+    assert "the same command goes on" in call(*command, code=130)
+    there = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.nii.gz")}
+    assert len(there) == 2
+    assert "--overwrite" in call(*command, "--probabilities", code=2)
+    monkeypatch.setattr(use, "_segment", segment)
+    assert "4 label maps" in (said := call(*command))
+    assert "2 were there already" in said
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in there} == there
+    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert "--overwrite" in call(*command, code=2)
+
+
+def test_the_version_is_said():
+    assert call("--version") == version("scribbleseg")
 
 
 def test_predict_leaves_the_description_of_a_data_set_alone(trained, copy):

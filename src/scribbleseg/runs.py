@@ -13,6 +13,7 @@ RUN/
 A hierarchy's folder has recipe.json and run.json, and such a folder for each phase: whole/ and substructures/.
 """
 
+import hashlib
 import json
 import platform
 import shutil
@@ -93,6 +94,14 @@ class Run:
         while self.network(index).exists():
             index += 1
         return index
+
+    @property
+    def weights(self) -> str:
+        """A digest of all its weights."""
+        digest = hashlib.sha256()
+        for path in sorted(self.path.rglob("network.pt")):
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def labels(self, index: int) -> Path:
         """The folder of the label maps that recursion trained on."""

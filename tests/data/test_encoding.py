@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from scribbleseg.data.encoding import Encoding, declared, declared_encoding, in_values, read_declaration, to_disk
 from scribbleseg.files import FileError
-from scribbleseg.types import UNLABELLED
+from scribbleseg.types import UNLABELLED, DataError
 
 values = st.integers(-3, 300)
 
@@ -83,3 +83,10 @@ def test_labels_come_back_from_any_values(data):
     written = in_values(labels, names, values)
     assert written.tolist() == [*drawn, drawn[0]]
     np.testing.assert_array_equal(encoding.decode(Path("file"), written), labels)
+
+
+def test_more_structures_than_there_are_labels_are_refused():
+    labels = {"background": 0, **{f"s{k}": k for k in range(1, 256)}}
+    assert len(declared_encoding(Path("f"), dict(list(labels.items())[:-1]), ("background",)).label_names) == 255
+    with pytest.raises(DataError, match="f: expected at most 254 structures, found 255"):
+        declared_encoding(Path("f"), labels, ("background",))

@@ -27,6 +27,25 @@ app = typer.Typer(
 console = Console(markup=False, emoji=False)  # names of people's structures and files may look like markup
 errors = Console(stderr=True, markup=False, emoji=False)
 
+
+def _version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        console.print(version("scribbleseg"), highlight=False)
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
 Data = Annotated[Path, typer.Argument(help="The folder of the data set.", show_default=False)]
 Format = Annotated[
     str | None,

@@ -3,19 +3,22 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from scribbleseg.cli.app import Accelerator, Data, Fold, Format, Place, Split, console, open_at, verb
+from scribbleseg.cli.app import Accelerator, Data, Fold, Format, Place, Split, console, errors, open_at, verb
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
     from scribbleseg.data.predictions import Predictions
     from scribbleseg.evaluation.metrics import Score
     from scribbleseg.relabel.uncertainty import Rank
-    from scribbleseg.types import Case, Cases
+    from scribbleseg.types import Case, Cases, DataError
+
+UNFINISHED = "predict.unfinished.json"
+"""Says, in a folder of label maps, which command is writing them; gone once it has finished."""
 
 SHOWN = 10
 """Rows of a ranking, and names in a message, that are printed."""
@@ -46,44 +49,89 @@ def predict(
     """Segment new images with a trained network, each on its own grid.
 
     Given a data set, it segments the test cases of the split that the run was trained on, or all cases where there are
-    no test cases.
+    no test cases. An image that cannot be segmented is named, the others are done, and the exit code is 1. The same
+    command goes on where it was interrupted.
 
     Example: `scribbleseg predict runs/first ACDC/patient006/patient006_frame01.nii.gz --out predictions`
     """
-    from rich.progress import track
-
     from scribbleseg.api import load
     from scribbleseg.files import write_text
-    from scribbleseg.relabel.uncertainty import write_ranking
 
     model = load(run, accelerator, recursion)
     if uncertainty:
         model.segmenter.check_dropout()
     cases = model.cases(images)
-    declaration = _free_place(out, cases, model, overwrite)
-    ranks = []
-    for case in track(cases, "Segmenting", total=len(cases)):
-        _segment(model, case, out, probabilities)
-        if uncertainty:
-            ranks.append(_uncertain(model, case, out))
+    asked = [str(images.resolve()), recursion, probabilities, uncertainty]
+    task = json.dumps({"run": str(run.resolve()), "weights": model.run.weights, "asked": asked}) + "\n"
+    done = set() if overwrite or uncertainty else _done(out, cases, task)
+    declaration = _free_place(out, [name for name in cases.names if name not in done], model, overwrite)
+    write_text(out / UNFINISHED, task)
+    ranks, failed = _segment_all(model, cases.only([name for name in cases.names if name not in done]), out, asked)
+    (out / UNFINISHED).unlink()
+    if failed and len(failed) == len(cases):
+        raise failed[0]
     write_text(out / "dataset.json", declaration)  # last, and as nnU-Net does: `evaluate` reads it
     values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
-    console.print(f"{len(cases)} label maps in {out}, {values}")
+    before = f" ({len(done)} were there already)" if done else ""
+    console.print(f"{len(cases) - len(failed)} label maps in {out}{before}, {values}")
+    for error in failed:
+        errors.print(f"not segmented: {error}", style="yellow", soft_wrap=True)
     if ranks:
-        write_ranking(out, ranks)
-        table = Table("most uncertain first", "entropy, nats", "uncertain", box=None)
-        for rank in sorted(ranks, key=lambda rank: -rank.score)[:SHOWN]:
-            table.add_row(rank.case, f"{rank.score:.4f}", f"{rank.uncertain:.1%}")
-        console.print(table)
-        console.print(f"All cases: {out / 'uncertainty.csv'}")
+        _print_ranking(out, ranks)
+    if failed:
+        raise typer.Exit(1)
 
 
-def _free_place(out: Path, cases: "Cases", model: "Model", overwrite: bool) -> str:
+def _done(out: Path, cases: "Cases", task: str) -> set[str]:
+    """The cases that the same command has segmented before it was interrupted."""
+    from scribbleseg.data.formats import PNG
+
+    file = out / UNFINISHED
+    if not file.exists() or file.read_text() != task:
+        return set()
+    return {name for name in cases.names if any((out / f"{name}{end}").exists() for end in (".nii.gz", PNG))}
+
+
+def _segment_all(
+    model: "Model", cases: "Cases", out: Path, asked: Sequence[Any]
+) -> tuple[list["Rank"], list["DataError"]]:
+    """Segment what can be segmented; the ranks of the cases, and the errors of those that could not be."""
+    from rich.progress import track
+
+    from scribbleseg.types import DataError
+
+    *_, probabilities, uncertainty = asked
+    ranks: list[Rank] = []
+    failed: list[DataError] = []
+    for name in track(cases.names, "Segmenting"):
+        try:
+            case = cases.named(name)
+            if uncertainty:
+                ranks.append(_uncertain(model, case, out))
+            _segment(model, case, out, probabilities)  # last: what has a label map is done
+        except DataError as error:
+            failed.append(error)
+    return ranks, failed
+
+
+def _print_ranking(out: Path, ranks: Sequence["Rank"]) -> None:
+    """Write the ranking of the cases, and print its beginning."""
+    from scribbleseg.relabel.uncertainty import write_ranking
+
+    write_ranking(out, ranks)
+    table = Table("most uncertain first", "entropy, nats", "uncertain", box=None)
+    for rank in sorted(ranks, key=lambda rank: -rank.score)[:SHOWN]:
+        table.add_row(rank.case, f"{rank.score:.4f}", f"{rank.uncertain:.1%}")
+    console.print(table)
+    console.print(f"All cases: {out / 'uncertainty.csv'}")
+
+
+def _free_place(out: Path, names: Sequence[str], model: "Model", overwrite: bool) -> str:
     """The text of the dataset.json that will describe the label maps. Raises DataError where others lie in OUT."""
     from scribbleseg.data.formats import PNG
     from scribbleseg.types import DataError
 
-    there = [f"{name}{end}" for name in cases.names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
+    there = [f"{name}{end}" for name in names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
     if there and not overwrite:
         raise DataError(f"{out}: expected no file of these names, found {there[0]}; give another --out, or --overwrite")
     values = {name: value for value, name in enumerate(model.label_names)}
@@ -99,7 +147,7 @@ def _segment(model: "Model", case: "Case", out: Path, probabilities: bool) -> No
     if probabilities:
         likely = model.probabilities(case)
         write_probabilities(out / f"{case.name}_probabilities.nii.gz", likely, case.geometry)
-        labels = likely.argmax(axis=0).astype("uint8")
+        labels = model.segmenter.labels(likely)  # type: ignore[attr-defined]  # of one network: it has probabilities
     else:
         labels = model.segment(case)
     write_labels(out / f"{case.name}{label_ending(case.geometry)}", labels, case.geometry)

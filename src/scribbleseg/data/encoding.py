@@ -143,6 +143,11 @@ def declared_encoding(
     structures = sorted((value, name) for name, value in labels.items() if name not in ("background", "ignore"))
     if not structures:
         raise DataError(f"{file}: expected at least one structure among the labels, found only background and ignore")
+    if len(structures) >= UNLABELLED:
+        raise DataError(
+            f"{file}: expected at most {UNLABELLED - 1} structures, found {len(structures)}; split the data set, or "
+            "give several structures one value"
+        )
     values = {labels["background"]: 0} | {value: label for label, (value, _) in enumerate(structures, start=1)}
     if "ignore" in labels:
         values[labels["ignore"]] = UNLABELLED

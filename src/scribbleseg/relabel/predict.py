@@ -243,4 +243,8 @@ class Segmenter:
 
         Voxels outside the network's field of view (`preprocess.size`) are background.
         """
-        return only_largest(self.probabilities(case).argmax(axis=0).astype(np.uint8), self.single)
+        return self.labels(self.probabilities(case))
+
+    def labels(self, probabilities: Probabilities) -> Labels:
+        """The most probable labels; of a structure that is a single piece, the largest piece alone."""
+        return only_largest(probabilities.argmax(axis=0).astype(np.uint8), self.single)
