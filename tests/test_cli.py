@@ -7,6 +7,7 @@ import shutil
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from scribbleseg import em, tune
-from scribbleseg.cli import app, use
+from scribbleseg.annotate.simulate import RULES
+from scribbleseg.cli import app, data, use
 from scribbleseg.phantoms import write_phantoms
 
 TINY = [
@@ -376,3 +378,18 @@ def test_names_that_look_like_markup_are_printed_as_they_are(phantoms, tmp_path)
     said += call("check", root, code=2)
     for name in (*list(names)[1:-1], "[odd]", "[stranger]", "[predictions]:", "data [red]"):
         assert name in said, name
+
+
+def test_the_rules_that_can_be_asked_for_are_those_that_there_are():
+    assert set(get_args(data.Rule)) == set(RULES)
+
+
+def test_equal_faults_are_said_once(copy):
+    for name in ("train000", "train001"):
+        (copy / "scribbles" / f"{name}.nii.gz").write_bytes(b"damaged")
+    image = nib.load(copy / "images" / "train000.nii.gz")
+    for number in range(7):
+        nib.save(image, copy / "images" / f"same{number}.nii.gz")
+    said = call("check", copy, code=2)
+    assert said.count("is the same image as") == 1
+    assert "and 2 more: is the same image as" in said or "and 1 more: is the same image as" in said

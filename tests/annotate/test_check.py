@@ -158,7 +158,15 @@ def test_images_that_hold_nothing_and_odd_channels_are_faults(root):
     assert "the same intensity 7 everywhere in channel 0" in found(root)[("a", "a.nii.gz")]
     (root / "images" / "b.nii.gz").rename(root / "images" / "b_0000.nii.gz")
     save(root / "images" / "b_0001.nii.gz", image(7))
-    assert "expected 1 channel(s) as in a, found 2" in found(root)[("b", "b_0000.nii.gz")]
+    assert "expected 1 channel(s) as 2 cases have, found 2" in found(root)[("b", "b_0000.nii.gz")]
+
+
+def test_the_few_are_at_fault_not_the_many(root):
+    (root / "images" / "a.nii.gz").rename(root / "images" / "a_0000.nii.gz")
+    save(root / "images" / "a_0001.nii.gz", image(7))  # the first case is the odd one
+    faults = found(root)
+    assert "as 2 cases have, found 2" in faults[("a", "a_0000.nii.gz")]
+    assert len(faults) == 1
 
 
 def test_progress_sees_every_case_once(root):

@@ -1,6 +1,7 @@
 """Audits a data set before training: finds every fault, with its case, its file and what to do about it."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def check(
     faults += _in_both_parts(dataset)
     duplicates = _Duplicates()
     counts: list[np.ndarray] = []
-    channels: dict[int, str] = {}
+    channels: dict[str, tuple[int, Path | None]] = {}
     present: dict[str, frozenset[int] | None] = {}
     geometries: dict[str, Geometry] = {}
     n_voxels = 0
@@ -109,14 +110,15 @@ def check(
             faults += _of_error(name, error)
             continue
         geometries[name] = case.geometry
-        faults += [*_of_image(case, channels), *duplicates.of(case, part)]
+        channels[name] = len(case.image), case.files[0] if case.files else None
+        faults += [*_of_image(case), *duplicates.of(case, part)]
         if part == "train":
             shown = _shown(case, dataset)
             faults += [*_of_scribbles(case, label_names, shown), *_of_present(case, dataset, shown, reference)]
             present[name] = case.present
             counts.append(np.bincount(case.scribbles.ravel(), minlength=256)[: len(label_names)])
             n_voxels += case.scribbles.size
-    faults += [*_without_present(present), *_of_spacing(geometries)]
+    faults += [*_of_channels(channels), *_without_present(present), *_of_spacing(geometries)]
     coverage = _coverage(label_names, counts, n_voxels)
     faults += _of_coverage(coverage)
     return Audit(tuple(faults), coverage)
@@ -130,18 +132,19 @@ def _of_error(name: str, error: DataError) -> Iterator[Fault]:
             yield Fault(name, None, "fault", str(each), "do what the problem says")
 
 
-def _of_image(case: Case, channels: dict[int, str]) -> Iterator[Fault]:
-    """Yields faults of the intensities; `channels` remembers the first case with each number of channels."""
+def _of_channels(channels: Mapping[str, tuple[int, Path | None]]) -> Iterator[Fault]:
+    """Yields faults of cases whose number of channels is not that of most."""
+    numbers = Counter(n for n, _ in channels.values())
+    usual = next((n for n, _ in numbers.most_common(1)), 0)
+    for name, (n, file) in channels.items():
+        if n != usual:
+            problem = f"expected {usual} channel(s) as {numbers[usual]} cases have, found {n}"
+            yield Fault(name, file, "fault", problem, "give every case the same channels, or leave this one out")
+
+
+def _of_image(case: Case) -> Iterator[Fault]:
+    """Yields faults of the intensities."""
     file = case.files[0] if case.files else None
-    channels.setdefault(len(case.image), case.name)
-    if len(case.image) != (usual := next(iter(channels))):
-        yield Fault(
-            case.name,
-            file,
-            "fault",
-            f"expected {usual} channel(s) as in {channels[usual]}, found {len(case.image)}",
-            "add the missing channels or leave the case out",
-        )
     for index, channel in enumerate(case.image):
         if channel.min() == channel.max():
             yield Fault(

@@ -1,9 +1,10 @@
 """Verbs on data before training: check, simulate, seeds."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -27,9 +28,15 @@ from scribbleseg.cli.app import (
     verb,
 )
 
-Rule = Literal["full", "half", "quarter", "spots", "ji2019"]
+if TYPE_CHECKING:
+    from scribbleseg.annotate.check import Fault
+
+Rule = Literal["full", "half", "quarter", "spots", "boundary", "ji2019"]
 Source = Literal["masks", "scribbles"]
 Drawn = Literal["scribbled", "all"]
+
+SHOWN = 5
+"""Cases with the same fault that are named."""
 
 
 @verb
@@ -54,17 +61,26 @@ def check(
     for row in audit.coverage.classes:
         coverage.add_row(row.name, str(row.n_cases), str(row.n_voxels), f"{row.share:.2%}")
     console.print(coverage)
-    for fault in audit.faults:
+    for same in _grouped(audit.faults):
+        fault, n_others = same[0], len(same) - SHOWN
+        places = [f"{each.case}{f' ({each.file})' if each.file else ''}" for each in same[:SHOWN]]
+        where = "; ".join(places) + (f" and {n_others} more" if n_others > 0 else "")
         colour = {"fault": "red", "warning": "yellow", "note": "dim"}[fault.severity]
-        where = f"{fault.case}{f' ({fault.file})' if fault.file else ''}"
-        console.print(
-            Text.assemble((fault.severity, colour), f" {where}: {fault.problem}; {fault.remedy}"), soft_wrap=True
-        )
+        said = Text.assemble((fault.severity, colour), f" {where}: {fault.problem}; {fault.remedy}")
+        console.print(said, soft_wrap=True)
     count = Counter(fault.severity for fault in audit.faults)
     n_cases = len(dataset.train) + len(dataset.test)
     console.print(f"{count['fault']} faults, {count['warning']} warnings in {n_cases} cases")
     if not audit.sound:
         raise typer.Exit(2)
+
+
+def _grouped(faults: Sequence["Fault"]) -> list[list["Fault"]]:
+    """The faults in their order, equal ones of different cases together."""
+    groups: dict[tuple[str, str, str], list[Fault]] = {}
+    for fault in faults:
+        groups.setdefault((fault.severity, fault.problem, fault.remedy), []).append(fault)
+    return list(groups.values())
 
 
 @verb

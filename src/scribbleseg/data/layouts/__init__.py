@@ -115,9 +115,9 @@ def _only_layout(root: Path) -> str:
     known = "\n".join(f"  {name}: {layout.tree}" for name, layout in LAYOUTS.items())
     inside = ", ".join(sorted(path.name for path in root.iterdir())[:5]) or "nothing"
     what = f"found several ({', '.join(found)})" if found else f"found {inside}"
-    raise DataError(
-        f"{root}: expected one known layout, {what}; name it with --format or arrange the folder as\n{known}"
-    )
+    within = [] if found else [path for path in sorted(root.iterdir()) if path.is_dir() and len(recognise(path)) == 1]
+    advice = f"give {' or '.join(map(str, within[:3]))}, or arrange" if within else "name it with --format or arrange"
+    raise DataError(f"{root}: expected one known layout, {what}; {advice} the folder as\n{known}")
 
 
 def _is_simulation(folder: Path) -> bool:

@@ -47,11 +47,11 @@ def folder(folder: str | Path) -> Dataset:
     root = Path(folder)
     images, scribbles, masks = (volumes_in(root / name) for name in ("images", "scribbles", "masks"))
     if not images:
-        raise DataError(f"{root}: expected images in {root / 'images'} ({', '.join(ENDINGS)}), found none")
+        raise DataError(f"{root}: expected images ({', '.join(ENDINGS)}), {_none_in(root / 'images')}; put them there")
     if not scribbles and not masks:
         raise DataError(
-            f"{root}: expected scribbles in {root / 'scribbles'}, named like their images, found none; draw some, or "
-            "add masks/ to simulate some from"
+            f"{root}: expected scribbles named like their images, {_none_in(root / 'scribbles')}; draw some, or add "
+            "masks/ to simulate some from"
         )
     unread = [path for name in ("images", "scribbles", "masks") for path in unread_in(root / name)]
     whole = {match[1] if (match := CHANNEL.fullmatch(name)) else name for name in images}
@@ -79,6 +79,10 @@ def folder(folder: str | Path) -> Dataset:
     if unread:
         notes.append(f"not read: {', '.join(str(path.relative_to(root)) for path in unread)}")
     return dataset("folder", root, encoding, train, test, notes)
+
+
+def _none_in(folder: Path) -> str:
+    return f"found none in {folder}" if folder.is_dir() else f"found no folder {folder}"
 
 
 def _check_unread(unread: Iterable[Path], undrawn: Iterable[str], scribbles: Path) -> None:
