@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from scribbleseg import em, tune
 from scribbleseg.annotate.simulate import RULES
 from scribbleseg.cli import app, data, use
+from scribbleseg.files import FileError
 from scribbleseg.phantoms import write_phantoms
 
 TINY = [
@@ -210,10 +211,40 @@ def test_predict_names_a_bad_image_and_does_the_others(trained, copy, tmp_path):
     said = call("predict", trained, copy / "images", "--out", tmp_path / "out", code=1)
     assert "3 label maps" in said
     assert "not segmented: case test000" in said
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "dataset.json", "test001.nii.gz", "train000.nii.gz", "train001.nii.gz",
-    ]  # fmt: skip
+    written = ["dataset.json", "test001.nii.gz", "train000.nii.gz", "train001.nii.gz"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*written, use.UNFINISHED])
     assert "case test000" in call("predict", trained, bad, "--out", tmp_path / "alone", code=2)
+    bad.write_bytes((copy / "images" / "test001.nii.gz").read_bytes())
+    assert "4 label maps" in (said := call("predict", trained, copy / "images", "--out", tmp_path / "out"))
+    assert "3 were there already" in said
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*written, "test000.nii.gz"])
+
+
+def test_predict_does_not_take_the_maps_of_another_command_for_its_own(trained, copy, tmp_path, monkeypatch):
+    out, segment = tmp_path / "out", use._segment
+    call("predict", trained, copy / "images", "--out", out, "--recursion", 0)
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
+
+    def interrupted(model, case, out, probabilities):
+        if case.name == "test001":
+            raise KeyboardInterrupt
+        segment(model, case, out, probabilities)
+
+    monkeypatch.setattr(use, "_segment", interrupted)
+    call("predict", trained, copy / "images", "--out", out, "--overwrite", code=130)
+    monkeypatch.setattr(use, "_segment", segment)
+    assert "--overwrite" in call("predict", trained, copy / "images", "--out", out, code=2)
+    assert "1 were there already" in call("predict", trained, copy / "images", "--out", out, "--overwrite")
+    assert all(path.stat().st_mtime_ns != before[path.name] for path in out.glob("*.nii.gz"))
+
+
+def test_predict_stops_where_its_folder_takes_no_more(trained, copy, tmp_path, monkeypatch):
+    def full(model, case, out, probabilities):
+        raise FileError(out / f"{case.name}.nii.gz", "could not be written (No space left on device)", "free some")
+
+    monkeypatch.setattr(use, "_segment", full)
+    assert "No space left" in call("predict", trained, copy / "images", "--out", tmp_path / "out", code=2)
+    assert (tmp_path / "out" / use.UNFINISHED).exists()
 
 
 def test_predict_goes_on_where_it_was_interrupted(trained, copy, tmp_path, monkeypatch):
@@ -235,8 +266,29 @@ def test_predict_goes_on_where_it_was_interrupted(trained, copy, tmp_path, monke
     assert "4 label maps" in (said := call(*command))
     assert "2 were there already" in said
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in there} == there
+    assert sorted(path.name for path in (tmp_path / "out").iterdir())[0] == "dataset.json"
     assert len(list((tmp_path / "out").iterdir())) == 5
     assert "--overwrite" in call(*command, code=2)
+
+
+def test_uncertainty_goes_on_with_the_ranks_that_are_known(phantoms, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    dropout = ["--recipe", "can2018.compact_uncertainty", "--set", "stages.relabel.decide.passes=2"]
+    call("train", phantoms, "--out", run, "--accelerator", "cpu", *SETTINGS, *dropout)
+    command = ("predict", run, phantoms, "--out", tmp_path / "out", "--uncertainty")
+    uncertain, seen = use._uncertain, []
+
+    def once(model, case, out):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(case.name)
+        return uncertain(model, case, out)
+
+    monkeypatch.setattr(use, "_uncertain", once)
+    call(*command, code=130)
+    monkeypatch.setattr(use, "_uncertain", uncertain)
+    assert "1 were there already" in call(*command)
+    assert len((tmp_path / "out" / "uncertainty.csv").read_text().splitlines()) == 3
 
 
 def test_the_version_is_said():

@@ -23,8 +23,8 @@ class Trainer(nnUNetTrainer):
 
     def __init__(self, plans, configuration, fold, dataset_json, device):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_iterations_per_epoch = min(250, SETTINGS["iterations"])
-        self.num_epochs = SETTINGS["iterations"] // self.num_iterations_per_epoch
+        self.num_epochs = -(-SETTINGS["iterations"] // 250)
+        self.num_iterations_per_epoch = SETTINGS["iterations"] // self.num_epochs
         self.num_val_iterations_per_epoch = 1
 
     def perform_actual_validation(self, save_probabilities=False):

@@ -21,7 +21,7 @@ from scribbleseg.session import Beliefs, Session
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
 from scribbleseg.types import UNLABELLED, DataError, Dataset
-from scribbleseg.weights import load_segmenter, load_weights, read_weights, save_weights
+from scribbleseg.weights import load_segmenter, load_weights, read_single_pieces, read_weights, save_weights
 
 kind: str = "em"
 recipe_type: type = Recipe
@@ -94,27 +94,21 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
             e_step(session, network, index)
         labels, changed = _taught(session, index)
         network = train_network(session, index, start)
-        is_last = index + 1 == len(recipe.steps) or (changed is not None and changed < recipe.stop_below)
-        single = single_pieces(session, network) if recipe.single_pieces and is_last else frozenset()
-        names = session.dataset.label_names
+        names, single = session.dataset.label_names, read_single_pieces(session.run.network(index))
         segmenter = Segmenter(network, recipe.preprocess, names, session.fabric, recipe.turns, single)
         yield Recursion(phase, index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
-        if is_last:
+        if changed is not None and changed < recipe.stop_below:
             return
 
 
-def single_pieces(session: Session[Recipe], network: NetworkModule) -> frozenset[int]:
-    """The structures that are one piece, judged by the training scribbles; rank 0 judges, and writes it down."""
+def single_pieces(session: Session[Recipe], network: NetworkModule) -> list[int]:
+    """The structures that are one piece, judged by what a network makes of the training scribbles."""
     slices, n_labels = session.slices, session.dataset.n_labels
-    single: list[int] = []
-    if session.leads:
-        counts = np.zeros((n_labels, 2), np.int64)
-        for rows in slices.rows.values():
-            labels = predict(session.fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
-            counts += scribbles_in_pieces(labels, slices.scribbles[rows], n_labels)
-        single = [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
-        session.run.add(single_pieces=single)
-    return frozenset(session.fabric.broadcast(single))
+    counts = np.zeros((n_labels, 2), np.int64)
+    for rows in slices.rows.values():
+        labels = predict(session.fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+        counts += scribbles_in_pieces(labels, slices.scribbles[rows], n_labels)
+    return [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
 
 
 def check_channels(recipe: Recipe, channels: int) -> None:
@@ -165,7 +159,7 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
         if index + 1 < len(recipe.steps) and not recipe.steps[index + 1].restarts:
             with atomically(run.optimiser(index)) as temporary:
                 link_or_copy(run.checkpoint(index), temporary)
-        save_weights(network, path)
+        save_weights(network, path, single_pieces(session, network) if recipe.single_pieces else ())
         run.checkpoint(index).unlink(missing_ok=True)
     fabric.barrier()
     # Batch statistics differ between ranks: all go on with the ones that were saved.

@@ -33,7 +33,7 @@ def score_cases(segmenter: AnySegmenter, dataset: Dataset, cases: Cases, descrip
     scores: list[Score] = []
     for name in track(cases.names, description):
         reference = dataset.read_reference(name)
-        if reference is not None:
+        if reference is not None and (reference != UNLABELLED).any():
             case = cases.named(name)
             labels, unmerged = segmenter.segment_unmerged(case)
             scores += score(name, labels, reference, case.spacing_mm, dataset.scored)

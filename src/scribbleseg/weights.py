@@ -1,6 +1,7 @@
 """Weights of networks on disk, and the segmenters made of them."""
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from scribbleseg.training.network import NetworkModule, trial
 from scribbleseg.types import DataError
 
 
-def save_weights(network: NetworkModule, path: Path) -> None:
-    """Write what `load_weights` and `load_segmenter` read. Raises DataError where it cannot be written."""
-    save_state(path, {"channels": network.channels, "state": network.state_dict()})
+def save_weights(network: NetworkModule, path: Path, single_pieces: Sequence[int] = ()) -> None:
+    """Write what `load_weights` and `load_segmenter` read. Raises DataError where it cannot be written.
+
+    Args:
+        network: the network.
+        path: the file.
+        single_pieces: the structures of which it is to keep the largest piece alone.
+    """
+    found = {"channels": network.channels, "single_pieces": list(single_pieces), "state": network.state_dict()}
+    save_state(path, found)
 
 
 def load_weights(network: NetworkModule, path: Path) -> NetworkModule:
@@ -28,13 +36,18 @@ def load_weights(network: NetworkModule, path: Path) -> NetworkModule:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What `save_weights` wrote: "channels" and "state". Raises DataError for a damaged file."""
+    """What `save_weights` wrote: "channels", "single_pieces" and "state". Raises DataError for a damaged file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(
             f"{path}: expected weights, found a damaged file ({error}); copy it again or retrain"
         ) from error
+
+
+def read_single_pieces(path: Path) -> frozenset[int]:
+    """The structures of which only the largest piece is kept. Raises DataError for a damaged file."""
+    return frozenset(read_weights(path).get("single_pieces", ()))
 
 
 def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | None = None) -> Segmenter:
@@ -52,5 +65,5 @@ def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | No
     weights = read_weights(path)
     network = trial(recipe.network.build, weights["channels"], len(label_names))
     network.load_state_dict(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"])
-    single = frozenset(run.details.get("single_pieces", ()))
+    single = frozenset(weights.get("single_pieces", ()))
     return Segmenter(network, recipe.preprocess, label_names, fabric, recipe.turns, single)

@@ -1,12 +1,16 @@
 import json
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from scribbleseg.annotate.check import DATA_SET, check
+from scribbleseg.annotate.simulate import RULES, simulate, write_simulation
 from scribbleseg.data import acdc, folder, nnunet, open_dataset
+from scribbleseg.phantoms import write_phantoms
 from scribbleseg.types import UNLABELLED
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2, "ignore": 9}
@@ -271,33 +275,52 @@ def test_the_real_tree_is_sound_and_its_duplicate_patient_is_found(real_data):
     assert not leak.sound
 
 
-def test_background_and_ignore_that_are_exchanged_are_a_fault_whatever_else_is_drawn(root):
-    """In a drawing tool 0 is what nobody drew; dataset.json says 0 is background and that strokes of 9 are "ignore"."""
-
-    def exchanged(labels):
-        drawn = labels.copy()
-        labels[drawn == 9] = 0
-        labels[drawn == 0] = 9
-
-    redraw(root, exchanged)
-    faults = found(root)
-    assert all("nearly all of them declared to be background" in faults[(name, f"{name}.nii.gz")] for name in "ab")
-
-
-def test_a_mask_whose_border_is_left_open_is_no_exchange(root):
-    def mask(labels):
-        labels[:] = 0
-        labels[1:9, 1:7] = 9
-        labels[2:8, 2:6] = 1
-        labels[3, 3] = 2
-
-    redraw(root, mask)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("third", [True, False])
+def test_background_and_ignore_that_are_exchanged_are_a_fault_whatever_is_drawn(rule, third, tmp_path):
+    """A drawing tool leaves 0 where nobody drew; dataset.json calls 0 background, and background strokes "ignore"."""
+    root = write_phantoms(tmp_path / "hearts", train=1, test=0, shape=(3, 96, 96))
+    dataset = folder(root)
+    drawn = simulate(dataset.reference("train000"), RULES[rule], "train000")
+    exchanged = np.where(drawn == UNLABELLED, 0, np.where(drawn == 0, 4 if third else 0, drawn)).astype(np.uint8)
+    affine = nib.load(root / "scribbles" / "train000.nii.gz").affine
+    save(root / "scribbles" / "train000.nii.gz", exchanged.T, affine)
+    assert "nearly all of them declared to be background" in found(root)[("train000", "train000.nii.gz")]
+    save(root / "scribbles" / "train000.nii.gz", np.where(drawn == UNLABELLED, 4, drawn).astype(np.uint8).T, affine)
     assert not found(root)
 
 
-def test_a_header_in_another_scale_is_a_warning(root):
+def test_a_mask_whose_border_is_left_open_is_no_exchange(tmp_path):
+    root = write_phantoms(tmp_path / "hearts", train=1, test=0, shape=(3, 96, 96))
+    mask = folder(root).reference("train000")
+    border = ndimage.binary_dilation(mask > 0, iterations=2) & (mask == 0)
+    affine = nib.load(root / "scribbles" / "train000.nii.gz").affine
+    save(root / "scribbles" / "train000.nii.gz", np.where(border, 4, mask).astype(np.uint8).T, affine)
+    assert not found(root)
+
+
+def test_masks_that_leave_voxels_open_and_image_level_labels_go_together(tmp_path):
+    root = write_phantoms(tmp_path / "brains", "tumour", train=1, test=0)
+    drawn = write_simulation(open_dataset(root), RULES["ji2019"], tmp_path / "drawn")
+    dataset = open_dataset(root, scribbles=str(drawn))
+
+    def open_mask(name):
+        mask = dataset.reference(name)
+        return np.where(np.arange(mask.size).reshape(mask.shape) % 7, mask, np.uint8(UNLABELLED))
+
+    audit = check(replace(dataset, read_reference=open_mask))
+    assert not any("the reference mask has" in fault.problem for fault in audit.faults)
+
+
+def test_a_header_in_another_scale_is_a_fault_of_a_training_case_and_a_warning_elsewhere(root):
+    save(root / "images" / "d.nii.gz", image(5))
+    save(root / "images" / "c.nii.gz", image(2), np.diag([1000.0, 1000, 1000, 1]))
+    save(root / "masks" / "c.nii.gz", strokes() % 9, np.diag([1000.0, 1000, 1000, 1]))
+    assert "expected voxels of about 1 mm as in most cases" in found(root, "warning")[("c", None)]
+    assert not found(root)
+    for name in "xyz":
+        save(root / "images" / f"{name}.nii.gz", image(ord(name)))
+        save(root / "scribbles" / f"{name}.nii.gz", strokes())
     save(root / "images" / "b.nii.gz", image(1), np.diag([1000.0, 1000, 1000, 1]))
     save(root / "scribbles" / "b.nii.gz", strokes(), np.diag([1000.0, 1000, 1000, 1]))
-    assert "expected voxels of about 1 mm as in most cases, found 1e+03 x 1e+03 x 1e+03 mm" in str(
-        found(root, "warning")
-    )
+    assert "found 1e+03 x 1e+03 x 1e+03 mm" in found(root)[("b", None)]

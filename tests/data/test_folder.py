@@ -230,7 +230,7 @@ def test_a_link_that_leads_nowhere_is_an_error(root):
         folder(root)
 
 
-@pytest.mark.parametrize("name", ["b.tif", "b.img", "b.nii.gz.part"])
+@pytest.mark.parametrize("name", ["b.tif", "b.img", "b.nii.gz.part", "b.json"])
 def test_scribbles_that_are_not_read_do_not_make_a_test_case(root, name):
     (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / name)
     with pytest.raises(DataError, match=rf"{name}: expected scribbles as a file ending in .*convert it"):
@@ -245,6 +245,24 @@ def test_scribbles_that_are_not_read_of_channels_do_not_make_a_test_case_either(
     (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / "b.tif")
     with pytest.raises(DataError, match=r"b\.tif: expected scribbles as a file"):
         folder(root)
+
+
+def test_scribbles_that_are_not_read_are_found_whichever_way_accents_are_stored(root):
+    (root / "images" / "b.nii.gz").rename(root / "images" / "Jos\u00e9.nii.gz")
+    (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / unicodedata.normalize("NFD", "Jos\u00e9.tif"))
+    with pytest.raises(DataError, match="expected scribbles as a file"):
+        folder(root)
+
+
+def test_one_image_to_segment_says_nothing_of_its_neighbours(root, caplog):
+    (root / "images" / "a_0000.nii.gz").write_bytes((root / "images" / "a.nii.gz").read_bytes())
+    (root / "images" / "thesis.docx").write_bytes(b"")
+    assert images(root / "images" / "a.nii.gz").names == ("a",)
+    assert not caplog.records
+    assert images(root / "images", n_channels=1).names == ("a", "a_0000", "b", "c"), "one channel each"
+    assert "thesis.docx" in caplog.text
+    with pytest.raises(DataError, match="also found"):
+        images(root / "images", n_channels=2)
 
 
 def test_files_that_are_not_read_are_named(root):

@@ -132,8 +132,8 @@ def test_a_round_trip_through_a_coarser_grid_keeps_a_disc():
 def test_an_automatic_grid_is_the_median_spacing_and_covers_all():
     small, large = make_case((1, 32, 32), (5.0, 1.0, 1.0), name="a"), make_case((1, 50, 40), (5.0, 2.0, 2.0), name="b")
     cases = Cases(["a", "b", "c"], lambda name: {"a": small, "b": large, "c": large}[name])
-    assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64)
-    assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32)
+    assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64, usual_mm=2.0)
+    assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32, usual_mm=2.0)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_a_grid_is_chosen_without_reading_a_voxel():
 
     geometries = {"a": make_case((1, 32, 32), (5.0, 1.0, 1.0)).geometry, "b": make_case((1, 50, 40)).geometry}
     grid = Preprocess().resolve(Cases(["a", "b"], read, geometries.__getitem__))
-    assert grid == Preprocess(spacing_mm=1.25, size=64)  # 1, 1, 1.5 and 2 mm; 40 * 2 / 1.25 = 64
+    assert grid == Preprocess(spacing_mm=1.25, size=64, usual_mm=1.25)  # 1, 1, 1.5 and 2 mm; 40 * 2 / 1.25 = 64
 
 
 def test_a_brain_is_normalised_by_itself_and_air_stays_air():
@@ -193,13 +193,32 @@ def test_nothing_but_background_is_predicted_outside_a_brain():
 def test_a_header_in_another_scale_is_refused_by_the_name_of_its_case(factor):
     spacings = {"a": 1.0, "b": factor, "c": 1.0}
     geometries = {name: Geometry((4, 20, 30), np.diag([mm, mm, 5.0, 1.0])) for name, mm in spacings.items()}
-    cases = Cases(list(geometries), lambda name: None, geometries.__getitem__)
-    with pytest.raises(
-        DataError, match=r"case b: expected voxels of about 1 mm, as the median of the training cases, found 5"
-    ):
-        Preprocess().resolve(cases)
-    with pytest.raises(
-        DataError, match=r"case far: expected voxels of about 1 mm, as the grid that the network works on"
-    ):
-        Preprocess(spacing_mm=1.0, size=32).image(make_case(spacing=(5.0, factor, factor), name="far"))
-    assert Preprocess(spacing_mm=1.0, size=32).image(make_case(spacing=(5.0, 9.0, 0.2))).shape[-1] == 32
+    said = "case b: expected pixels of about 1 mm, as most training cases have them, found"
+    for known in (Preprocess(), Preprocess(spacing_mm=1.0, size=32)):
+        with pytest.raises(DataError, match=said):
+            known.resolve(Cases(list(geometries), lambda name: None, geometries.__getitem__))
+    resolved = Preprocess().resolve(Cases(["a", "c"], lambda name: None, geometries.__getitem__))
+    said = "case far: expected pixels of about 1 mm, as the training images have them, found"
+    with pytest.raises(DataError, match=said):
+        resolved.image(make_case(spacing=(5.0, factor, factor), name="far"))
+    assert resolved.image(make_case(spacing=(50.0, 9.0, 0.2))).shape[-1] == 32
+
+
+def test_slices_may_be_of_any_thickness():
+    sizes = (1.0, 0.8, 10.0, 1.5, 50.0)
+    geometries = {f"{mm}": Geometry((4, 20, 30), np.diag([0.8, 0.8, mm, 1.0])) for mm in sizes}
+    assert Preprocess().resolve(Cases(list(geometries), lambda name: None, geometries.__getitem__)).spacing_mm == 0.8
+
+
+@pytest.mark.parametrize("mm", [0.000325, 0.00065, 0.1234567, 1.36719, 123.4567])
+def test_an_automatic_spacing_keeps_four_digits_in_any_scale(mm):
+    geometry = Geometry((1, 64, 64), np.diag([mm, mm, 1.0, 1.0]))
+    grid = Preprocess().resolve(Cases(["a"], lambda name: None, lambda name: geometry))
+    assert grid.spacing_mm == pytest.approx(mm, rel=1e-3)
+    assert grid.size == 64
+
+
+def test_pictures_of_many_pixels_can_be_shrunk_as_far_as_the_recipe_says():
+    case = make_case(shape=(1, 2500, 2500), spacing=(1.0, 1.0, 1.0))
+    grid = Preprocess(largest_size=192).resolve(Cases(["case"], lambda name: case))
+    assert grid.image(case).shape == (1, 1, 192, 192)

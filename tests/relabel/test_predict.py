@@ -204,6 +204,14 @@ def test_views_are_turned_back_before_their_mean_is_taken(fabric):
     assert np.allclose(out.sum(axis=1), 1, atol=1e-5)
 
 
+def test_views_lie_where_they_belong_in_bfloat16_too(fabric):
+    side = 192
+    images = np.zeros((1, 1, side, side), np.float32)
+    half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    exact, rounded = (predict(each, Position(), images, (15.0, -15.0)) for each in (fabric, half))
+    assert np.abs(exact - rounded).max() < 1e-3
+
+
 def test_views_of_a_network_that_looks_at_each_pixel_by_itself_change_little(fabric):
     rows, columns = np.indices((64, 64)) - 31.5
     images = np.where(np.hypot(rows, columns) < 15, 1.0, -1.0).astype(np.float32)[None, None]

@@ -96,7 +96,7 @@ def check(
     counts: list[np.ndarray] = []
     channels: dict[str, tuple[int, Path | None]] = {}
     present: dict[str, frozenset[int] | None] = {}
-    geometries: dict[str, Geometry] = {}
+    geometries: dict[Part, dict[str, Geometry]] = {"train": {}, "test": {}}
     n_voxels = 0
     for part, name in progress([(part, name) for part, cases in parts.items() for name in cases.names]):
         reference: Labels | None = None
@@ -109,7 +109,7 @@ def check(
         except DataError as error:
             faults += _of_error(name, error)
             continue
-        geometries[name] = case.geometry
+        geometries[part][name] = case.geometry
         channels[name] = len(case.image), case.files[0] if case.files else None
         faults += [*_of_image(case), *duplicates.of(case, part)]
         if part == "train":
@@ -156,12 +156,17 @@ def _of_image(case: Case) -> Iterator[Fault]:
             )
 
 
-def _of_spacing(geometries: Mapping[str, Geometry]) -> Iterator[Fault]:
-    """Yields warnings of headers that are likely wrong."""
-    for name, usual_mm in out_of_scale(geometries).items():
-        found = " x ".join(f"{mm:.3g}" for mm in geometries[name].spacing_mm)
+def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]]) -> Iterator[Fault]:
+    """Yields headers that are likely wrong: faults where pixels of a training case are, for `train` refuses those."""
+    sizes = {name: geometry.spacing_mm for part in geometries.values() for name, geometry in part.items()}
+    of_pixels = {name: geometry.spacing_mm[1:] for name, geometry in geometries["train"].items()}
+    refused = out_of_scale(of_pixels) if of_pixels else {}
+    doubtful = out_of_scale(sizes) if sizes else {}
+    for name, usual_mm in {**doubtful, **refused}.items():
+        found = " x ".join(f"{mm:.3g}" for mm in sizes[name])
         problem = f"expected voxels of about {usual_mm:.3g} mm as in most cases, found {found} mm"
-        yield Fault(name, None, "warning", problem, "correct its header or the unit in it; `train` refuses it")
+        severity: Literal["fault", "warning"] = "fault" if name in refused else "warning"
+        yield Fault(name, None, severity, problem, "correct its header or the unit in it, or leave the case out")
 
 
 def _shown(case: Case, dataset: Dataset) -> set[int]:
@@ -181,7 +186,7 @@ def _of_present(case: Case, dataset: Dataset, shown: set[int], reference: Labels
         drawn = _names(coarse(dataset).label_names, contrary)
         problem = f"image-level labels say {said}, there are scribbles of {drawn}"
         yield Fault(case.name, file, "fault", problem, "correct the labels in its present file, or the scribbles")
-    if reference is not None and (masked := set(np.unique(reference).tolist()) - {0}) != case.present:
+    if reference is not None and (masked := set(np.unique(reference).tolist()) - {0, UNLABELLED}) != case.present:
         problem = f"image-level labels say {said}, the reference mask has {_names(dataset.label_names, masked)}"
         yield Fault(case.name, None, "warning", problem, "correct the labels in its present file, if the mask is right")
 
@@ -266,8 +271,8 @@ def _full_mask(case: Case, file: Path | None) -> Fault:
 
 
 def _is_thin(drawn: np.ndarray) -> bool:
-    """Returns whether strokes are all there is: an erosion by 3 x 3 pixels in the slice leaves the inside of masks."""
-    return bool(ndimage.binary_erosion(drawn, np.ones((1, 3, 3), bool)).sum() <= 0.05 * drawn.sum())
+    """Returns whether strokes are all there is: an erosion by 5 x 5 pixels in the slice leaves the inside of masks."""
+    return bool(ndimage.binary_erosion(drawn, np.ones((1, 5, 5), bool)).sum() <= 0.05 * drawn.sum())
 
 
 def _without_background(case: Case) -> list[int]:

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Threads that wait by spinning starve each other where somebody else uses the cores, too (figures in docs/LOG.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
+"""What torch says where memory runs out, in errors of no type of their own."""
 
 app = typer.Typer(
     help="Train segmentation networks from scribbles. Start with: scribbleseg demo",
@@ -120,11 +124,12 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
                 "what was complete is kept"
             ) from None
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
                 raise
+            reason = (str(error).splitlines() or ["no more is free"])[0]
             raise _refusal(
-                f"expected enough memory, ran out of it ({str(error).splitlines()[0]}); take smaller batches "
-                "(--set stages.batch=2), a coarser grid (--set preprocess.spacing_mm=...), or a machine with more"
+                f"expected enough memory, ran out of it ({reason}); take a machine with more, or train on smaller "
+                "batches (stages.batch) or a coarser grid (preprocess.spacing_mm)"
             ) from None
         except KeyboardInterrupt:
             errors.print("Stopped. What was complete is kept; the same command goes on (train: with --resume).")

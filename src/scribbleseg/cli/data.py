@@ -91,7 +91,7 @@ def simulate(
         Rule,
         typer.Option(
             help="full, half or quarter: that share of a line along the middle of each structure; spots: one spot in "
-            "each; ji2019: the lines of Ji et al. 2019."
+            "each; boundary: full, and a short line along each border; ji2019: the lines of Ji et al. 2019."
         ),
     ] = "full",
     length: Annotated[

@@ -62,62 +62,85 @@ def predict(
         model.segmenter.check_dropout()
     cases = model.cases(images)
     asked = [str(images.resolve()), recursion, probabilities, uncertainty]
-    task = json.dumps({"run": str(run.resolve()), "weights": model.run.weights, "asked": asked}) + "\n"
-    done = set() if overwrite or uncertainty else _done(out, cases, task)
-    declaration = _free_place(out, [name for name in cases.names if name not in done], model, overwrite)
-    write_text(out / UNFINISHED, task)
-    ranks, failed = _segment_all(model, cases.only([name for name in cases.names if name not in done]), out, asked)
-    (out / UNFINISHED).unlink()
+    progress = _Progress(out, {"run": str(run.resolve()), "weights": model.run.weights, "asked": asked})
+    before = [name for name in cases.names if name in progress.done]
+    left = [name for name in cases.names if name not in progress.done]
+    declaration = _free_place(out, left, model, overwrite)
+    progress.write()
+    write_text(out / "dataset.json", declaration)  # as nnU-Net does: `evaluate` reads it
+    failed = _segment_all(model, cases.only(left), progress, probabilities, uncertainty)
     if failed and len(failed) == len(cases):
+        progress.forget()
         raise failed[0]
-    write_text(out / "dataset.json", declaration)  # last, and as nnU-Net does: `evaluate` reads it
     values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
-    before = f" ({len(done)} were there already)" if done else ""
-    console.print(f"{len(cases) - len(failed)} label maps in {out}{before}, {values}")
-    for error in failed:
-        errors.print(f"not segmented: {error}", style="yellow", soft_wrap=True)
-    if ranks:
-        _print_ranking(out, ranks)
+    also = f" ({len(before)} were there already)" if before else ""
+    console.print(f"{len(cases) - len(failed)} label maps in {out}{also}, {values}")
+    if uncertainty:
+        _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
     if failed:
+        for error in failed:
+            errors.print(f"not segmented: {error}", style="yellow", soft_wrap=True)
+        errors.print("The same command segments these once they are mended.")
         raise typer.Exit(1)
+    progress.forget()
 
 
-def _done(out: Path, cases: "Cases", task: str) -> set[str]:
-    """The cases that the same command has segmented before it was interrupted."""
-    from scribbleseg.data.formats import PNG
+class _Progress:
+    """What a command has done in a folder of label maps, on disk until it has finished, so that it can go on."""
 
-    file = out / UNFINISHED
-    if not file.exists() or file.read_text() != task:
-        return set()
-    return {name for name in cases.names if any((out / f"{name}{end}").exists() for end in (".nii.gz", PNG))}
+    def __init__(self, out: Path, task: Mapping[str, Any]) -> None:
+        self.out, self.file, self.task = out, out / UNFINISHED, dict(task)
+        known = json.loads(self.file.read_text()) if self.file.exists() else {}
+        done = known["done"] if known.get("task") == self.task else {}
+        there = {path.name.partition(".")[0] for path in out.glob("*")}
+        self.done: dict[str, dict[str, Any] | None] = {
+            n: rank for n, rank in done.items() if n.partition(".")[0] in there
+        }
+
+    def write(self, name: str | None = None, rank: dict[str, Any] | None = None) -> None:
+        """Write down that a case is done, with its rank where there is one."""
+        from scribbleseg.files import write_text
+
+        if name is not None:
+            self.done[name] = rank
+        write_text(self.file, json.dumps({"task": self.task, "done": self.done}) + "\n")
+
+    def forget(self) -> None:
+        """Leave no trace."""
+        self.file.unlink()
 
 
 def _segment_all(
-    model: "Model", cases: "Cases", out: Path, asked: Sequence[Any]
-) -> tuple[list["Rank"], list["DataError"]]:
-    """Segment what can be segmented; the ranks of the cases, and the errors of those that could not be."""
+    model: "Model", cases: "Cases", progress: _Progress, probabilities: bool, uncertainty: bool
+) -> list["DataError"]:
+    """Segment what can be segmented; the errors of the cases that cannot. Raises DataError where OUT takes no more."""
+    from dataclasses import asdict
+
     from rich.progress import track
 
+    from scribbleseg.files import FileError
     from scribbleseg.types import DataError
 
-    *_, probabilities, uncertainty = asked
-    ranks: list[Rank] = []
     failed: list[DataError] = []
     for name in track(cases.names, "Segmenting"):
         try:
             case = cases.named(name)
-            if uncertainty:
-                ranks.append(_uncertain(model, case, out))
-            _segment(model, case, out, probabilities)  # last: what has a label map is done
+            rank = asdict(_uncertain(model, case, progress.out)) if uncertainty else None
+            _segment(model, case, progress.out, probabilities)
         except DataError as error:
+            if isinstance(error, FileError) and progress.out in error.file.parents:
+                raise
             failed.append(error)
-    return ranks, failed
+        else:
+            progress.write(name, rank)
+    return failed
 
 
-def _print_ranking(out: Path, ranks: Sequence["Rank"]) -> None:
+def _print_ranking(out: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Write the ranking of the cases, and print its beginning."""
-    from scribbleseg.relabel.uncertainty import write_ranking
+    from scribbleseg.relabel.uncertainty import Rank, write_ranking
 
+    ranks = [Rank(**each) for each in found]
     write_ranking(out, ranks)
     table = Table("most uncertain first", "entropy, nats", "uncertain", box=None)
     for rank in sorted(ranks, key=lambda rank: -rank.score)[:SHOWN]:
@@ -225,7 +248,7 @@ def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
     without_mask, left_out = [], 0
     for name in track(opened.files, "Scoring"):
         reference = dataset.read_reference(name)
-        if reference is None:
+        if reference is None or (reference == UNLABELLED).all():
             without_mask.append(name)
             continue
         case = (dataset.train if name in dataset.train.names else dataset.test).named(name)

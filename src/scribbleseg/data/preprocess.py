@@ -1,6 +1,6 @@
 """Brings images and labels from native grids to the recipe's and back: resampling, cropping, normalisation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Annotated
@@ -40,28 +40,34 @@ class Preprocess:
             in a mean over labelled pixels.
         largest_size: the largest side that `resolve` chooses: where slices need more pixels at the data set's spacing,
             the grid is made coarser until they do not. None is no limit.
+        usual_mm: the median pixel size of the training images, written down by `resolve`: an image whose pixels are 10
+            times as large or as small is refused.
     """
 
     spacing_mm: PositiveFloat | None = None
     size: Annotated[int, Field(gt=0, le=4096)] | None = None
     brain: bool = False
     largest_size: Annotated[int, Field(ge=STRIDE, le=4096)] | None = None
+    usual_mm: PositiveFloat | None = None
 
     def resolve(self, cases: Cases) -> "Preprocess":
-        """Returns the same with both numbers set; where they were None, from the cases' grids. Reads no voxels."""
-        if self.spacing_mm is not None and self.size is not None:
-            return self
+        """Returns the same with all numbers set; where they were None, from the cases' grids. Reads no voxels.
+
+        Raises:
+            DataError: a case whose pixels are 10 times as large or as small as they usually are.
+        """
         geometries = {name: cases.geometry(name) for name in cases.names}
-        for name, usual in out_of_scale(geometries).items():
-            raise _absurd(name, geometries[name], usual, "the median of the training cases")
+        for name, usual in out_of_scale({name: each.spacing_mm[1:] for name, each in geometries.items()}).items():
+            raise _absurd(name, geometries[name], usual, "most training cases have them")
         grids = [(geometry.shape[1:], geometry.spacing_mm[1:]) for geometry in geometries.values()]
-        spacing = self.spacing_mm or round(median(mm for _, in_plane in grids for mm in in_plane), 3)
+        usual_mm = _rounded(median(mm for _, in_plane in grids for mm in in_plane))
+        spacing = self.spacing_mm or usual_mm
         extent_mm = max(n * mm for shape, in_plane in grids for n, mm in zip(shape, in_plane, strict=True))
         if self.largest_size and self.size is None and self.spacing_mm is None:
             largest = STRIDE * (self.largest_size // STRIDE)
-            spacing = max(spacing, float(np.ceil(1000 * extent_mm / largest) / 1000))
+            spacing = max(spacing, _rounded(1.001 * extent_mm / largest))
         size = self.size or STRIDE * int(np.ceil(round(extent_mm / spacing) / STRIDE))
-        return replace(self, spacing_mm=spacing, size=size)
+        return replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm)
 
     def resampled(self, geometry: Geometry) -> tuple[int, int]:
         """Returns height and width of the whole slice at the grid's spacing, before crop or padding."""
@@ -76,12 +82,11 @@ class Preprocess:
         """Returns the case's slices on the grid, normalised. Padding is air: the channel's minimum, 0 for a brain.
 
         Raises:
-            DataError: pixels that are 10 times as large or as small as the grid's, in a header that is likely wrong.
+            DataError: pixels that are 10 times as large or as small as in training: the header is likely wrong.
         """
         assert self.size is not None, "resolve() first"
-        assert self.spacing_mm is not None, "resolve() first"
-        if any(_differ(mm, self.spacing_mm) for mm in case.spacing_mm[1:]):
-            raise _absurd(case.name, case.geometry, self.spacing_mm, "the grid that the network works on")
+        if self.usual_mm and any(_differ(mm, self.usual_mm) for mm in case.spacing_mm[1:]):
+            raise _absurd(case.name, case.geometry, self.usual_mm, "the training images have them")
         normalised = normalise_brain(case.image) if self.brain else normalise(case.image)
         slices = functional.interpolate(
             torch.from_numpy(normalised.swapaxes(0, 1)), self.resampled(case.geometry), mode="bilinear", antialias=True
@@ -129,16 +134,25 @@ class Preprocess:
         return np.ascontiguousarray(whole[:, rows][:, :, columns])
 
 
-def out_of_scale(geometries: Mapping[str, Geometry]) -> dict[str, float]:
-    """Returns the usual voxel size, by name, of cases with an axis 10 times as large or as small as it usually is."""
-    sizes = np.array([geometry.spacing_mm for geometry in geometries.values()]).reshape(-1, 3)
-    usual = np.quantile(sizes, 0.5, axis=0, method="lower")
+def out_of_scale(sizes: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Returns the usual voxel size, by name, of cases that have one 10 times as large or as small along some axis.
+
+    Args:
+        sizes: voxel sizes by the case's name, for each the same axes.
+    """
+    table = np.array(list(sizes.values()))
+    usual = np.quantile(table, 0.5, axis=0, method="lower")
     found = {}
-    for name, size in zip(geometries, sizes, strict=True):
+    for name, size in zip(sizes, table, strict=True):
         for mm, usual_mm in zip(size, usual, strict=True):
             if _differ(mm, usual_mm):
                 found[name] = float(usual_mm)
     return found
+
+
+def _rounded(mm: float) -> float:
+    """Returns four significant digits."""
+    return float(f"{mm:.4g}")
 
 
 def _differ(mm: float, usual_mm: float) -> bool:
@@ -148,7 +162,7 @@ def _differ(mm: float, usual_mm: float) -> bool:
 def _absurd(name: str, geometry: Geometry, usual_mm: float, where: str) -> DataError:
     found = " x ".join(f"{mm:.3g}" for mm in geometry.spacing_mm)
     return DataError(
-        f"case {name}: expected voxels of about {usual_mm:.3g} mm, as {where}, found {found} mm "
+        f"case {name}: expected pixels of about {usual_mm:.3g} mm, as {where}, found voxels of {found} mm "
         "(depth x height x width); its header is likely wrong or in another unit: correct it, or leave the case out"
     )
 

@@ -1,4 +1,4 @@
-"""Recipes of our own, in no paper: what is trained where nobody names a recipe, and the same on full masks.
+"""Recipes of our own, in no paper, and the same on full masks.
 
 `quick` is for an hour of a laptop's CPU, `standard` for an afternoon's, `long` for a GPU. What they are made of was
 chosen by the measurements in docs/LOG.md.

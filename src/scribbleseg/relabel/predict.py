@@ -69,8 +69,8 @@ def predict(
         fabric: where it runs.
         network: any of the recipes' networks.
         images: slices of the grid.
-        turns: degrees by which slices are turned for further views. Probabilities are the mean of all views that show
-            the pixel.
+        turns: degrees by which slices are turned for further views (test-time augmentation by rotation). Probabilities
+            are the mean of all views that show the pixel.
 
     Raises:
         DataError: the network's logits are not finite.
@@ -98,8 +98,9 @@ def _turned(batch: Tensor, degrees: float, padding: str) -> Tensor:
     """Square slices turned about their centre; what moves in is the border repeated, or zeros."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=batch.device).expand(len(batch), 2, 3)
-    grid = functional.affine_grid(turn, list(batch.shape), align_corners=False)
-    return functional.grid_sample(batch.float(), grid, padding_mode=padding, align_corners=False)
+    with torch.autocast(batch.device.type, enabled=False):  # bfloat16 would be off by a pixel and more
+        grid = functional.affine_grid(turn, list(batch.shape), align_corners=False)
+        return functional.grid_sample(batch.float(), grid, padding_mode=padding, align_corners=False)
 
 
 @torch.inference_mode()

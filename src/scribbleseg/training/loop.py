@@ -48,8 +48,8 @@ class Training:
         batch: slices in one update on one device; 10 in the earlier code of Can et al.'s group.
         optimiser: with its learning-rate schedule.
         losses: their sum is minimised. Of outputs under deep supervision, each counts half of the one before it.
-        average: the decay of a running mean of the weights, which segments and relabels in the place of the last
-            weights (Polyak & Juditsky 1992, doi:10.1137/0330046); 0 takes the last weights.
+        average: the decay of an exponential moving average of the weights, which segments and relabels in the place of
+            the last weights (Polyak & Juditsky 1992, doi:10.1137/0330046); 0 takes the last weights.
     """
 
     iterations: PositiveInt

@@ -122,6 +122,8 @@ class Boundary(Skeleton):
     border: such a stroke tells a network where the border is, which no stroke along the middle does. What is thinner
     than that has its innermost line instead. The middle lines, loops and zigzags are ours.
 
+    `length` keeps one piece of all strokes laid end to end, and so not a share of each.
+
     Args:
         depth: smallest and largest distance from the border, in pixels; uniform between them.
         share: smallest and largest share of that line that is drawn; uniform between them.
@@ -253,8 +255,13 @@ def with_lengths(rule: AnyRule, lengths: Sequence[str], label_names: Sequence[st
         label_names: names of the labels that are drawn, background first.
 
     Raises:
-        DataError: not a share, no such label, or one that stands twice.
+        DataError: not a share, no such label, or one that stands twice; or a rule that has lengths of its own.
     """
+    if lengths and isinstance(rule, Boundary):
+        raise DataError(
+            f"--length: expected none with the rule {rule.kind}, whose strokes along the border have shares of their "
+            f"own, got {', '.join(lengths)}; take the rule full"
+        )
     found: dict[str, float] = {}
     for text in lengths:
         name, equals, number = text.rpartition("=")

@@ -56,12 +56,17 @@ def volumes_in(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def unread_in(folder: Path) -> list[Path]:
-    """Returns what is in a folder and cannot be read as an image, sorted, but for hidden files and `COMPANIONS`."""
+def unread_in(folder: Path, companions: bool = False) -> list[Path]:
+    """Returns what is in a folder and cannot be read as an image, sorted.
+
+    Args:
+        folder: the folder.
+        companions: whether `COMPANIONS` are among it. Hidden files are not.
+    """
     return sorted(
         path
         for path in (folder.iterdir() if folder.is_dir() else ())
         if not path.name.startswith(".")
-        and not path.name.lower().endswith(COMPANIONS)
+        and (companions or not path.name.lower().endswith(COMPANIONS))
         and not (ending(path) and path.is_file())
     )

@@ -17,8 +17,9 @@ and 0 is background.
 import json
 import logging
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from scribbleseg.files import FileError
 from scribbleseg.types import Cases, DataError, Dataset
 
 log = logging.getLogger(__name__)
+
+SHOWN = 10
+"""Files that are named in one message."""
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -54,8 +58,9 @@ def folder(folder: str | Path) -> Dataset:
             "masks/ to simulate some from"
         )
     unread = [path for name in ("images", "scribbles", "masks") for path in unread_in(root / name)]
+    beside = [path for path in unread_in(root / "scribbles", companions=True) if path not in unread]
     whole = {match[1] if (match := CHANNEL.fullmatch(name)) else name for name in images}
-    _check_unread(unread, whole - set(scribbles), root / "scribbles")
+    _check_unread([*unread, *beside], whole - set(scribbles), root / "scribbles")
     encoding = _declared(root, scribbles)
     channels = group_channels(images.values(), whole_names={*scribbles, *masks})
     # Scribbles without an image are cases too: whoever drew them meant to train on them, so reading them must fail.
@@ -77,8 +82,13 @@ def folder(folder: str | Path) -> Dataset:
     if orphans := sorted(set(masks) - {f.name for f in files}):
         notes.append(f"masks without an image are skipped: {', '.join(orphans)}")
     if unread:
-        notes.append(f"not read: {', '.join(str(path.relative_to(root)) for path in unread)}")
+        notes.append(f"not read: {_named([str(path.relative_to(root)) for path in unread])}")
     return dataset("folder", root, encoding, train, test, notes)
+
+
+def _named(names: Sequence[str]) -> str:
+    """Returns the first few names, and how many there are besides."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _none_in(folder: Path) -> str:
@@ -88,7 +98,8 @@ def _none_in(folder: Path) -> str:
 def _check_unread(unread: Iterable[Path], undrawn: Iterable[str], scribbles: Path) -> None:
     """Raises FileError for scribbles in a format that is not read: their cases would become test cases."""
     for path in unread:
-        if path.parent == scribbles and any(path.name.startswith(f"{name}.") for name in undrawn):
+        name = unicodedata.normalize("NFC", path.name)
+        if path.parent == scribbles and any(name.startswith(f"{case}.") for case in undrawn):
             raise FileError(
                 path,
                 f"expected scribbles as a file ending in {', '.join(ENDINGS)}, found this one",
@@ -115,11 +126,12 @@ def images(path: str | Path, n_channels: int | None = None) -> Cases:
         found = next((files for place in places if (files := volumes_in(place))), {})
     if not found:
         raise DataError(f"{path}: expected an image or a folder of images ({', '.join(ENDINGS)}), found none")
-    if unread := [each.name for place in {file.parent for file in found.values()} for each in unread_in(place)]:
-        log.warning("not read in %s: %s", path, ", ".join(unread))
-    channels = group_channels(found.values())
-    if n_channels == 1 and any(len(files) > 1 for files in channels.values()):
-        channels = {name: (file,) for name, file in found.items()}
+    if path.is_dir() and (unread := unread_in(next(iter(found.values())).parent)):
+        log.warning("not read in %s: %s", path, _named([each.name for each in unread]))
+    several = len({match[1] if (match := CHANNEL.fullmatch(name)) else name for name in found}) < len(found)
+    channels: Mapping[str, tuple[Path, ...]] = {name: (file,) for name, file in found.items()}
+    if n_channels != 1 or not several:
+        channels = group_channels(found.values())
     return cases([CaseFiles(name, files) for name, files in sorted(channels.items())], Encoding(("background",), {}))
 
 
