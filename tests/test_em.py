@@ -382,7 +382,7 @@ def test_a_stage_that_does_not_restart_carries_the_optimiser_on_also_after_a_kil
         save(network, path)
         raise Killed
 
-    def kill_before_saving(network, path):
+    def kill_before_saving(network, path, *_):
         raise Killed
 
     def kill_in_the_second(self, record):
