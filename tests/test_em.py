@@ -378,8 +378,8 @@ def test_a_stage_that_does_not_restart_carries_the_optimiser_on_also_after_a_kil
     assert not torch.equal(weights(whole.run)["head.0.weight"], weights(anew.run)["head.0.weight"])
     save, log = em.save_weights, Run.log
 
-    def kill_once_saved(network, path):
-        save(network, path)
+    def kill_once_saved(network, path, *single):
+        save(network, path, *single)
         raise Killed
 
     def kill_before_saving(network, path, *_):

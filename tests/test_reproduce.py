@@ -152,9 +152,11 @@ FINE_TUNED = Stage(
     relabel=Relabel(refine=CRF.stages[1].relabel.refine, decide=WelchTest()),
 )
 EVERYTHING = Recipe(
-    preprocess=Preprocess(spacing_mm=4.0, size=16),
+    preprocess=Preprocess(spacing_mm=4.0, size=16, largest_size=32, usual_mm=4.0),
     network=UNet(base=4, padded=True, dropout=0.5),
+    patch=16,
     stages=(Stage(iterations=9, optimiser=SGD(), losses=FINE_TUNED.losses), FINE_TUNED, FINE_TUNED),
+    turns=(10.0,),
 )
 """Three M steps with parts of every kind."""
 
@@ -184,7 +186,7 @@ def another(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value, 1)
+        return (*value, value[-1])
     return value * 2 if isinstance(value, int) else value * 0.9
 
 

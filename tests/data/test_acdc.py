@@ -224,10 +224,10 @@ def test_a_case_reports_everything_that_is_wrong_with_it(tree):
 
 
 def test_references_are_full_masks_on_the_images_grid(tree):
-    save(tree / "patient001" / "patient001_frame01_gt.nii.gz", SCRIBBLE)
+    save(tree / "patient001" / "patient001_frame01_gt.nii.gz", np.where(SCRIBBLE == 4, 5, SCRIBBLE).astype(np.uint8))
     (tree / "patient001" / "patient001_frame12_gt.nii.gz").unlink()
     dataset = acdc(tree)
-    with pytest.raises(DataError, match=r"case patient001_frame01.*expected the values 0 background.*found 4 \("):
+    with pytest.raises(DataError, match=r"case patient001_frame01.*expected the values 0 background.*found 5 \("):
         dataset.reference("patient001_frame01")
     with pytest.raises(DataError, match="patient001_frame12: expected a reference mask"):
         dataset.reference("patient001_frame12")
