@@ -96,11 +96,8 @@ def test_both_phases_train_and_are_told_apart(trained, dataset):
     names = {phase: part.details["label_names"] for phase, part in phases(run).items()}
     assert names == {"whole": ["background", "WT"], "substructures": list(dataset.label_names)}
     found = recipe_of(run)
-    same = {
-        phase: replace(part, preprocess=replace(part.preprocess, usual_mm=None))
-        for phase, part in vars(found).items()
-        if phase in ("whole", "substructures")
-    }
+    left_open = replace(found.whole.preprocess, usual_mm=None)
+    same = {phase: replace(getattr(found, phase), preprocess=left_open) for phase in ("whole", "substructures")}
     given = replace(TINY.substructures, preprocess=TINY.whole.preprocess)
     assert replace(found, **same) == replace(TINY, substructures=given)
     assert dataset_of(run).scored == {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}

@@ -187,6 +187,8 @@ def another(value):
         return not value
     if isinstance(value, tuple):
         return (*value, value[-1])
+    if not value:
+        return 0.5 if isinstance(value, float) else 1
     return value * 2 if isinstance(value, int) else value * 0.9
 
 
