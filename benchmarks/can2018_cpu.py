@@ -14,7 +14,8 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,29 +57,41 @@ GRIDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    titles = list(can2018.TITLES.values())
+    arguments = parse(__doc__, Path("runs/can2018_acdc"), [SCRIBBLES_ONLY, *titles, *VARIANTS], titles)
+    with opened(arguments) as dataset:
+        rows = {title: at_scale(title, arguments.data, arguments.iterations) for title in arguments.rows}
+        train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
+        peers = tuple(can2018.TITLES[end] for end in ("full", "no_recursion"))
+        report("can2018_cpu", rows, arguments.out, arguments.seeds, peers)
+
+
+def parse(description: str | None, out: Path, rows: list[str], default: list[str]) -> argparse.Namespace:
+    """The arguments of a table at CPU scale; phantoms and a toy size where there is no data, or with --quick."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=["acdc", "promise12", "prostate158"], default="acdc")
     parser.add_argument("--scribbles", choices=["expert", *RULES], help="default: expert on acdc, full elsewhere")
-    parser.add_argument("--out", type=Path, default=Path("runs/can2018_acdc"))
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    titles = list(can2018.TITLES.values())
-    parser.add_argument("--rows", nargs="+", choices=[SCRIBBLES_ONLY, *titles, *VARIANTS], default=titles)
+    parser.add_argument("--rows", nargs="+", choices=rows, default=default)
     parser.add_argument("--iterations", type=int, default=4000, help="in all, in every row")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--quick", action="store_true", help="phantoms, 40 iterations, one seed")
     arguments = parser.parse_args()
-    data = os.environ.get("SCRIBBLESEG_DATA")
+    if arguments.quick or not os.environ.get("SCRIBBLESEG_DATA"):
+        arguments.data, arguments.seeds, arguments.iterations = "phantoms", [0], 40
+    return arguments
+
+
+@contextmanager
+def opened(arguments: argparse.Namespace) -> Iterator[Dataset]:
+    """The data set that is asked for; runs on phantoms go to a scratch folder."""
+    if arguments.data != "phantoms":
+        yield open_data(Path(os.environ["SCRIBBLESEG_DATA"]) / arguments.data, arguments.scribbles, arguments.out)
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        if arguments.quick or not data:
-            write_phantoms(Path(scratch) / "phantoms", train=2, test=2)
-            arguments.data, arguments.seeds, arguments.iterations, arguments.out = "phantoms", [0], 40, Path(scratch)
-            dataset = open_dataset(Path(scratch) / "phantoms")
-        else:
-            dataset = open_data(Path(data) / arguments.data, arguments.scribbles, arguments.out)
-        rows = {title: at_scale(title, arguments.data, arguments.iterations) for title in arguments.rows}
-        train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
-        peers = tuple(can2018.TITLES[end] for end in ("full", "no_recursion"))
-        report(rows, arguments.out, arguments.seeds, peers)
+        arguments.out = Path(scratch) / "runs"
+        yield open_dataset(write_phantoms(Path(scratch) / "phantoms", train=2, test=2))
 
 
 def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:
@@ -102,7 +115,7 @@ def at_scale(title: str, data: str, iterations: int) -> Recipe:
     return replace(rows[title], preprocess=GRIDS[data])
 
 
-def report(rows: dict[str, Recipe], out: Path, seeds: list[int], peers: Iterable[str]) -> None:
+def report(name: str, rows: dict[str, Recipe], out: Path, seeds: list[int], peers: Iterable[str]) -> None:
     """Both tables, with differences to some of the rows, and one line of JSON."""
     summary = {row.title: row for row in summarise(rows, out, seeds, make_fabric("cpu"))}
     peers = [title for title in peers if title in summary]
@@ -128,7 +141,7 @@ def report(rows: dict[str, Recipe], out: Path, seeds: list[int], peers: Iterable
         figures[title]["labels"] = quality.round(4).tolist()
     console.print(labels)
     n_cases = next(iter(summary.values())).dice.shape[1]
-    print(json.dumps({"benchmark": "can2018_cpu", "seeds": seeds, "cases": n_cases, "rows": figures}))
+    print(json.dumps({"benchmark": name, "seeds": seeds, "cases": n_cases, "rows": figures}))
 
 
 def figures_of(row: Row) -> dict:

@@ -8,18 +8,12 @@ same number of iterations. Continues where it was stopped. Without SCRIBBLESEG_D
 phantoms at a toy size.
 """
 
-import argparse
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from can2018_cpu import GRIDS, at_scale, open_data, report
-from scribbleseg.annotate.simulate import RULES
-from scribbleseg.data import open_dataset
-from scribbleseg.phantoms import write_phantoms
+from can2018_cpu import GRIDS, at_scale, opened, parse, report
 from scribbleseg.recipe import Recipe
 from scribbleseg.recipes import default
 from scribbleseg.recipes.can2018 import relabelled
@@ -68,31 +62,15 @@ THEIRS = ("Base", "Fully supervised")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=["acdc", "promise12", "prostate158"], default="acdc")
-    parser.add_argument("--scribbles", choices=["expert", *RULES], help="default: expert on acdc, full elsewhere")
-    parser.add_argument("--out", type=Path, default=Path("runs/ours_acdc"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", nargs="+", choices=[*THEIRS, *VARIANTS], default=["full masks", "scribbles"])
-    parser.add_argument("--iterations", type=int, default=4000, help="in all, in every row")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("--quick", action="store_true", help="phantoms, 40 iterations, one seed")
-    arguments = parser.parse_args()
-    data = os.environ.get("SCRIBBLESEG_DATA")
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.quick or not data:
-            write_phantoms(Path(scratch) / "phantoms", train=2, test=2)
-            arguments.data, arguments.seeds, arguments.iterations, arguments.out = "phantoms", [0], 40, Path(scratch)
-            dataset = open_dataset(Path(scratch) / "phantoms")
-        else:
-            dataset = open_data(Path(data) / arguments.data, arguments.scribbles, arguments.out)
+    arguments = parse(__doc__, Path("runs/ours_acdc"), [*THEIRS, *VARIANTS], ["full masks", "scribbles"])
+    with opened(arguments) as dataset:
         ours = replace(default.sized(16, arguments.iterations), preprocess=GRIDS[arguments.data])
         rows = {
             title: VARIANTS[title](ours) if title in VARIANTS else at_scale(title, arguments.data, arguments.iterations)
             for title in arguments.rows
         }
         train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
-        report(rows, arguments.out, arguments.seeds, peers=("full masks", "scribbles"))
+        report("ours_cpu", rows, arguments.out, arguments.seeds, peers=("full masks", "scribbles"))
 
 
 if __name__ == "__main__":

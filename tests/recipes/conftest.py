@@ -1,5 +1,6 @@
 """What the tests of both papers' recipes share: how rows differ, their learning rates, and toy trainings of them."""
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -39,6 +40,19 @@ def differences() -> Callable[[Any, Any], set[str]]:
         return {name for name in a.keys() | b.keys() if a.get(name, "absent") != b.get(name, "absent")}
 
     return differ
+
+
+@pytest.fixture(scope="session")
+def differs_in_one_thing(differences) -> Callable[..., None]:
+    """Asserts that a row differs from the row that it is made of, and in nothing but what a pattern matches."""
+
+    def compare(rows: dict[str, Any], end: str, changed: dict[str, tuple[str, str]]) -> None:
+        other, thing = changed[end]
+        found = differences(rows[end], rows[other])
+        assert found
+        assert {name for name in found if not re.match(thing, name)} == set()
+
+    return compare
 
 
 @pytest.fixture(scope="session")
