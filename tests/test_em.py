@@ -22,8 +22,8 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.em import load_segmenter
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage, resolve
+from scribbleseg.relabel.components import only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import Confident, WelchTest
-from scribbleseg.relabel.pieces import only_scribbled, scribbles_in_pieces
 from scribbleseg.relabel.predict import predict, sample
 from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.runs import Run
@@ -169,7 +169,7 @@ def test_with_passes_labels_are_the_argmax_of_the_refined_mean_softmax_of_the_pa
 @pytest.mark.parametrize("only", [False, True])
 def test_only_scribbles_are_put_back_where_the_recipe_says_so(only, dataset, trained, fabric, tmp_path):
     relabel = Relabel(decide=Confident(probability=0.4), only_scribbled=only, clamp="scribbles")
-    recipe = replace(TINY, stages=(TINY.stages[0], Stage(iterations=1, relabel=relabel)), turns=(20.0,))
+    recipe = replace(TINY, stages=(TINY.stages[0], Stage(iterations=1, relabel=relabel)), rotations=(20.0,))
     session = begun(dataset, tmp_path / "run", fabric, recipe)
     session.prepare(recipe.preprocess)
     em.grow_seeds(session)
@@ -190,19 +190,19 @@ def test_only_scribbles_are_put_back_where_the_recipe_says_so(only, dataset, tra
     assert (found != slices.layer("labels", 0))[grown].any(), "what the walker grew can be overruled"
 
 
-def test_structures_in_one_piece_are_found_by_their_scribbles_and_remembered(dataset, fabric, tmp_path):
-    recipe = replace(TINY, single_pieces=True)
+def test_structures_in_one_component_are_found_by_their_scribbles_and_remembered(dataset, fabric, tmp_path):
+    recipe = replace(TINY, single_components=True)
     session = begun(dataset, tmp_path / "run", fabric, recipe)
     first, *_, last = em.train(session)
     slices, pooled = session.slices, np.zeros((dataset.n_labels, 2))
     for rows in slices.rows.values():
         labels = predict(fabric, last.segmenter.network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
-        pooled += scribbles_in_pieces(labels, slices.scribbles[rows], dataset.n_labels)
+        pooled += scribbles_in_components(labels, slices.scribbles[rows], dataset.n_labels)
     expected = {k for k in range(1, dataset.n_labels) if pooled[k, 0] and pooled[k, 1] >= 0.99 * pooled[k, 0]}
     assert last.segmenter.single == expected
     assert load_segmenter(recipe, session.run, fabric).single == expected
     assert load_segmenter(recipe, session.run, fabric, 0).single == first.segmenter.single
-    assert load_segmenter(TINY, session.run, fabric).turns == ()
+    assert load_segmenter(TINY, session.run, fabric).rotations == ()
 
 
 def test_label_maps_are_left_in_original_geometry(dataset, fabric, tmp_path):

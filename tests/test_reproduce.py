@@ -156,7 +156,7 @@ EVERYTHING = Recipe(
     network=UNet(base=4, padded=True, dropout=0.5),
     patch=16,
     stages=(Stage(iterations=9, optimiser=SGD(), losses=FINE_TUNED.losses), FINE_TUNED, FINE_TUNED),
-    turns=(10.0,),
+    rotations=(10.0,),
 )
 """Three M steps with parts of every kind."""
 

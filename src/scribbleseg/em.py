@@ -12,8 +12,8 @@ from rich.progress import track
 
 from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.recipe import Recipe, resolve, seen_by
+from scribbleseg.relabel.components import ENOUGH, only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import clamp
-from scribbleseg.relabel.pieces import ENOUGH, only_scribbled, scribbles_in_pieces
 from scribbleseg.relabel.predict import Segmenter, predict, sample
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import grow
@@ -21,7 +21,7 @@ from scribbleseg.session import Beliefs, Session
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
 from scribbleseg.types import UNLABELLED, DataError, Dataset
-from scribbleseg.weights import load_segmenter, load_weights, read_single_pieces, read_weights, save_weights
+from scribbleseg.weights import load_segmenter, load_weights, read_single_components, read_weights, save_weights
 
 kind: str = "em"
 recipe_type: type = Recipe
@@ -94,20 +94,22 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
             e_step(session, network, index)
         labels, changed = _taught(session, index)
         network = train_network(session, index, start)
-        names, single = session.dataset.label_names, read_single_pieces(session.run.network(index))
-        segmenter = Segmenter(network, recipe.preprocess, names, session.fabric, recipe.turns, single)
+        path = session.run.network(index)
+        single = read_single_components(path) if recipe.single_components else frozenset()
+        names = session.dataset.label_names
+        segmenter = Segmenter(network, recipe.preprocess, names, session.fabric, recipe.rotations, single)
         yield Recursion(phase, index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
         if changed is not None and changed < recipe.stop_below:
             return
 
 
-def single_pieces(session: Session[Recipe], network: NetworkModule) -> list[int]:
-    """The structures that are one piece, judged by what a network makes of the training scribbles."""
+def single_components(session: Session[Recipe], network: NetworkModule) -> list[int]:
+    """The structures that are one connected component, judged by what a network makes of the training scribbles."""
     slices, n_labels = session.slices, session.dataset.n_labels
     counts = np.zeros((n_labels, 2), np.int64)
     for rows in slices.rows.values():
         labels = predict(session.fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
-        counts += scribbles_in_pieces(labels, slices.scribbles[rows], n_labels)
+        counts += scribbles_in_components(labels, slices.scribbles[rows], n_labels)
     return [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
 
 
@@ -159,7 +161,7 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
         if index + 1 < len(recipe.steps) and not recipe.steps[index + 1].restarts:
             with atomically(run.optimiser(index)) as temporary:
                 link_or_copy(run.checkpoint(index), temporary)
-        save_weights(network, path, single_pieces(session, network) if recipe.single_pieces else ())
+        save_weights(network, path, single_components(session, network) if recipe.single_components else ())
         run.checkpoint(index).unlink(missing_ok=True)
     fabric.barrier()
     # Batch statistics differ between ranks: all go on with the ones that were saved.
@@ -187,7 +189,7 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
         return
     needs = sorted(session.recipe.needs_of(index))
     passes, draw = relabel.decide.passes, session.seed * len(session.recipe.steps) + index
-    turns = session.recipe.turns
+    rotations = session.recipe.rotations
 
     def relabelled() -> Iterator[tuple[str, Beliefs]]:
         slices, fabric = session.slices, session.fabric
@@ -197,7 +199,7 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
             seeds = slices.layer("labels", 0)[rows] if relabel.clamp == "areas" else scribbles
             # Section 2.4: the passes stand in the place of a single output.
             samples = sample(fabric, network, images, passes, draw) if passes else None
-            probabilities = samples.probabilities if samples else predict(fabric, network, images, turns)
+            probabilities = samples.probabilities if samples else predict(fabric, network, images, rotations)
             refined = relabel.refine(probabilities, images, seeds, fabric.device)
             labels = clamp(relabel.decide(refined, samples), seeds)
             if relabel.only_scribbled:

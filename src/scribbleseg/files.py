@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,3 +82,8 @@ def finish_folder(partial: Path, folder: Path) -> None:
     """Gives a complete folder its name, in the place of what had that name before."""
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+
+
+def first_of(names: Sequence[str], most: int = 10) -> str:
+    """The first few names, and how many there are besides, for a message."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -33,7 +33,8 @@ class Relabel:
     Args:
         refine: probabilities to probabilities, guided by the image.
         decide: probabilities to labels, UNLABELLED where it abstains.
-        only_scribbled: whether pieces of a structure in which no scribble of it lies become UNLABELLED (ours).
+        only_scribbled: whether connected components of a structure in which no scribble of it lies become UNLABELLED
+            (ours).
         clamp: what is put back: the seed "areas", as in Can et al. 2018, section 2.2, or the "scribbles" alone, so that
             what was grown from them can be overruled (ours).
     """
@@ -80,9 +81,10 @@ class Recipe:
         stages: one after the other, at least one.
         stop_below: training ends after the first stage before which relabelling changed less than this share of the
             pixels (ours).
-        turns: degrees by which slices are turned for further views where the network relabels or segments (ours).
-        single_pieces: whether structures that the training scribbles show to be in one piece keep their largest piece
-            alone in what the network segments (ours).
+        rotations: degrees, for test-time augmentation: where the network relabels or segments, slices are also seen
+            rotated by each of them (ours).
+        single_components: whether structures that the training scribbles show to be one connected component keep their
+            largest one alone in what the network segments (ours).
     """
 
     kind: Literal["em"] = "em"
@@ -95,8 +97,8 @@ class Recipe:
     patch: PositiveInt | None = None
     stages: tuple[Stage, ...] = (Stage(iterations=12000), Stage(iterations=6000, relabel=Relabel(), times=3))
     stop_below: NonNegativeFloat = 0.001
-    turns: tuple[float, ...] = ()
-    single_pieces: bool = False
+    rotations: tuple[float, ...] = ()
+    single_components: bool = False
 
     @property
     def steps(self) -> tuple[Stage, ...]:

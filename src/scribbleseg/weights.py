@@ -17,15 +17,15 @@ from scribbleseg.training.network import NetworkModule, trial
 from scribbleseg.types import DataError
 
 
-def save_weights(network: NetworkModule, path: Path, single_pieces: Sequence[int] = ()) -> None:
+def save_weights(network: NetworkModule, path: Path, single_components: Sequence[int] = ()) -> None:
     """Write what `load_weights` and `load_segmenter` read. Raises DataError where it cannot be written.
 
     Args:
         network: the network.
         path: the file.
-        single_pieces: the structures of which it is to keep the largest piece alone.
+        single_components: the structures of which it is to keep the largest connected component alone.
     """
-    found = {"channels": network.channels, "single_pieces": list(single_pieces), "state": network.state_dict()}
+    found = {"channels": network.channels, "single_components": list(single_components), "state": network.state_dict()}
     save_state(path, found)
 
 
@@ -36,7 +36,7 @@ def load_weights(network: NetworkModule, path: Path) -> NetworkModule:
 
 
 def read_weights(path: Path) -> dict[str, Any]:
-    """What `save_weights` wrote: "channels", "single_pieces" and "state". Raises DataError for a damaged file."""
+    """What `save_weights` wrote: "channels", "single_components" and "state". Raises DataError for a damaged file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -45,9 +45,9 @@ def read_weights(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_single_pieces(path: Path) -> frozenset[int]:
-    """The structures of which only the largest piece is kept. Raises DataError for a damaged file."""
-    return frozenset(read_weights(path).get("single_pieces", ()))
+def read_single_components(path: Path) -> frozenset[int]:
+    """The structures of which only the largest connected component is kept. Raises DataError for a damaged file."""
+    return frozenset(read_weights(path).get("single_components", ()))
 
 
 def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | None = None) -> Segmenter:
@@ -65,5 +65,5 @@ def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | No
     weights = read_weights(path)
     network = trial(recipe.network.build, weights["channels"], len(label_names))
     network.load_state_dict(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"])
-    single = frozenset(weights.get("single_pieces", ()))
-    return Segmenter(network, recipe.preprocess, label_names, fabric, recipe.turns, single)
+    single = frozenset(weights.get("single_components", ()))
+    return Segmenter(network, recipe.preprocess, label_names, fabric, recipe.rotations, single)

@@ -220,7 +220,7 @@ def test_views_of_a_network_that_looks_at_each_pixel_by_itself_change_little(fab
     assert np.allclose(plain[:, :, away], views[:, :, away], atol=1e-3)
 
 
-def test_a_segmenter_keeps_the_largest_piece_of_single_structures_alone(fabric):
+def test_a_segmenter_keeps_the_largest_component_of_single_structures_alone(fabric):
     image = np.zeros((1, 3, 48, 48), np.float32)
     image[0, :, 20:40, 10:30] = 100
     image[0, 1, 2:6, 2:6] = 100

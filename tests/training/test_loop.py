@@ -36,7 +36,7 @@ def fit(train, make_slices, boxes):
     """An M step of so many iterations on the boxes."""
 
     def run(iterations, log=lambda record: None, optimiser=Adam(), network=None, average=0.0, **where):  # noqa: B008
-        training = Training(iterations=iterations, batch=3, optimiser=optimiser, average=average)
+        training = Training(iterations=iterations, batch=3, optimiser=optimiser, ema_decay=average)
         return train(network or new_network(), training, make_slices(*boxes), log, **where)
 
     return run

@@ -52,6 +52,7 @@ def check(
     from rich.progress import track
 
     from scribbleseg.annotate.check import check as audit_of
+    from scribbleseg.files import first_of
 
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=False)
     audit = audit_of(dataset, lambda cases: track(cases, "Checking"))
@@ -62,9 +63,8 @@ def check(
         coverage.add_row(row.name, str(row.n_cases), str(row.n_voxels), f"{row.share:.2%}")
     console.print(coverage)
     for same in _grouped(audit.faults):
-        fault, n_others = same[0], len(same) - SHOWN
-        places = [f"{each.case}{f' ({each.file})' if each.file else ''}" for each in same[:SHOWN]]
-        where = "; ".join(places) + (f" and {n_others} more" if n_others > 0 else "")
+        fault = same[0]
+        where = first_of([f"{each.case}{f' ({each.file})' if each.file else ''}" for each in same], SHOWN)
         colour = {"fault": "red", "warning": "yellow", "note": "dim"}[fault.severity]
         said = Text.assemble((fault.severity, colour), f" {where}: {fault.problem}; {fault.remedy}")
         console.print(said, soft_wrap=True)

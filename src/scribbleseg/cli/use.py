@@ -21,7 +21,7 @@ UNFINISHED = "predict.unfinished.json"
 """Says, in a folder of label maps, which command is writing them; gone once it has finished."""
 
 SHOWN = 10
-"""Rows of a ranking, and names in a message, that are printed."""
+"""Rows of a ranking that are printed; the file has all."""
 
 
 @verb
@@ -208,17 +208,18 @@ def evaluate(
     """
     from scribbleseg.data.predictions import open_predictions
     from scribbleseg.evaluation.metrics import write_scores
+    from scribbleseg.files import first_of
     from scribbleseg.types import DataError
 
     opened = open_predictions(predictions, open_at(Place(data, format, split, fold)))
     dataset = opened.dataset
     if opened.strangers:
-        console.print(f"not cases of {data}, left out: {_named(opened.strangers)}", style="yellow")
+        console.print(f"not cases of {data}, left out: {first_of(opened.strangers)}", style="yellow")
     if missing := sorted(set(dataset.test.names) - opened.files.keys()):
-        console.print(f"test cases without a label map, not scored: {_named(missing)}", style="yellow")
+        console.print(f"test cases without a label map, not scored: {first_of(missing)}", style="yellow")
     scores, without_mask, left_out = _scored(opened)
     if without_mask:
-        console.print(f"cases without a reference mask, not scored: {_named(without_mask)}", style="yellow")
+        console.print(f"cases without a reference mask, not scored: {first_of(without_mask)}", style="yellow")
     if left_out:
         console.print(f"{left_out} voxels that the masks declare as ignore are left out of the scores", style="yellow")
     if not scores:
@@ -255,12 +256,6 @@ def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
         left_out += int((reference == UNLABELLED).sum())
         scores += score(name, opened.read(case), reference, case.spacing_mm, dataset.scored)
     return scores, without_mask, left_out
-
-
-def _named(names: Sequence[str]) -> str:
-    """The first few names, and how many there are besides."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 @verb

@@ -19,15 +19,15 @@ from scribbleseg.training.plain_unet import PlainUNet
 def training(iterations: int, e_steps: int = 4) -> tuple[Stage, ...]:
     """Half of the iterations on the seed areas, then an E step before each of as many equal parts as there are.
 
-    One learning-rate schedule spans all of it. Pixels of which the network is not sure, and pieces that no scribble
-    vouches for, stay unlabelled; only scribbles are put back.
+    One learning-rate schedule spans all of it. Pixels of which the network is not sure, and components without a
+    scribble, stay unlabelled; only scribbles are put back.
     """
     first = iterations // 2
     stage = Stage(
         iterations=first,
         optimiser=CosineAdam(),
         losses=(PartialCrossEntropy(), PartialDice()),
-        average=0.99,
+        ema_decay=0.99,
     )
     relabel = Relabel(decide=Confident(probability=0.7), only_scribbled=True, clamp="scribbles")
     return stage, replace(
@@ -39,8 +39,8 @@ COMMON = Recipe(
     seeds=RandomWalker(tau=0.99),
     augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
     stop_below=0.0,
-    turns=(15.0, -15.0),
-    single_pieces=True,
+    rotations=(15.0, -15.0),
+    single_components=True,
 )
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.relabel.pieces import only_largest
+from scribbleseg.relabel.components import only_largest
 from scribbleseg.types import Case, DataError, Labels, Probabilities
 
 BATCH = 16
@@ -61,7 +61,7 @@ def predict(
     fabric: Fabric,
     network: nn.Module,
     images: Float32[np.ndarray, "slice channel height width"],
-    turns: Sequence[float] = (),
+    rotations: Sequence[float] = (),
 ) -> Float32[np.ndarray, "slice label height width"]:
     """Softmax probabilities of every slice; dropout is off and batch statistics are the running ones.
 
@@ -69,37 +69,37 @@ def predict(
         fabric: where it runs.
         network: any of the recipes' networks.
         images: slices of the grid.
-        turns: degrees by which slices are turned for further views (test-time augmentation by rotation). Probabilities
-            are the mean of all views that show the pixel.
+        rotations: degrees, for test-time augmentation: slices are also seen rotated by each of them. Probabilities are
+            the mean of all views that show the pixel.
 
     Raises:
         DataError: the network's logits are not finite.
     """
     with _evaluating(network, fabric), fabric.autocast():
-        batches = [_mean_of_views(network, batch, turns).cpu().numpy() for batch in _batches(images, fabric)]
+        batches = [_mean_of_views(network, batch, rotations).cpu().numpy() for batch in _batches(images, fabric)]
     probabilities = np.concatenate(batches)
     if not np.isfinite(probabilities).all():
         raise DataError(DIVERGED)
     return probabilities
 
 
-def _mean_of_views(network: nn.Module, batch: Tensor, turns: Sequence[float]) -> Tensor:
-    """The mean of the softmax over the slices as they are and turned by so many degrees."""
+def _mean_of_views(network: nn.Module, batch: Tensor, rotations: Sequence[float]) -> Tensor:
+    """The mean of the softmax over the slices as they are and rotated by so many degrees."""
     total = network(batch).float().softmax(dim=1)
     views = torch.ones_like(total[:, :1])
-    for degrees in turns:
-        turned = network(_turned(batch, degrees, "border").contiguous(memory_format=torch.channels_last))
-        total = total + _turned(turned.float().softmax(dim=1), -degrees, "zeros")
-        views = views + _turned(torch.ones_like(views), -degrees, "zeros")
+    for degrees in rotations:
+        rotated = network(_rotated(batch, degrees, "border").contiguous(memory_format=torch.channels_last))
+        total = total + _rotated(rotated.float().softmax(dim=1), -degrees, "zeros")
+        views = views + _rotated(torch.ones_like(views), -degrees, "zeros")
     return total / views
 
 
-def _turned(batch: Tensor, degrees: float, padding: str) -> Tensor:
-    """Square slices turned about their centre; what moves in is the border repeated, or zeros."""
+def _rotated(batch: Tensor, degrees: float, padding: str) -> Tensor:
+    """Square slices rotated about their centre; what moves in is the border repeated, or zeros."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=batch.device).expand(len(batch), 2, 3)
+    rotation = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=batch.device).expand(len(batch), 2, 3)
     with torch.autocast(batch.device.type, enabled=False):  # bfloat16 would be off by a pixel and more
-        grid = functional.affine_grid(turn, list(batch.shape), align_corners=False)
+        grid = functional.affine_grid(rotation, list(batch.shape), align_corners=False)
         return functional.grid_sample(batch.float(), grid, padding_mode=padding, align_corners=False)
 
 
@@ -196,15 +196,15 @@ class Segmenter:
         preprocess: the grid it was trained on, resolved.
         label_names: the labels' names by value, background first.
         fabric: where it runs.
-        turns: further views, see `predict`.
-        single: the structures of which only the largest piece in a volume is kept.
+        rotations: test-time augmentation, see `predict`.
+        single: the structures of which only the largest connected component in a volume is kept.
     """
 
     network: nn.Module
     preprocess: Preprocess
     label_names: tuple[str, ...]
     fabric: Fabric
-    turns: tuple[float, ...] = ()
+    rotations: tuple[float, ...] = ()
     single: frozenset[int] = frozenset()
 
     @property
@@ -223,7 +223,7 @@ class Segmenter:
 
     def probabilities(self, case: Case) -> Probabilities:
         """Probabilities on the case's native grid. Raises DataError where its channels are not those of training."""
-        on_grid = predict(self.fabric, self.network, self.slices(case), self.turns)
+        on_grid = predict(self.fabric, self.network, self.slices(case), self.rotations)
         return self.preprocess.native_probabilities(on_grid, case)
 
     def check_dropout(self) -> None:
@@ -247,5 +247,5 @@ class Segmenter:
         return self.labels(self.probabilities(case))
 
     def labels(self, probabilities: Probabilities) -> Labels:
-        """The most probable labels; of a structure that is a single piece, the largest piece alone."""
+        """The most probable labels; of a structure that is a single component, the largest one alone."""
         return only_largest(probabilities.argmax(axis=0).astype(np.uint8), self.single)

@@ -48,7 +48,7 @@ class Training:
         batch: slices in one update on one device; 10 in the earlier code of Can et al.'s group.
         optimiser: with its learning-rate schedule.
         losses: their sum is minimised. Of outputs under deep supervision, each counts half of the one before it.
-        average: the decay of an exponential moving average of the weights, which segments and relabels in the place of
+        ema_decay: that of an exponential moving average of the weights, which segments and relabels in the place of
             the last weights (Polyak & Juditsky 1992, doi:10.1137/0330046); 0 takes the last weights.
     """
 
@@ -56,7 +56,7 @@ class Training:
     batch: PositiveInt = 10
     optimiser: AnyOptimiser = Adam()
     losses: Annotated[tuple[AnyLoss, ...], Field(min_length=1)] = (PartialCrossEntropy(),)
-    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @property
     def needs(self) -> frozenset[str]:
@@ -114,10 +114,10 @@ class Source:
 
     def window(self, index: int, rng: np.random.Generator) -> tuple[slice, slice]:
         """Rows and columns to cut out of a usable slice, around a pixel of one of its labels, each being as likely."""
-        labels = self.slices.layer("labels", self.labels)[index]
-        size = len(labels)
+        size = int(self.slices.index["shape"][-1])
         if self.patch is None or self.patch >= size:
             return slice(0, size), slice(0, size)
+        labels = self.slices.layer("labels", self.labels)[index]
         label = rng.choice(np.setdiff1d(labels, UNLABELLED))
         seen = rng.choice(np.argwhere(labels == label))
         start = np.clip(seen - rng.integers(0, self.patch, 2), 0, size - self.patch)
@@ -219,8 +219,8 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = _Optimisers(network, training, course)
     model, *optimisers.parts = fabric.setup(network, *optimisers.parts)
-    mean = _mean_of_weights(network, training.average)
-    first = _restore(network, optimisers, mean, course)
+    ema = _ema_of_weights(network, training.ema_decay)
+    first = _restore(network, optimisers, ema, course)
     model.train()
     record = _Record(training, fabric)
     with _progress(disable=not fabric.is_global_zero) as progress:
@@ -233,8 +233,8 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
             model.zero_grad()
             fabric.backward(objective)
             learning_rate = optimisers.step(iteration)
-            if mean is not None:
-                mean.update_parameters(network)
+            if ema is not None:
+                ema.update_parameters(network)
             done = iteration + 1
             record.add(objective)
             if done % LOG_EVERY == 0 or done == training.iterations:
@@ -243,11 +243,11 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
                 if fabric.is_global_zero:
                     course.log(values)
             if fabric.is_global_zero and (done % CHECKPOINT_EVERY == 0 or done == training.iterations):
-                weights = {"network": network.state_dict()} | ({} if mean is None else {"mean": mean.state_dict()})
+                weights = {"network": network.state_dict()} | ({} if ema is None else {"ema": ema.state_dict()})
                 save_state(course.checkpoint, {"iteration": done, **optimisers.state(), **weights})
             progress.update(bar, completed=done)
-    if mean is not None:
-        network.load_state_dict(mean.module.state_dict())
+    if ema is not None:
+        network.load_state_dict(ema.module.state_dict())
 
 
 def _objective(outputs: Outputs, batch: Batch, losses: Sequence[Loss]) -> Tensor:
@@ -260,8 +260,8 @@ def _objective(outputs: Outputs, batch: Batch, losses: Sequence[Loss]) -> Tensor
     return sum(parts[1:], parts[0])
 
 
-def _mean_of_weights(network: NetworkModule, decay: float) -> AveragedModel | None:
-    """The running mean of weights and batch statistics, or None where there is to be none.
+def _ema_of_weights(network: NetworkModule, decay: float) -> AveragedModel | None:
+    """The exponential moving average of weights and batch statistics, or None where there is to be none.
 
     At first it forgets faster, so that it does not keep the weights that the training began with.
     """
@@ -329,7 +329,7 @@ class _Optimisers:
                 group.update(settings)
 
 
-def _restore(network: NetworkModule, optimisers: _Optimisers, mean: AveragedModel | None, course: Course) -> int:
+def _restore(network: NetworkModule, optimisers: _Optimisers, ema: AveragedModel | None, course: Course) -> int:
     """Go on from the checkpoint, if there is one, else from where the M step before stopped; the first iteration."""
     path = course.checkpoint if course.checkpoint.exists() else course.before
     if path is None:
@@ -337,8 +337,8 @@ def _restore(network: NetworkModule, optimisers: _Optimisers, mean: AveragedMode
     state = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict(state["network"])
     optimisers.load(state)
-    if mean is not None and "mean" in state:
-        mean.load_state_dict(state["mean"])
+    if ema is not None and "ema" in state:
+        ema.load_state_dict(state["ema"])
     return state["iteration"] if path == course.checkpoint else 0
 
 

@@ -19,7 +19,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,10 @@ import numpy as np
 from scribbleseg.data.encoding import Encoding, declared_encoding, read_declaration
 from scribbleseg.data.formats import ENDINGS, ending, read_labels, stem, unread_in, volumes_in
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, cases, dataset
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, first_of
 from scribbleseg.types import Cases, DataError, Dataset
 
 log = logging.getLogger(__name__)
-
-SHOWN = 10
-"""Files that are named in one message."""
 
 CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -82,13 +79,8 @@ def folder(folder: str | Path) -> Dataset:
     if orphans := sorted(set(masks) - {f.name for f in files}):
         notes.append(f"masks without an image are skipped: {', '.join(orphans)}")
     if unread:
-        notes.append(f"not read: {_named([str(path.relative_to(root)) for path in unread])}")
+        notes.append(f"not read: {first_of([str(path.relative_to(root)) for path in unread])}")
     return dataset("folder", root, encoding, train, test, notes)
-
-
-def _named(names: Sequence[str]) -> str:
-    """Returns the first few names, and how many there are besides."""
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _none_in(folder: Path) -> str:
@@ -127,7 +119,7 @@ def images(path: str | Path, n_channels: int | None = None) -> Cases:
     if not found:
         raise DataError(f"{path}: expected an image or a folder of images ({', '.join(ENDINGS)}), found none")
     if path.is_dir() and (unread := unread_in(next(iter(found.values())).parent)):
-        log.warning("not read in %s: %s", path, _named([each.name for each in unread]))
+        log.warning("not read in %s: %s", path, first_of([each.name for each in unread]))
     several = len({match[1] if (match := CHANNEL.fullmatch(name)) else name for name in found}) < len(found)
     channels: Mapping[str, tuple[Path, ...]] = {name: (file,) for name, file in found.items()}
     if n_channels != 1 or not several:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scribbleseg.relabel.pieces import only_largest, only_scribbled, scribbles_in_pieces
+from scribbleseg.relabel.components import only_largest, only_scribbled, scribbles_in_components
 from scribbleseg.types import UNLABELLED
 
 
@@ -60,7 +60,7 @@ def test_the_largest_piece_alone_is_left_of_the_structures_that_are_named(seed):
     assert len(left) == max(map(len, of_2))
     assert (kept[(labels == 2) & (kept != 2)] == 0).all()
     assert (kept[labels != 2] == labels[labels != 2]).all()
-    counts = scribbles_in_pieces(labels, scribbles, 4)
+    counts = scribbles_in_components(labels, scribbles, 4)
     assert counts[2, 0] == ((scribbles == 2) & (labels == 2)).sum()
     assert counts[2, 1] == ((scribbles == 2) & (kept == 2)).sum()
     assert counts[0].tolist() == counts[3].tolist() == [0, 0]

@@ -1,0 +1,66 @@
+"""Connected components of a structure in a volume: which of them scribbles vouch for, and the largest one alone."""
+
+from collections.abc import Collection
+
+import numpy as np
+from jaxtyping import UInt8
+from scipy import ndimage
+
+from scribbleseg.types import UNLABELLED
+
+Volume = UInt8[np.ndarray, "slice height width"]
+
+NEIGHBOURS = np.ones((3, 3, 3), bool)
+"""A voxel and its 26 neighbours are connected."""
+
+ENOUGH = 0.99
+"""A structure is one component if the largest ones hold this share of the scribbles that its prediction holds; ours."""
+
+
+def only_scribbled(labels: Volume, scribbles: Volume) -> Volume:
+    """Labels without the components of structures in which no scribble of that structure lies; those become UNLABELLED.
+
+    People draw on every structure that they see, though not in every slice. A structure that is scribbled nowhere in
+    the volume has no component left.
+
+    Args:
+        labels: 0 background, 1.. structures, UNLABELLED.
+        scribbles: what a person drew, in the same shape.
+    """
+    kept = labels.copy()
+    for value in _structures(labels):
+        components, _ = ndimage.label(labels == value, NEIGHBOURS)
+        vouched = np.unique(components[scribbles == value])
+        kept[(components > 0) & ~np.isin(components, vouched)] = UNLABELLED
+    return kept
+
+
+def only_largest(labels: Volume, structures: Collection[int]) -> Volume:
+    """Labels in which each of these structures has its largest component alone; smaller ones become background."""
+    kept = labels.copy()
+    for value in set(structures) & set(_structures(labels)):
+        largest = _largest(labels, value)
+        kept[(labels == value) & ~largest] = 0
+    return kept
+
+
+def scribbles_in_components(labels: Volume, scribbles: Volume, n_labels: int) -> np.ndarray:
+    """Counts scribbled voxels that the labels agree with, and those of them in the largest component: `label 2`.
+
+    Where the second is nearly the first, in all training cases together, the structure is one component.
+    """
+    counts = np.zeros((n_labels, 2), np.int64)
+    for value in _structures(labels):
+        agreed = (scribbles == value) & (labels == value)
+        counts[value] = agreed.sum(), (agreed & _largest(labels, value)).sum()
+    return counts
+
+
+def _structures(labels: Volume) -> list[int]:
+    return [int(value) for value in np.unique(labels) if value not in (0, UNLABELLED)]
+
+
+def _largest(labels: Volume, value: int) -> np.ndarray:
+    """The largest component of a label that is there; the first of equals."""
+    components, _ = ndimage.label(labels == value, NEIGHBOURS)
+    return components == 1 + np.bincount(components.ravel())[1:].argmax()
