@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def _options(
 ) -> None:
     pass
 
+
+WIDE = 160
+"""Characters in a line of a table, also where the terminal has fewer."""
 
 Data = Annotated[Path, typer.Argument(help="The folder of the data set.", show_default=False)]
 Format = Annotated[
@@ -142,6 +146,11 @@ def _refusal(message: str) -> typer.Exit:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
         errors.print(Text.assemble(("error", "bold red"), f": {message}"), soft_wrap=True)
     return typer.Exit(2)
+
+
+def print_table(table: Table) -> None:
+    """Print a table whole: a row that a pipe or a scroll bar keeps in one piece beats one wrapped in its cells."""
+    Console(width=max(console.width, WIDE), markup=False, emoji=False).print(table)
 
 
 def open_at(place: Place, notes: bool = True) -> "Dataset":

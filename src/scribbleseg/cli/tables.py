@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from scribbleseg.cli.app import (
@@ -23,6 +22,7 @@ from scribbleseg.cli.app import (
     chosen,
     console,
     open_at,
+    print_table,
     verb,
 )
 from scribbleseg.cli.use import SHOWN
@@ -135,8 +135,7 @@ def _print_tables(paper: dict[str, dict[str, float]], out: Path, seeds: int, acc
     summary = summarise(paper, out, range(seeds), fabric)
     for structures in dict.fromkeys(row.structures for row in summary):
         table = _paper_table([row for row in summary if row.structures == structures], paper)
-        # Wider than many terminals: a row that a pipe or a scroll bar keeps whole beats one wrapped in its cells.
-        Console(width=max(console.width, 160), markup=False, emoji=False).print(table)
+        print_table(table)
     console.print("In brackets: the paper's figures, at its own scale and on its own test cases.")
     runs = {title: open_run(run_folder(out, title, 0)) for title in paper}
     pages = [replace(summarise_run(run, fabric, title)[-1], paper=paper[title]) for title, run in runs.items()]

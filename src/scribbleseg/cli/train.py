@@ -22,6 +22,7 @@ from scribbleseg.cli.app import (
     console,
     cores,
     open_at,
+    print_table,
     verb,
 )
 from scribbleseg.cli.use import score_table
@@ -73,7 +74,7 @@ def demo(
         folder = out / name.partition(".")[2]
         session = begin(dataset, folder, chosen(name, None), fabric=fabric, seed=seed, resume=True)
         summaries += summarise_run(train_to_end(session).run, fabric, title)
-    console.print(score_table({summary.name: summary.scores for summary in summaries}))
+    print_table(score_table({summary.name: summary.scores for summary in summaries}))
     write_report(out / "report.html", summaries, "scribbleseg demo")
     console.print(f"Report: {(out / 'report.html').resolve()}")
 

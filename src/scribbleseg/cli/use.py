@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from scribbleseg.cli.app import Accelerator, Data, Fold, Format, Place, Split, console, errors, open_at, verb
+from scribbleseg.cli.app import (
+    Accelerator,
+    Data,
+    Fold,
+    Format,
+    Place,
+    Split,
+    console,
+    errors,
+    open_at,
+    print_table,
+    verb,
+)
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
@@ -231,7 +243,7 @@ def evaluate(
     trained = len(scored & set(dataset.train.names))
     also = f", and {trained} training cases" if trained else ""
     console.print(f"{len(scored) - trained} of {len(dataset.test)} test cases scored{also}")
-    console.print(score_table({predictions.name: scores}))
+    print_table(score_table({predictions.name: scores}))
     if out:
         write_scores(scores, out)
         console.print(f"Scores: {out}/scores.csv")
@@ -277,7 +289,7 @@ def report(
     fabric = make_fabric(accelerator)
     summaries = [summary for run in opened for summary in summarise_run(run, fabric)]
     write_report(out, summaries)
-    console.print(score_table({summary.name: summary.scores for summary in summaries}))
+    print_table(score_table({summary.name: summary.scores for summary in summaries}))
     console.print(f"Report: {out.resolve()}")
 
 
