@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from can2018_cpu import GRIDS, at_scale, opened, parse, report
+from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.recipe import Recipe
 from scribbleseg.recipes import default
 from scribbleseg.recipes.can2018 import relabelled
@@ -54,6 +55,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "fewer intensities": lambda row: replace(row, augment=Augment()),
     "tau 0.9": lambda row: replace(row, seeds=RandomWalker(tau=0.9)),
     "beta 130": lambda row: replace(row, seeds=RandomWalker(beta=130.0)),
+    "patches on a finer grid": lambda row: replace(row, preprocess=Preprocess(largest_size=192), patch=96),
+    "flips": lambda row: replace(row, augment=replace(row.augment or Augment(), flips=True)),
     "twice the E steps": lambda row: replace(
         row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
     ),
