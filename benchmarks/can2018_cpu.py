@@ -34,7 +34,7 @@ from scribbleseg.recipes import can2018
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.review import dataset_of
 from scribbleseg.runs import open_run
-from scribbleseg.training.loop import make_fabric
+from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import UNLABELLED, Dataset
 
 ACDC_TRAIN = [1, 2, 3, 4, 21, 22, 23, 25, 42, 43, 45, 46, 61, 62, 63, 65, 81, 83, 84, 85]

@@ -37,7 +37,7 @@ from scribbleseg.reproduce import run_folder, train_rows
 from scribbleseg.review import test_scores
 from scribbleseg.runs import open_run
 from scribbleseg.settings import override
-from scribbleseg.training.loop import make_fabric
+from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import UNLABELLED, Case, Geometry, Labels
 
 GRID = can2018.ACDC_BASE.preprocess

@@ -31,7 +31,7 @@ from scribbleseg.pipeline import phase_recipe, phases
 from scribbleseg.recipes import ji2019
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.runs import open_run
-from scribbleseg.training.loop import make_fabric
+from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import UNLABELLED, Dataset
 
 FOLDS = 4

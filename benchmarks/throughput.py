@@ -29,7 +29,8 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.predict import BATCH, predict
-from scribbleseg.training.loop import Batches, Course, m_step, make_fabric
+from scribbleseg.training.hardware import make_fabric
+from scribbleseg.training.loop import Batches, Course, m_step
 from scribbleseg.types import Case, Cases, Geometry
 
 RECIPE = can2018.COMPACT_BASE

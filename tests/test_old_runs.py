@@ -32,7 +32,7 @@ from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.crf_rnn import CRFRNN
-from scribbleseg.training.loop import make_fabric
+from scribbleseg.training.hardware import make_fabric
 from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
 from scribbleseg.training.optimisers import SGD, Adam
 from scribbleseg.training.unet import UNet

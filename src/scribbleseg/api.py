@@ -16,12 +16,12 @@ from scribbleseg.data.views import in_labels
 from scribbleseg.em import Recursion
 from scribbleseg.evaluation.metrics import Scores
 from scribbleseg.pipeline import AnyRecipe, AnySegmenter
-from scribbleseg.recipes import DEFAULT, find
+from scribbleseg.recipes import choose, find
 from scribbleseg.review import score_cases
 from scribbleseg.runs import Run, open_run
 from scribbleseg.seeds.random_walker import RandomWalker, Seeder
 from scribbleseg.session import Session
-from scribbleseg.training.loop import make_fabric
+from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels, Probabilities
 
 SMALLEST_MM, LARGEST_MM = 1e-4, 1e3
@@ -134,7 +134,8 @@ def train(
     Args:
         dataset: with scribbles, or with masks for a recipe that trains on them.
         out: folder of the run.
-        recipe: a recipe, the name of one (`scribbleseg recipes` lists them), or None for the default.
+        recipe: a recipe, the name of one (`scribbleseg recipes` lists them), or None for the
+            one that fits the machine, or that of the run in `out`.
         seed: random seed for weights, batch order, augmentation and dropout.
         resume: whether to go on with the run that is in `out`.
         accelerator: "cpu", "cuda", "mps" or "auto".
@@ -149,7 +150,9 @@ def train(
     """
     fabric = make_fabric(accelerator, devices)
     fabric.launch()
-    chosen = find(recipe or DEFAULT) if recipe is None or isinstance(recipe, str) else recipe
+    if recipe is None:
+        recipe = choose(Path(out), fabric)[0]
+    chosen = find(recipe) if isinstance(recipe, str) else recipe
     session = pipeline.begin(dataset, out, chosen, fabric=fabric, seed=seed, resume=resume)
     return finish(session, on_recursion)
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning_fabric import Fabric
 
 from scribbleseg import em, hierarchy
+from scribbleseg.duration import in_words, seconds
 from scribbleseg.em import Recursion
 from scribbleseg.old_runs import is_old, renewed, renewed_data
 from scribbleseg.recipe import Recipe
@@ -163,12 +164,26 @@ def load(run: Run, fabric: Fabric, recursion: int | None = None) -> AnySegmenter
 
 
 def plan(session: Session) -> str:
-    """What a training will do, for people to read before it starts."""
+    """What a training will do from where it stands, and how long that takes here, to read before it starts.
+
+    Reads one case, and times a few iterations of each network.
+    """
     pipeline = PIPELINES[session.recipe.kind]
-    lines = []
+    channels = session.dataset.train[0].image.shape[0]
+    lines, total = [], 0.0
     for phase in pipeline.phases:
-        steps = pipeline.part(session, phase).recipe.steps
+        one = pipeline.part(session, phase)
+        steps = one.recipe.steps[one.run.recursions :]
+        if not steps:
+            continue
         lengths = ", ".join(str(step.iterations) for step in steps)
         named = f"{phase}: " if phase else ""
         lines.append(f"{named}{len(steps)} M step(s) of {lengths} iterations, {steps[0].batch} slices each")
-    return f"{'; '.join(lines)}; {len(session.dataset.train)} training cases"
+        total += seconds(one, channels, steps)
+    if not lines:
+        return "nothing: all M steps are done."
+    size, spacing_mm = one.recipe.preprocess.size, one.recipe.preprocess.spacing_mm
+    patch = one.recipe.patch or size
+    on = f"{patch} x {patch} pixels of {spacing_mm} mm"
+    n_cases = len(session.dataset.train)
+    return f"{'; '.join(lines)} of {on}; {n_cases} training cases. Training takes about {in_words(total)} here."

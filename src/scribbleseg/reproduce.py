@@ -21,7 +21,7 @@ from scribbleseg.recipe import Recipe
 from scribbleseg.review import test_scores
 from scribbleseg.runs import Run, open_run
 from scribbleseg.session import Session
-from scribbleseg.training.loop import make_fabric
+from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import DataError, Dataset
 
 

@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from scribbleseg.recipes import default
+from scribbleseg.data import open_dataset
+from scribbleseg.phantoms import write_phantoms
+from scribbleseg.pipeline import begin
+from scribbleseg.recipes import choose, default, find
 from scribbleseg.settings import from_plain, to_plain
+from scribbleseg.training.hardware import Machine, make_fabric, this_machine
 
 
 @pytest.mark.parametrize("name", default.SIZES)
@@ -37,3 +41,43 @@ def test_every_recipe_trains_at_a_toy_size(name, train_at_toy_size, tmp_path):
 def test_recipes_survive_json(name):
     recipe = default.RECIPES[name]
     assert from_plain(type(recipe), to_plain(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("machine", "size"),
+    [
+        (Machine("cuda", 16, 80.0, True), "long"),
+        (Machine("cuda", 4, 4.0, False), "standard"),
+        (Machine("mps", 8, 16.0, False), "standard"),
+        (Machine("cpu", 16, 64.0, True), "standard"),
+        (Machine("cpu", 16, 64.0, False), "quick"),
+        (Machine("cpu", 2, 24.0, True), "quick"),
+        (Machine("cpu", 1, 4.0, False), "quick"),
+        (Machine("cpu", 8, None, True), "quick"),
+    ],
+)
+def test_the_size_fits_the_machine(machine, size):
+    assert default.fitting(machine) == size
+
+
+def test_where_nobody_names_a_recipe_it_is_that_of_the_run_or_the_one_that_fits(tmp_path):
+    fabric = make_fabric("cpu")
+    recipe, why = choose(tmp_path / "run", fabric)
+    name = f"default.{default.fitting(this_machine(fabric))}"
+    assert recipe == find(name)
+    assert name in why
+    assert str(this_machine(fabric)) in why
+    hearts = open_dataset(write_phantoms(tmp_path / "hearts", train=2, test=1, shape=(3, 48, 48)))
+    begin(hearts, tmp_path / "run", find("can2018.compact_crf"), fabric=fabric)
+    found, why = choose(tmp_path / "run", fabric)
+    assert found.stages[1].relabel.refine.kind == "dense_crf"
+    assert "that of the run" in why
+    begin(hearts, tmp_path / "run", found, fabric=fabric, resume=True)
+
+
+def test_a_machine_says_what_it_has():
+    assert str(Machine("cpu", 1, None, False)) == "no GPU, 1 core, no bfloat16"
+    assert str(Machine("cuda", 8, 79.6, True)) == "a GPU (cuda), 8 cores, 80 GiB, bfloat16"
+    here = this_machine(make_fabric("cpu"))
+    assert here.cores >= 1
+    assert here.memory_gib is None or here.memory_gib > 0.1

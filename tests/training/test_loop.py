@@ -101,8 +101,8 @@ def test_outputs_of_coarser_levels_count_half_as_much_each():
     losses = (PartialCrossEntropy(), PartialDice())
     each = [sum(loss(logits, batch) for loss in losses) for logits in outputs]
     expected = (each[0] + each[1] / 2 + each[2] / 4) / 1.75
-    torch.testing.assert_close(loop._objective(outputs, batch, losses), expected)
-    torch.testing.assert_close(loop._objective(outputs[0], batch, losses), each[0])
+    torch.testing.assert_close(loop.objective(outputs, batch, losses), expected)
+    torch.testing.assert_close(loop.objective(outputs[0], batch, losses), each[0])
 
 
 def test_unlabelled_slices_are_never_drawn(make_slices, boxes, train):

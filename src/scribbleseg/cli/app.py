@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from scribbleseg.pipeline import AnyRecipe
     from scribbleseg.types import Dataset
 
@@ -82,7 +84,9 @@ Scribbles = Annotated[
 Name = Annotated[
     str | None,
     typer.Option(
-        "--recipe", help="The name of a recipe; `scribbleseg recipes` lists them. Default: can2018.compact_base."
+        "--recipe",
+        help="The name of a recipe; `scribbleseg recipes` lists them. Default: default.quick, .standard or .long, "
+        "whichever fits the machine.",
     ),
 ]
 Settings = Annotated[
@@ -169,27 +173,40 @@ def open_at(place: Place, notes: bool = True) -> "Dataset":
     return dataset
 
 
-def chosen(name: str | None, settings: list[str] | None, kind: str | None = None) -> "AnyRecipe":
-    """The recipe of that name, or the default, with fields changed.
+def chosen(name: str, settings: list[str] | None, kind: str | None = None) -> "AnyRecipe":
+    """The recipe of that name, with fields changed.
 
     Args:
-        name: the name of a recipe, or None.
+        name: the name of a recipe.
         settings: as --set takes them.
         kind: the only pipeline whose recipes the verb takes.
 
     Raises:
         DataError: no such recipe or field, or a recipe of another pipeline.
     """
-    from scribbleseg.recipes import DEFAULT, find
+    from scribbleseg.recipes import find
+
+    return _changed(find(name), settings, kind)
+
+
+def chosen_or_fitting(
+    name: str | None, settings: list[str] | None, out: Path, fabric: "Fabric", kind: str | None = None
+) -> "AnyRecipe":
+    """As `chosen`; where there is no name, the recipe of the run in `out`, or the one that fits the machine."""
+    from scribbleseg.recipes import choose
+
+    if name is not None:
+        return chosen(name, settings, kind)
+    recipe, why = choose(out, fabric)
+    if fabric.is_global_zero:
+        console.print(why)
+    return _changed(recipe, settings, kind)
+
+
+def _changed(recipe: "AnyRecipe", settings: list[str] | None, kind: str | None) -> "AnyRecipe":
     from scribbleseg.settings import override
     from scribbleseg.types import DataError
 
-    recipe = find(name or DEFAULT)
     if kind and recipe.kind != kind:
-        raise DataError(f"--recipe: expected a recipe of one network, got {name}; give that of its first phase")
+        raise DataError("--recipe: expected a recipe of one network, got one of two; give that of its first phase")
     return override(recipe, settings or [])
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

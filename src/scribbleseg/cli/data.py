@@ -21,9 +21,8 @@ from scribbleseg.cli.app import (
     Settings,
     Split,
     Workers,
-    chosen,
+    chosen_or_fitting,
     console,
-    cores,
     open_at,
     verb,
 )
@@ -156,11 +155,12 @@ def seeds(
     """
     from scribbleseg.em import grow_seeds
     from scribbleseg.pipeline import begin
-    from scribbleseg.training.loop import make_fabric
+    from scribbleseg.training.hardware import cores, make_fabric
 
-    one = chosen(recipe, set, kind="em")
+    fabric = make_fabric("cpu")
     dataset = open_at(Place(data, format, split, fold, scribbles))
-    session = begin(dataset, out, one, fabric=make_fabric("cpu"), seed=seed, resume=True)
+    one = chosen_or_fitting(recipe, set, out, fabric, kind="em")
+    session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=True)
     session = replace(session, workers=workers or cores())
     session.prepare(session.recipe.preprocess)
     grow_seeds(session)

@@ -129,7 +129,7 @@ def _print_tables(paper: dict[str, dict[str, float]], out: Path, seeds: int, acc
     from scribbleseg.reproduce import run_folder, summarise
     from scribbleseg.review import summarise_run
     from scribbleseg.runs import open_run
-    from scribbleseg.training.loop import make_fabric
+    from scribbleseg.training.hardware import make_fabric
 
     fabric = make_fabric(accelerator)
     summary = summarise(paper, out, range(seeds), fabric)
@@ -187,9 +187,9 @@ def tune_crf(
     from scribbleseg import tune
     from scribbleseg.pipeline import begin
     from scribbleseg.recipe import Recipe
-    from scribbleseg.training.loop import make_fabric
+    from scribbleseg.training.hardware import make_fabric
 
-    one = cast(Recipe, chosen(recipe, set, kind="em"))
+    one = cast(Recipe, chosen(recipe or "can2018.compact_crf", set, kind="em"))
     dataset = open_at(Place(data, format, split, fold, scribbles))
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")

@@ -19,8 +19,8 @@ from scribbleseg.cli.app import (
     Split,
     Workers,
     chosen,
+    chosen_or_fitting,
     console,
-    cores,
     open_at,
     print_table,
     verb,
@@ -60,7 +60,7 @@ def demo(
     from scribbleseg.phantoms import write_phantoms
     from scribbleseg.pipeline import begin
     from scribbleseg.review import summarise_run
-    from scribbleseg.training.loop import make_fabric
+    from scribbleseg.training.hardware import make_fabric
 
     fabric = make_fabric("cpu")
     write_phantoms(out / "phantoms", organ)
@@ -103,12 +103,13 @@ def train(
     Example: `scribbleseg train ACDC/ --out runs/first --set stages.0.iterations=4000`
     """
     from scribbleseg.pipeline import begin
-    from scribbleseg.training.loop import make_fabric
+    from scribbleseg.training.hardware import cores, make_fabric
 
     fabric = make_fabric(accelerator, devices, nodes)
     fabric.launch()
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
-    session = begin(dataset, out, chosen(recipe, set), fabric=fabric, seed=seed, resume=resume)
+    one = chosen_or_fitting(recipe, set, out, fabric)
+    session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=resume)
     if session.leads and session.dataset.n_labels < dataset.n_labels:
         learned = ", ".join(session.dataset.label_names[1:])
         console.print(

@@ -283,7 +283,7 @@ def report(
     from scribbleseg.evaluation.report import write_report
     from scribbleseg.review import summarise_run
     from scribbleseg.runs import open_run
-    from scribbleseg.training.loop import make_fabric
+    from scribbleseg.training.hardware import make_fabric
 
     opened = [open_run(path) for path in runs]
     fabric = make_fabric(accelerator)

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from types import ModuleType
 
-from scribbleseg.pipeline import AnyRecipe
+from lightning_fabric import Fabric
+
+from scribbleseg.pipeline import AnyRecipe, recipe_of
 from scribbleseg.recipes import can2018, default, ji2019
+from scribbleseg.runs import open_run
+from scribbleseg.training.hardware import this_machine
 from scribbleseg.types import DataError
 
 PAPERS: Mapping[str, ModuleType] = {"can2018": can2018, "ji2019": ji2019}
 """Each defines RECIPES, recipes by name, and `table_1(family, iterations)`, its table by title."""
-
-DEFAULT = "can2018.compact_base"
-"""The recipe that is trained where nobody names one."""
 
 
 def recipes() -> dict[str, AnyRecipe]:
@@ -31,3 +33,22 @@ def find(name: str) -> AnyRecipe:
             "and `scribbleseg recipes` lists all"
         )
     return known[name]
+
+
+def choose(out: Path, fabric: Fabric) -> tuple[AnyRecipe, str]:
+    """The recipe where nobody names one, and a sentence that says why.
+
+    It is that of the run in the folder, if there is one, and else the one of our own that fits the machine.
+
+    Args:
+        out: the folder of the run.
+        fabric: what it will be trained on.
+
+    Raises:
+        DataError: a run of a later version of scribbleseg.
+    """
+    if (out / "run.json").exists():
+        return recipe_of(open_run(out)), f"Recipe: that of the run in {out}."
+    machine = this_machine(fabric)
+    name = f"default.{default.fitting(machine)}"
+    return find(name), f"Recipe: {name}, which fits this machine ({machine})."

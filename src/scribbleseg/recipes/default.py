@@ -11,6 +11,7 @@ from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.relabel.decide import Confident
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
 from scribbleseg.training.augment import Augment
+from scribbleseg.training.hardware import Machine
 from scribbleseg.training.losses import PartialCrossEntropy, PartialDice
 from scribbleseg.training.optimisers import CosineAdam
 from scribbleseg.training.plain_unet import PlainUNet
@@ -52,6 +53,16 @@ def sized(base: int, iterations: int, largest_size: int | None = None) -> Recipe
 
 
 SIZES = {"quick": sized(16, 4000, 192), "standard": sized(32, 12000, 256), "long": sized(64, 50000)}
+
+
+def fitting(machine: Machine) -> str:
+    """Which of the sizes fits a machine: what each is for is said above; the limits are ours."""
+    memory_gib = machine.memory_gib or 0
+    if machine.accelerator == "cuda" and memory_gib >= 8:
+        return "long"
+    if machine.accelerator != "cpu" or (machine.cores >= 8 and machine.bfloat16 and memory_gib >= 16):
+        return "standard"
+    return "quick"
 
 
 def on_masks(row: Recipe) -> Recipe:

@@ -1,7 +1,6 @@
 """The M step's loop: one network, one map of labels, a number of iterations; continues where it was killed."""
 
 import io
-import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import Field, PositiveInt
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
@@ -169,38 +167,6 @@ class Batches:
         return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
-def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
-    """Where training and prediction run: the same code on a CPU, one GPU, or many on several nodes.
-
-    Computes in bfloat16 where the hardware has it, with float32 weights; else in float32.
-    """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    strategy = "ddp" if devices * nodes > 1 else "auto"
-    precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
-    try:
-        return Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy=strategy,
-            precision=precision,  # type: ignore[arg-type]
-        )
-    except (RuntimeError, ValueError, MisconfigurationException) as error:
-        raise DataError(
-            f"expected an accelerator of this machine (cpu, cuda, mps or auto) and as many devices as it has, got "
-            f"{accelerator!r} and {devices} on {nodes} node(s): {error}"
-        ) from error
-
-
-def _has_bf16(accelerator: str) -> bool:
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    get_capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch has none: float32 then
-    return get_capabilities is not None and any(
-        get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "amx_tile", "arm_bf16")
-    )
-
-
 def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabric: Fabric, course: Course) -> None:
     """Train `network` in place on the labelled pixels; slices without any are left out.
 
@@ -229,14 +195,14 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
             optimisers.freeze_others(iteration)
             batch = batches(iteration, training, fabric)
             outputs = model(batch.images.contiguous(memory_format=torch.channels_last))
-            objective = _objective(outputs, batch, training.losses)
+            loss = objective(outputs, batch, training.losses)
             model.zero_grad()
-            fabric.backward(objective)
+            fabric.backward(loss)
             learning_rate = optimisers.step(iteration)
             if ema is not None:
                 ema.update_parameters(network)
             done = iteration + 1
-            record.add(objective)
+            record.add(loss)
             if done % LOG_EVERY == 0 or done == training.iterations:
                 values = record.mean(done, learning_rate)
                 progress.update(bar, loss=f"loss {values['loss']:.4f}")
@@ -250,7 +216,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
         network.load_state_dict(ema.module.state_dict())
 
 
-def _objective(outputs: Outputs, batch: Batch, losses: Sequence[Loss]) -> Tensor:
+def objective(outputs: Outputs, batch: Batch, losses: Sequence[Loss]) -> Tensor:
     """The sum of the losses; of several outputs their mean, each counting half of the one before it."""
     each = outputs if isinstance(outputs, tuple) else (outputs,)
     shares = [0.5**n for n in range(len(each))]

@@ -1,0 +1,95 @@
+"""How long a training will take on this machine, measured by a few iterations of its network on random numbers."""
+
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+from lightning_fabric import Fabric
+
+from scribbleseg.recipe import Recipe, Stage
+from scribbleseg.session import Session
+from scribbleseg.training.batch import Batch
+from scribbleseg.training.loop import objective
+from scribbleseg.training.network import trial
+
+SLICES = 4
+"""Slices in a batch that is timed, at most."""
+
+REPEATS = 2
+"""Iterations that are timed, after one that is not."""
+
+FORWARD = 1 / 3
+"""What a slice costs that the network only sees, beside one that it learns from."""
+
+
+def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> float:
+    """Seconds that M steps of a session take here with the E steps before them, seed areas and CRFs left out.
+
+    Args:
+        session: with a recipe that is fitted to the data.
+        channels: the number of channels of an image.
+        steps: what is left to do of the recipe's M steps.
+    """
+    recipe, cases, fabric = session.recipe, session.dataset.train, session.fabric
+    per_slice = seconds_per_slice(recipe, channels, session.dataset.n_labels, fabric)
+    looks = 0
+    for relabel in (step.relabel for step in steps if step.relabel):
+        looks += relabel.decide.passes or 1 + len(recipe.rotations)
+    if looks:
+        looks *= sum(cases.geometry(name).shape[0] for name in cases.names)
+    larger = (int(recipe.preprocess.size or 0) / _side(recipe)) ** 2
+    learned = sum(step.iterations * step.batch for step in steps)
+    return per_slice * (learned + looks * FORWARD * larger / fabric.world_size)
+
+
+def seconds_per_slice(recipe: Recipe, channels: int, labels: int, fabric: Fabric) -> float:
+    """Seconds that a slice of an iteration takes: augmentation, forward and backward pass, without the update.
+
+    Args:
+        recipe: fitted to the data; its first stage is timed.
+        channels: the number of channels of an image.
+        labels: the number of labels, background included.
+        fabric: where it runs; other ranks are not waited for. Torch's random state is left as it was.
+    """
+    training = recipe.steps[0]
+    n_slices = min(training.batch, SLICES)
+    network = trial(recipe.network.build, channels, labels)
+    network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.random.fork_rng([]), torch.enable_grad():
+        batch = _random(n_slices, channels, labels, _side(recipe), fabric.device)
+        started = 0.0
+        for n in range(REPEATS + 1):
+            if n == 1:
+                started = time.perf_counter()
+            seen = recipe.augment(batch) if recipe.augment else batch
+            with fabric.autocast():
+                outputs = network(seen.images.contiguous(memory_format=torch.channels_last))
+                loss = objective(outputs, seen, training.losses)
+            loss.backward()
+            float(loss.detach())  # waits for a GPU
+    return (time.perf_counter() - started) / REPEATS / n_slices
+
+
+def in_words(seconds: float) -> str:
+    """A duration, to two digits: "40 seconds", "25 minutes", "3.5 hours"."""
+    for unit, length, until in (("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, math.inf)):
+        if seconds < until:
+            return f"{float(f'{max(seconds, 1) / length:.2g}'):g} {unit}"
+    raise AssertionError("a duration is finite")
+
+
+def _side(recipe: Recipe) -> int:
+    """The side of what the network learns from, in pixels."""
+    size = int(recipe.preprocess.size or 0)
+    return min(recipe.patch or size, size)
+
+
+def _random(n_slices: int, channels: int, labels: int, side: int, device: torch.device) -> Batch:
+    """A batch that has everything that a loss can need."""
+    images = torch.randn(n_slices, channels, side, side, device=device)
+    classes = torch.randint(labels, (n_slices, side, side), dtype=torch.uint8, device=device)
+    soft = torch.full((n_slices, labels, side, side), 1 / labels, device=device)
+    known = torch.ones_like(classes, dtype=torch.bool)
+    optional = {"clean": images, "scribbles": classes, "soft": soft, "confidence": soft[:, 0], "inside": known}
+    return Batch(images, classes, **optional)

@@ -1,0 +1,62 @@
+"""The time that a training is said to take."""
+
+import time
+
+import pytest
+import torch
+
+from scribbleseg import duration, pipeline
+from scribbleseg.data import open_dataset
+from scribbleseg.phantoms import write_phantoms
+from scribbleseg.recipes import find
+from scribbleseg.settings import override
+from scribbleseg.training.hardware import make_fabric
+
+SMALL = ["preprocess.size=32", "network.base=4", "stages.0.iterations=30", "stages.1.iterations=5"]
+
+
+@pytest.fixture
+def hearts(tmp_path):
+    return open_dataset(write_phantoms(tmp_path / "hearts", train=2, test=1, shape=(3, 48, 48)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.2, "1 seconds"), (41.0, "41 seconds"), (100.0, "1.7 minutes"), (1490.0, "25 minutes"), (12345.0, "3.4 hours")],
+)
+def test_durations_have_two_digits(seconds, words):
+    assert duration.in_words(seconds) == words
+
+
+@pytest.mark.parametrize("name", ["default.quick", "can2018.compact_crf_rnn", "ji2019.compact_wt_sc_gc_crf"])
+def test_every_network_and_loss_is_timed_and_leaves_the_random_state(hearts, tmp_path, name):
+    recipe = override(find(name), ["preprocess.size=32"])
+    session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
+    state = torch.get_rng_state()
+    assert duration.seconds_per_slice(session.recipe, 4, 4, session.fabric) > 0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_said_is_of_the_order_of_what_it_takes(hearts, tmp_path):
+    recipe = override(find("default.quick"), SMALL)
+    session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
+    said = duration.seconds(session, 1, session.recipe.steps)
+    started = time.perf_counter()
+    list(pipeline.train(session))
+    assert said / 20 < time.perf_counter() - started < said * 200, "no more than that is sure on a machine in use"
+
+
+def test_the_plan_says_what_is_left(hearts, tmp_path):
+    recipe = override(find("default.quick"), SMALL)
+    session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
+    plan = pipeline.plan(session)
+    assert "5 M step(s) of 30, 5, 5, 5, 5 iterations, 10 slices each of 32 x 32 pixels" in plan
+    assert "2 training cases. Training takes about" in plan
+    list(pipeline.train(session))
+    assert pipeline.plan(session) == "nothing: all M steps are done."
+
+
+def test_the_plan_of_a_patch_is_of_its_size(hearts, tmp_path):
+    recipe = override(find("default.quick"), [*SMALL, "patch=16"])
+    plan = pipeline.plan(pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu")))
+    assert "slices each of 16 x 16 pixels" in plan
