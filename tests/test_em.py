@@ -484,3 +484,31 @@ class TestReading:
             list(em.train(begun(other, tmp_path / "run", fabric, self.RECIPE)))
         assert session.run.network(0).read_bytes() == before
         assert session.run.recursions == 1
+
+
+class TestLabelsThatNobodyDrew:
+    """Training says what it cannot learn, and refuses where nothing can be learned."""
+
+    def with_only(self, dataset: Dataset, *drawn: int) -> Dataset:
+        def read(name):
+            case = dataset.train.named(name)
+            kept = np.isin(case.scribbles, drawn)
+            return replace(case, scribbles=np.where(kept, case.scribbles, np.uint8(UNLABELLED)))
+
+        return replace(dataset, train=dataset.train.read_by(read))
+
+    @pytest.mark.parametrize(("drawn", "missing"), [((0, 1, 2), "LV"), ((1, 3), "background or Myo")])
+    def test_missing_ones_are_named_once(self, drawn, missing, dataset, fabric, tmp_path, caplog):
+        session = begun(self.with_only(dataset, *drawn), tmp_path / "run", fabric)
+        next(em.train(session))
+        next(em.train(session))
+        assert [m for m in caplog.messages if "no training case has" in m] == [
+            f"no training case has a scribble of {missing}: the network cannot learn that; draw some"
+        ]
+
+    def test_a_single_label_is_refused(self, dataset, fabric, tmp_path):
+        session = begun(self.with_only(dataset, 2), tmp_path / "run", fabric)
+        with pytest.raises(
+            DataError, match="two labels in the training cases, found Myo alone; draw background and RV"
+        ):
+            next(em.train(session))

@@ -1,5 +1,6 @@
 """Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 from scribbleseg.weights import load_segmenter, load_weights, read_single_components, read_weights, save_weights
+
+log = logging.getLogger(__name__)
 
 kind: str = "em"
 recipe_type: type = Recipe
@@ -124,11 +127,32 @@ def check_channels(recipe: Recipe, channels: int) -> None:
                 )
 
 
+def _check_labels(session: Session[Recipe]) -> None:
+    """Warn of labels that nobody drew. Raises DataError where no more than one was drawn: there is nothing to learn."""
+    drawn = set(np.unique(session.slices.scribbles).tolist())
+    missing = [name for value, name in enumerate(session.dataset.label_names) if value not in drawn]
+    if len(missing) + 1 >= session.dataset.n_labels:
+        there = next(name for name in session.dataset.label_names if name not in missing)
+        raise DataError(
+            f"{session.dataset.root}: expected scribbles of at least two labels in the training cases, found {there} "
+            f"alone; draw {' and '.join(missing)}, too"
+        )
+    if missing and session.leads:
+        log.warning(
+            "no training case has a scribble of %s: the network cannot learn that; draw some", " or ".join(missing)
+        )
+
+
 def grow_seeds(session: Session[Recipe]) -> None:
-    """Grow the scribbles into seed areas, the labels of recursion 0, every rank its share of the cases."""
+    """Grow the scribbles into seed areas, the labels of recursion 0, every rank its share of the cases.
+
+    Raises:
+        DataError: fewer than two labels are drawn.
+    """
     slices = session.slices
     if slices.has("labels", 0):
         return
+    _check_labels(session)
     cases = session.cases
     volumes = ((_volume(session, name), slices.scribbles[slices.rows[name]], slices.spacing_mm[name]) for name in cases)
     grown = grow(session.recipe.seeds, volumes, workers=session.workers, total=len(cases), description="Seed areas")

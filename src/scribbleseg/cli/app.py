@@ -199,7 +199,7 @@ def chosen_or_fitting(
         return chosen(name, settings, kind)
     recipe, why = choose(out, fabric)
     if fabric.is_global_zero:
-        console.print(why)
+        console.print(why, soft_wrap=True)
     return _changed(recipe, settings, kind)
 
 

@@ -133,7 +133,7 @@ def train_to_end(session: "Session") -> "Model":
         console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
 
     if session.leads:
-        console.print(f"To do: {plan(session)}")
+        console.print(f"To do: {plan(session)}", soft_wrap=True)
         if session.recipe.is_upper_bound:
             console.print("This recipe trains on full reference masks. Scribbles are not used.", style="yellow")
     return finish(session, say if session.leads else None)
