@@ -171,6 +171,14 @@ class TestSimulate:
         full[0, 0, 0] = 0
         assert simulate(full, Skeleton(), "case")[0, 0, 0] == 0
 
+    @pytest.mark.parametrize(("every", "slices"), [(2, [1, 3]), (3, [1]), (4, [2]), (100, [3])])
+    def test_slices_that_are_drawn_on_are_those_of_the_whole_drawing(self, every, slices):
+        whole, some = (simulate(VOLUME, Skeleton(every=n), "case") for n in (1, every))
+        assert (some[slices] == whole[slices]).all()
+        others = np.setdiff1d(np.arange(len(VOLUME)), slices)
+        assert (some[others] == UNLABELLED).all()
+        assert np.array_equal(shorten(whole, Skeleton(every=every), "case"), some)
+
     def test_the_seed_and_the_name_decide(self):
         draw = [simulate(VOLUME, Skeleton(seed=seed), name) for seed, name in ((0, "a"), (0, "a"), (1, "a"), (0, "b"))]
         np.testing.assert_array_equal(draw[0], draw[1])
@@ -217,7 +225,9 @@ class TestSimulate:
             simulate(VOLUME, Skeleton(), "case", np.ones((3, 80, 90), bool))
 
     @pytest.mark.parametrize("kind", [Skeleton, ShiftedSkeleton])
-    @pytest.mark.parametrize("wrong", [{"length": -0.1}, {"length": (1.0, 1.1)}, {"width": 0}, {"seed": -1}])
+    @pytest.mark.parametrize(
+        "wrong", [{"length": -0.1}, {"length": (1.0, 1.1)}, {"width": 0}, {"seed": -1}, {"every": 0}]
+    )
     def test_numbers_out_of_range_are_refused(self, kind, wrong):
         with pytest.raises(ValueError, match=f"expected a {next(iter(wrong))}.* got "):
             kind(**wrong)
@@ -314,6 +324,14 @@ class TestShiftedSkeleton:
         assert scribbles[0, 5, 5] == 1
         assert scribbles[0, 80, 80] == UNLABELLED
         assert (scribbles[0, 40:50, 40:50] == 2).any()
+
+    @pytest.mark.parametrize(("every", "slices"), [(2, [1, 3]), (3, [1]), (4, [2]), (100, [3])])
+    def test_slices_that_are_drawn_on_are_those_of_the_whole_drawing(self, every, slices):
+        whole, some = (simulate(VOLUME, Skeleton(every=n), "case") for n in (1, every))
+        assert (some[slices] == whole[slices]).all()
+        others = np.setdiff1d(np.arange(len(VOLUME)), slices)
+        assert (some[others] == UNLABELLED).all()
+        assert np.array_equal(shorten(whole, Skeleton(every=every), "case"), some)
 
     def test_the_seed_and_the_name_decide(self):
         rule = ShiftedSkeleton()

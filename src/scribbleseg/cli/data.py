@@ -102,6 +102,7 @@ def simulate(
         ),
     ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="The pen's width in pixels. Default: the rule's.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Draw in every so manyth slice: 3 draws in a third of them.")] = 1,
     labels: Annotated[
         Drawn,
         typer.Option(
@@ -124,7 +125,7 @@ def simulate(
     from scribbleseg.annotate.simulate import RULES, drawn_in, with_lengths, write_simulation
 
     dataset = open_at(Place(data, format, split, fold))
-    drawn_by = replace(RULES[rule], seed=seed)
+    drawn_by = replace(RULES[rule], seed=seed, every=every)
     if width is not None:
         drawn_by = replace(drawn_by, width=width)
     if length:

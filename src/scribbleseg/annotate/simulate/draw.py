@@ -27,8 +27,8 @@ def simulate(
         inside: the voxels where background may be drawn, such as the brain, in the mask's shape. None is all.
 
     Returns:
-        An array of the same shape: equal to `mask` where drawn, UNLABELLED elsewhere. Every structure of a slice is
-        drawn on, a structure of one voxel too; so is the background of every slice that has any.
+        An array of the same shape: equal to `mask` where drawn, UNLABELLED elsewhere. In the slices that are drawn
+        on, every structure is, a structure of one voxel too; so is the background where there is any.
 
     Raises:
         ValueError: `inside` has another shape, or the rule has lengths for fewer labels than there are.
@@ -48,7 +48,7 @@ def simulate(
         if background.any():
             curve = rule.on_background(background, structures[z], place, rng)
             scribbles[z][_drawn(curve, background, rule, 0, rng)] = 0
-    return scribbles
+    return _in_drawn_slices(scribbles, rule)
 
 
 def shorten(scribbles: Labels, rule: Rule, name: str) -> Labels:
@@ -76,6 +76,13 @@ def shorten(scribbles: Labels, rule: Rule, name: str) -> Labels:
             drawn = labels == value
             strokes = np.concatenate([ordered(stroke, rng) for stroke in parts(drawn)])
             kept[z][_drawn(strokes, drawn, rule, value, rng)] = value
+    return _in_drawn_slices(kept, rule)
+
+
+def _in_drawn_slices(scribbles: Labels, rule: Rule) -> Labels:
+    """Returns the scribbles of the slices that the rule draws on."""
+    kept, chosen = np.full_like(scribbles, UNLABELLED), rule.drawn_slices(len(scribbles))
+    kept[chosen] = scribbles[chosen]
     return kept
 
 

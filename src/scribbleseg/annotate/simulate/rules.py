@@ -42,6 +42,7 @@ class Rule(ABC):
             or one for each label, background first.
         width: the pen's, in pixels; it draws inside the structure only.
         seed: seed of the random numbers; not negative.
+        every: slices are drawn on with a distance of so many, from half of it on; 1 is all of them.
 
     Raises:
         ValueError: a number is out of its range.
@@ -51,6 +52,7 @@ class Rule(ABC):
     length: float | tuple[float, ...] = 1.0
     width: int = 1
     seed: int = 0
+    every: int = 1
 
     def __post_init__(self) -> None:
         for length in self.length if isinstance(self.length, tuple) else (self.length,):
@@ -60,6 +62,12 @@ class Rule(ABC):
             raise ValueError(f"expected a width of at least 1 pixel, got {self.width}")
         if self.seed < 0:
             raise ValueError(f"expected a seed of at least 0, got {self.seed}")
+        if self.every < 1:
+            raise ValueError(f"expected an every of at least 1, which is all slices, got {self.every}")
+
+    def drawn_slices(self, depth: int) -> slice:
+        """Returns which slices of a volume are drawn on: at least one."""
+        return slice(min(self.every // 2, depth - 1), None, self.every)
 
     def length_of(self, label: int) -> float:
         """Returns the share that is kept of that label's curves. Raises ValueError where it has none."""
