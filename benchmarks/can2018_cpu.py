@@ -120,14 +120,22 @@ def report(name: str, rows: dict[str, Recipe], out: Path, seeds: list[int], peer
     summary = {row.title: row for row in summarise(rows, out, seeds, make_fabric("cpu"))}
     peers = [title for title in peers if title in summary]
     structures = next(iter(summary.values())).structures
-    heads = ["row", *structures, "mean", "over seeds", "HD95 mm", *(f"minus {peer}" for peer in peers)]
+    heads = [
+        "row",
+        *structures,
+        "mean",
+        "over seeds",
+        "HD95 mm",
+        "in empty slices ml",
+        *(f"minus {peer}" for peer in peers),
+    ]
     table, figures = Table(*heads, box=None), {}
     for title, row in summary.items():
         gaps = {peer: row.minus(summary[peer]) for peer in peers if peer != title}
         cells = [f"{gaps[p][0]:+.3f} [{gaps[p][1]:+.3f}, {gaps[p][2]:+.3f}]" if p in gaps else "" for p in peers]
         spread = f"{row.by_seed.min():.3f}-{row.by_seed.max():.3f}"
         dice = [f"{mean:.3f}" for mean in (*row.by_structure, row.main.mean())]
-        table.add_row(title, *dice, spread, f"{row.hd95_mm:.1f}", *cells)
+        table.add_row(title, *dice, spread, f"{row.hd95_mm:.1f}", f"{row.empty_slices_ml:.1f}", *cells)
         figures[title] = figures_of(row) | {f"minus {p}": np.round(gap, 4).tolist() for p, gap in gaps.items()}
     console = Console(width=180)
     console.print(table)
@@ -151,6 +159,7 @@ def figures_of(row: Row) -> dict:
         "mean": round(float(row.dice.mean()), 4),
         "by_seed": row.by_seed.round(4).tolist(),
         "hd95_mm": round(row.hd95_mm, 2),
+        "empty_slices_ml": round(row.empty_slices_ml, 2),
     }
 
 

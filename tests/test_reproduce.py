@@ -137,10 +137,12 @@ def test_summary(out):
 
 
 def test_a_row_by_hand():
-    row = Row("row", np.array([[[0.5, 0.7], [0.1, 0.3]], [[0.7, 0.9], [0.3, 0.5]]]), 0.8, 0.9, 3.0, ("a", "b"), False)
+    row = Row(
+        "row", np.array([[[0.5, 0.7], [0.1, 0.3]], [[0.7, 0.9], [0.3, 0.5]]]), 0.8, 0.9, 3.0, 0.0, ("a", "b"), False
+    )
     np.testing.assert_allclose(row.by_structure, [0.4, 0.6])
     np.testing.assert_allclose(row.by_seed, [0.4, 0.6])
-    better = Row("better", row.dice + 0.1, 0.8, 0.9, 3.0, ("a", "b"), False)
+    better = Row("better", row.dice + 0.1, 0.8, 0.9, 3.0, 0.0, ("a", "b"), False)
     np.testing.assert_allclose(better.minus(row), [0.1, 0.1, 0.1])
 
 

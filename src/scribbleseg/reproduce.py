@@ -35,6 +35,7 @@ class Row:
         recall: mean over everything.
         precision: mean over everything.
         hd95_mm: mean over everything, cases in which a structure was missed left out.
+        empty_slices_ml: mean over everything.
         structures: the names of the last axis.
         is_upper_bound: whether it was trained on full masks.
     """
@@ -44,6 +45,7 @@ class Row:
     recall: float
     precision: float
     hd95_mm: float
+    empty_slices_ml: float
     structures: tuple[str, ...]
     is_upper_bound: bool
 
@@ -192,7 +194,7 @@ def _row(title: str, scores: Sequence[Sequence[Score]], is_upper_bound: bool) ->
     structures = tuple(dict.fromkeys(score.structure for score in scores[0]))
     dice = np.array([[score.dice for score in run] for run in scores]).reshape(len(scores), -1, len(structures))
     means = {}
-    for name in ("recall", "precision", "hd95_mm"):
+    for name in ("recall", "precision", "hd95_mm", "empty_slices_ml"):
         values = np.array([getattr(score, name) for run in scores for score in run if not score.auxiliary])
         known = values[~np.isnan(values)]
         means[name] = float(known.mean()) if len(known) else float("nan")

@@ -98,6 +98,18 @@ def test_distances_and_volumes_are_those_of_brute_force(seed):
         assert got.dice == pytest.approx(brute_force_dice(labels, reference, value))
         assert got.volume_ml == pytest.approx((labels == value).sum() * 8 * 1.5 * 1.25 / 1000)
         assert got.volume_error_ml == pytest.approx(got.volume_ml - got.reference_volume_ml)
+        empty = [z for z in range(len(reference)) if not (reference[z] == value).any()]
+        assert got.empty_slices_ml == pytest.approx((labels[empty] == value).sum() * 8 * 1.5 * 1.25 / 1000)
+
+
+def test_what_lies_in_slices_without_the_structure_is_counted_by_itself():
+    reference, labels = np.zeros((2, 4, 5, 5), np.uint8)
+    reference[1, 1:3, 1:3] = 1
+    reference[2] = 2
+    labels[1:4, :2] = 1
+    (found, other) = score("a", labels, reference, (10.0, 1.0, 1.0), {"one": (1,), "two": (2,)})
+    assert found.empty_slices_ml == pytest.approx(20 * 10 / 1000), "ten voxels in each of slices 2 and 3"
+    assert other.empty_slices_ml == 0
 
 
 def test_scores_are_symmetric_and_zero_for_identical_masks():
@@ -196,7 +208,7 @@ def test_a_value_inside_no_region_is_unknown():
 
 
 def made_up_score(case: str, structure: str, dice: float, hd95: float = 5.0, volume: float = 1.0) -> Score:
-    overlap, distances, volumes = (dice, dice / 2, 0.9 * dice), (hd95, hd95 / 2), (volume, 1.0, volume - 1.0)
+    overlap, distances, volumes = (dice, dice / 2, 0.9 * dice), (hd95, hd95 / 2), (volume, 1.0, volume - 1.0, 0.0)
     return Score(case, structure, *overlap, *distances, *volumes)
 
 
@@ -243,10 +255,11 @@ def test_scores_print_as_a_table_of_means_by_structure():
     )
     assert scores.by_structure == {"RV": pytest.approx(0.4), "left ventricle": pytest.approx(0.8)}
     assert str(scores).splitlines() == [
-        "structure        Dice  recall  precision  HD95 mm  ASSD mm  missed  invented",
-        "RV              0.400   0.200      0.360      4.0     2.00       1         0",
-        "left ventricle  0.800   0.400      0.720     10.0     5.00       0         0",
-        "mean            0.600   0.300      0.540      8.0     4.00       1         0",
+        "structure        Dice  recall  precision  HD95 mm  ASSD mm  volume error ml  "
+        "in empty slices ml  missed  invented",
+        "RV              0.400   0.200      0.360      4.0     2.00             -0.5                 0.0       1         0",
+        "left ventricle  0.800   0.400      0.720     10.0     5.00              0.0                 0.0       0         0",
+        "mean            0.600   0.300      0.540      8.0     4.00             -0.2                 0.0       1         0",
     ]
 
 
@@ -254,7 +267,7 @@ def test_scores_are_a_tuple_and_without_a_distance_there_is_a_dash():
     missed = made_up_score("a", "RV", 0.0, math.nan, volume=0.0)
     scores = Scores([missed])
     assert scores == (missed,)
-    assert str(scores).splitlines()[1].split() == ["RV", "0.000", "0.000", "0.000", "-", "-", "1", "0"]
+    assert str(scores).splitlines()[1].split() == ["RV", "0.000", "0.000", "0.000", "-", "-", "-1.0", "0.0", "1", "0"]
 
 
 def test_no_scores_at_all_have_no_table():

@@ -63,7 +63,7 @@ def made_up_picture(case: str = "patient01", recursion: int | None = 0, seed: in
 
 def made_up_score(case: str, structure: str, dice: float, **others: float) -> Score:
     numbers = {"recall": 0.61, "precision": 0.72, "hd95_mm": 5.0, "assd_mm": 1.0}
-    volumes = {"volume_ml": 100.0, "reference_volume_ml": 110.0, "volume_error_ml": -10.0}
+    volumes = {"volume_ml": 100.0, "reference_volume_ml": 110.0, "volume_error_ml": -10.0, "empty_slices_ml": 0.0}
     return Score(case, structure, dice, **numbers | volumes | others)
 
 

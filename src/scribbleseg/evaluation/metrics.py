@@ -32,7 +32,7 @@ from scipy.stats import bootstrap
 from scribbleseg.files import atomically
 from scribbleseg.types import UNLABELLED, DataError
 
-MEASURES = ("dice", "recall", "precision", "hd95_mm", "assd_mm", "volume_error_ml")
+MEASURES = ("dice", "recall", "precision", "hd95_mm", "assd_mm", "volume_error_ml", "empty_slices_ml")
 """The fields of `Score` that a summary averages."""
 
 TABLE = (
@@ -41,6 +41,8 @@ TABLE = (
     ("precision", "precision_mean", 3),
     ("HD95 mm", "hd95_mm_mean", 1),
     ("ASSD mm", "assd_mm_mean", 2),
+    ("volume error ml", "volume_error_ml_mean", 1),
+    ("in empty slices ml", "empty_slices_ml_mean", 1),
     ("missed", "missed", 0),
     ("invented", "invented", 0),
 )
@@ -62,6 +64,7 @@ class Score:
         volume_ml: the prediction's volume.
         reference_volume_ml: the reference's volume.
         volume_error_ml: the prediction's volume minus the reference's.
+        empty_slices_ml: the prediction's volume in slices of which the reference has nothing.
     """
 
     case: str
@@ -74,6 +77,7 @@ class Score:
     volume_ml: float
     reference_volume_ml: float
     volume_error_ml: float
+    empty_slices_ml: float
 
     @property
     def auxiliary(self) -> bool:
@@ -313,10 +317,13 @@ def _overlap(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."]) -> tuple[fl
     return 2 * both / (of_a + of_b), both / max(of_b, 1), both / max(of_a, 1)
 
 
-def _volumes_ml(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."], voxel_ml: float) -> tuple[float, float, float]:
-    """The volumes of `a` and of reference `b`, and their difference."""
+def _volumes_ml(
+    a: Bool[np.ndarray, "depth height width"], b: Bool[np.ndarray, "depth height width"], voxel_ml: float
+) -> tuple[float, float, float, float]:
+    """The volumes of `a` and of reference `b`, their difference, and that of `a` in slices without any of `b`."""
     of_a, of_b = int(a.sum()) * voxel_ml, int(b.sum()) * voxel_ml
-    return of_a, of_b, of_a - of_b
+    in_empty_slices = int(a[~b.any(axis=(1, 2))].sum()) * voxel_ml
+    return of_a, of_b, of_a - of_b, in_empty_slices
 
 
 def _surface_distances(
