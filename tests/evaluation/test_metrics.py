@@ -257,9 +257,12 @@ def test_scores_print_as_a_table_of_means_by_structure():
     assert str(scores).splitlines() == [
         "structure        Dice  recall  precision  HD95 mm  ASSD mm  volume error ml  "
         "in empty slices ml  missed  invented",
-        "RV              0.400   0.200      0.360      4.0     2.00             -0.5                 0.0       1         0",
-        "left ventricle  0.800   0.400      0.720     10.0     5.00              0.0                 0.0       0         0",
-        "mean            0.600   0.300      0.540      8.0     4.00             -0.2                 0.0       1         0",
+        "RV              0.400   0.200      0.360      4.0     2.00             -0.5  "
+        "               0.0       1         0",
+        "left ventricle  0.800   0.400      0.720     10.0     5.00              0.0  "
+        "               0.0       0         0",
+        "mean            0.600   0.300      0.540      8.0     4.00             -0.2  "
+        "               0.0       1         0",
     ]
 
 
