@@ -20,7 +20,6 @@ from scribbleseg.recipes import default
 from scribbleseg.recipes.can2018 import relabelled
 from scribbleseg.relabel.decide import Argmax
 from scribbleseg.reproduce import train_rows
-from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.losses import PartialCrossEntropy
 from scribbleseg.training.optimisers import Adam
@@ -53,8 +52,10 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "ReLU": lambda row: replace(row, network=replace(row.network, slope=0.0)),
     "U-Net of Can et al.": lambda row: replace(row, network=UNet(base=16, padded=True)),
     "fewer intensities": lambda row: replace(row, augment=Augment()),
-    "tau 0.9": lambda row: replace(row, seeds=RandomWalker(tau=0.9)),
-    "beta 130": lambda row: replace(row, seeds=RandomWalker(beta=130.0)),
+    "tau 0.9": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9)),
+    "beta 130": lambda row: replace(row, seeds=replace(row.seeds, beta=130.0)),
+    "beta 400": lambda row: replace(row, seeds=replace(row.seeds, beta=400.0)),
+    "tau 0.9, beta 400": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9, beta=400.0)),
     "patches on a finer grid": lambda row: replace(row, preprocess=Preprocess(largest_size=192), patch=96),
     "flips": lambda row: replace(row, augment=replace(row.augment or Augment(), flips=True)),
     "twice the E steps": lambda row: replace(
