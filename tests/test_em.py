@@ -202,7 +202,7 @@ def test_structures_in_one_component_are_found_by_their_scribbles_and_remembered
     assert last.segmenter.single == expected
     assert load_segmenter(recipe, session.run, fabric).single == expected
     assert load_segmenter(recipe, session.run, fabric, 0).single == first.segmenter.single
-    assert load_segmenter(TINY, session.run, fabric).rotations == ()
+    assert load_segmenter(TINY, session.run, fabric).views.rotations == ()
 
 
 def test_label_maps_are_left_in_original_geometry(dataset, fabric, tmp_path):

@@ -38,7 +38,7 @@ def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> 
         looks += relabel.decide.passes or 1 + len(recipe.rotations)
     if looks:
         looks *= sum(cases.geometry(name).shape[0] for name in cases.names)
-    larger = (int(recipe.preprocess.size or 0) / _side(recipe)) ** 2
+    larger = (int(recipe.preprocess.size or 0) / recipe.window) ** 2
     learned = sum(step.iterations * step.batch for step in steps)
     return per_slice * (learned + looks * FORWARD * larger / fabric.world_size)
 
@@ -57,7 +57,7 @@ def seconds_per_slice(recipe: Recipe, channels: int, labels: int, fabric: Fabric
     network = trial(recipe.network.build, channels, labels)
     network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.random.fork_rng([]), torch.enable_grad():
-        batch = _random(n_slices, channels, labels, _side(recipe), fabric.device)
+        batch = _random(n_slices, channels, labels, recipe.window, fabric.device)
         started = 0.0
         for n in range(REPEATS + 1):
             if n == 1:
@@ -77,12 +77,6 @@ def in_words(seconds: float) -> str:
         if seconds < until:
             return f"{float(f'{max(seconds, 1) / length:.2g}'):g} {unit}"
     raise AssertionError("a duration is finite")
-
-
-def _side(recipe: Recipe) -> int:
-    """The side of what the network learns from, in pixels."""
-    size = int(recipe.preprocess.size or 0)
-    return min(recipe.patch or size, size)
 
 
 def _random(n_slices: int, channels: int, labels: int, side: int, device: torch.device) -> Batch:

@@ -15,7 +15,7 @@ from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.recipe import Recipe, resolve, seen_by
 from scribbleseg.relabel.components import ENOUGH, only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import clamp
-from scribbleseg.relabel.predict import Segmenter, predict, sample
+from scribbleseg.relabel.predict import Segmenter, Views, predict, sample
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import grow
 from scribbleseg.session import Beliefs, Session
@@ -100,7 +100,7 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
         path = session.run.network(index)
         single = read_single_components(path) if recipe.single_components else frozenset()
         names = session.dataset.label_names
-        segmenter = Segmenter(network, recipe.preprocess, names, session.fabric, recipe.rotations, single)
+        segmenter = Segmenter(network, recipe.preprocess, names, session.fabric, recipe.views, single)
         yield Recursion(phase, index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
         if changed is not None and changed < recipe.stop_below:
             return
@@ -111,7 +111,8 @@ def single_components(session: Session[Recipe], network: NetworkModule) -> list[
     slices, n_labels = session.slices, session.dataset.n_labels
     counts = np.zeros((n_labels, 2), np.int64)
     for rows in slices.rows.values():
-        labels = predict(session.fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+        likely = predict(session.fabric, network, slices.images[rows], Views(window=session.recipe.window))
+        labels = likely.argmax(axis=1).astype(np.uint8)
         counts += scribbles_in_components(labels, slices.scribbles[rows], n_labels)
     return [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
 
@@ -213,7 +214,7 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
         return
     needs = sorted(session.recipe.needs_of(index))
     passes, draw = relabel.decide.passes, session.seed * len(session.recipe.steps) + index
-    rotations = session.recipe.rotations
+    views = session.recipe.views
 
     def relabelled() -> Iterator[tuple[str, Beliefs]]:
         slices, fabric = session.slices, session.fabric
@@ -222,8 +223,8 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
             images, scribbles = slices.images[rows], slices.scribbles[rows]
             seeds = slices.layer("labels", 0)[rows] if relabel.clamp == "areas" else scribbles
             # Section 2.4: the passes stand in the place of a single output.
-            samples = sample(fabric, network, images, passes, draw) if passes else None
-            probabilities = samples.probabilities if samples else predict(fabric, network, images, rotations)
+            samples = sample(fabric, network, images, passes, draw, views.window) if passes else None
+            probabilities = samples.probabilities if samples else predict(fabric, network, images, views)
             refined = relabel.refine(probabilities, images, seeds, fabric.device)
             labels = clamp(relabel.decide(refined, samples), seeds)
             if relabel.only_scribbled:

@@ -232,7 +232,7 @@ def divide_case(
         scribbles = whole.recipe.preprocess.labels(drawn, case.geometry)
         return scribbles, scribbles
     images = np.ascontiguousarray(slices.images[rows].swapaxes(0, 1))
-    labels = predict(session.fabric, network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+    labels = predict(session.fabric, network, slices.images[rows], whole.recipe.views).argmax(axis=1).astype(np.uint8)
     tumour = clamp(labels, slices.scribbles[rows]) * in_brain(images)
     present = slices.present[name]
     assert present is not None, "_check_present() first"

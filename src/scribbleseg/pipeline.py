@@ -182,8 +182,7 @@ def plan(session: Session) -> str:
         total += seconds(one, channels, steps)
     if not lines:
         return "nothing: all M steps are done."
-    size, spacing_mm = one.recipe.preprocess.size, one.recipe.preprocess.spacing_mm
-    patch = one.recipe.patch or size
-    on = f"{patch} x {patch} pixels of {spacing_mm} mm"
+    side = one.recipe.window
+    on = f"{side} x {side} pixels of {one.recipe.preprocess.spacing_mm} mm"
     n_cases = len(session.dataset.train)
     return f"{'; '.join(lines)} of {on}; {n_cases} training cases. Training takes about {in_words(total)} here."

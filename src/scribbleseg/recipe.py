@@ -10,6 +10,7 @@ from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.data import coarse, fully_annotated
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.decide import Argmax, Confident, WelchTest
+from scribbleseg.relabel.predict import Views
 from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.seeds.graph_cut import GraphCut
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
@@ -77,7 +78,8 @@ class Recipe:
         slices: "labelled" trains on all slices that have a label; "structures" on those in whose scribbles, or masks, a
             structure is drawn.
         patch: side in pixels of the window that is cut out of each slice for training, around labelled pixels; None, or
-            a side of more than the grid's, trains on whole slices. Relabelling and segmenting see whole slices.
+            a side of more than the grid's, trains on whole slices. Relabelling and segmenting see whole slices, in
+            overlapping windows of that side (`Views`).
         stages: one after the other, at least one.
         stop_below: training ends after the first stage before which relabelling changed less than this share of the
             pixels (ours).
@@ -104,6 +106,17 @@ class Recipe:
     def steps(self) -> tuple[Stage, ...]:
         """The stages with each repetition by itself: the M steps, by the number of the recursion."""
         return tuple(replace(stage, times=1) for stage in self.stages for _ in range(stage.times))
+
+    @property
+    def window(self) -> int:
+        """The side in pixels of what the network learns from, once the recipe is fitted to data."""
+        size = int(self.preprocess.size or 0)
+        return min(self.patch or size, size)
+
+    @property
+    def views(self) -> Views:
+        """How the network looks at slices that it relabels or segments, once the recipe is fitted to data."""
+        return Views(self.rotations, self.window)
 
     @property
     def is_upper_bound(self) -> bool:
@@ -158,13 +171,10 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
     preprocess = recipe.preprocess.resolve(dataset.train)
     resolved = _in_pixels(replace(recipe, preprocess=preprocess), float(preprocess.spacing_mm or 0))
     try:
-        size = int(preprocess.size or 0)
-        resolved.network.check_sides(size)
-        patch = min(recipe.patch or size, size)
-        resolved.network.check_sides(patch)
+        resolved.network.check_sides(resolved.window)
         stochastic = resolved.network.has_dropout
         for loss in (loss for step in resolved.steps for loss in step.losses):
-            loss.check_sides(patch)
+            loss.check_sides(resolved.window)
     except ValueError as error:
         raise DataError(f"recipe fields network, preprocess.size, patch, stages.losses: {error}") from None
     for n, stage in enumerate(recipe.stages):

@@ -88,7 +88,7 @@ def tune_crf(session: Session[Recipe], held_out: Cases, grid: Mapping[str, Seque
             f"{session.dataset.root}: expected scribbles in the held-out cases {held_out.names}, found none"
         )
     images, scribbles = images[drawn], scribbles[drawn]
-    probabilities = predict(fabric, network, images)
+    probabilities = predict(fabric, network, images, recipe.views)
     free = np.full_like(scribbles, UNLABELLED)
     path = run.path / "trials.jsonl"
     records = read_records(path)

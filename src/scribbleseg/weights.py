@@ -66,4 +66,4 @@ def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | No
     network = trial(recipe.network.build, weights["channels"], len(label_names))
     network.load_state_dict(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"])
     single = frozenset(weights.get("single_components", ()))
-    return Segmenter(network, recipe.preprocess, label_names, fabric, recipe.rotations, single)
+    return Segmenter(network, recipe.preprocess, label_names, fabric, recipe.views, single)

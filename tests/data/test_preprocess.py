@@ -132,8 +132,8 @@ def test_a_round_trip_through_a_coarser_grid_keeps_a_disc():
 def test_an_automatic_grid_is_the_median_spacing_and_covers_all():
     small, large = make_case((1, 32, 32), (5.0, 1.0, 1.0), name="a"), make_case((1, 50, 40), (5.0, 2.0, 2.0), name="b")
     cases = Cases(["a", "b", "c"], lambda name: {"a": small, "b": large, "c": large}[name])
-    assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64, usual_mm=2.0)
-    assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32, usual_mm=2.0)
+    assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64, usual_mm=2.0, crops=False)
+    assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32, usual_mm=2.0, crops=True)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,8 @@ def test_a_grid_is_chosen_without_reading_a_voxel():
 
     geometries = {"a": make_case((1, 32, 32), (5.0, 1.0, 1.0)).geometry, "b": make_case((1, 50, 40)).geometry}
     grid = Preprocess().resolve(Cases(["a", "b"], read, geometries.__getitem__))
-    assert grid == Preprocess(spacing_mm=1.25, size=64, usual_mm=1.25)  # 1, 1, 1.5 and 2 mm; 40 * 2 / 1.25 = 64
+    # 1, 1, 1.5 and 2 mm; 40 * 2 / 1.25 = 64
+    assert grid == Preprocess(spacing_mm=1.25, size=64, usual_mm=1.25, crops=False)
 
 
 def test_a_brain_is_normalised_by_itself_and_air_stays_air():
@@ -222,3 +223,17 @@ def test_pictures_of_many_pixels_can_be_shrunk_as_far_as_the_recipe_says():
     case = make_case(shape=(1, 2500, 2500), spacing=(1.0, 1.0, 1.0))
     grid = Preprocess(largest_size=192).resolve(Cases(["case"], lambda name: case))
     assert grid.image(case).shape == (1, 1, 192, 192)
+
+
+@pytest.mark.parametrize(
+    ("asked", "crops"),
+    [(Preprocess(), False), (Preprocess(size=32), True), (Preprocess(size=48), False), (Preprocess(size=64), False),
+     (Preprocess(size=32, crops=False), False), (Preprocess(crops=True), True)],
+)  # fmt: skip
+def test_the_field_of_view_ends_with_the_grid_where_the_recipe_cuts_training_images(asked, crops):
+    cases = Cases(["case"], lambda _: make_case((3, 48, 40), (5.0, 1.0, 1.0)))
+    fitted = asked.resolve(cases)
+    assert fitted.crops is crops
+    assert fitted.resolve(cases) == fitted
+    larger = Geometry((3, 30, 100), np.eye(4))
+    assert fitted.side(larger) == (fitted.size if crops else 100)

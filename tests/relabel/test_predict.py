@@ -10,7 +10,7 @@ from scipy.special import entr, softmax
 from torch import nn
 
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.relabel.predict import BATCH, Segmenter, predict, sample
+from scribbleseg.relabel.predict import BATCH, Segmenter, Views, predict, sample
 from scribbleseg.training.unet import UNet, UNetModule
 from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
 
@@ -179,6 +179,51 @@ def test_a_segmenter_finds_a_bright_box_on_its_native_grid(fabric):
     assert 2 * (labels.astype(bool) & box).sum() / (labels.sum() + box.sum()) > 0.95
 
 
+def test_an_image_larger_than_the_grid_is_segmented_whole_unless_training_cut_its_images(fabric, caplog):
+    image = np.zeros((1, 2, 100, 60), np.float32)
+    image[0, :, 2:10, 5:55] = 100  # far outside of the centred 32 pixels
+    case = Case("wide", image, np.full((2, 100, 60), UNLABELLED, np.uint8), Geometry((2, 100, 60), np.eye(4)))
+    whole, cut = (
+        Segmenter(Threshold(), Preprocess(1.0, 32, crops=crops), ("background", "box"), fabric, Views(window=32))
+        for crops in (False, True)
+    )
+    assert np.array_equal(whole.segment(case), image[0] > 0)
+    assert not cut.segment(case).any()
+    assert whole.slices(case).shape == (2, 1, 100, 100)
+    assert cut.slices(case).shape == (2, 1, 32, 32)
+    assert [record.message[:40] for record in caplog.records] == ["what lies outside the central 32 mm of a"], "once"
+
+
+def test_windows_of_a_network_that_looks_at_single_pixels_are_the_whole_slice(fabric):
+    images = np.random.default_rng(0).normal(size=(3, 1, 70, 70)).astype(np.float32) / 20
+    whole = predict(fabric, Threshold(), images)
+    assert np.allclose(predict(fabric, Threshold(), images, Views(window=32)), whole, atol=1e-5)
+    assert np.array_equal(predict(fabric, Threshold(), images, Views(window=70)), whole)
+
+
+class Border(Threshold):
+    """Says which side the square has that it is shown."""
+
+    def forward(self, image):
+        return torch.cat([-torch.ones_like(image), torch.full_like(image, image.shape[-1])], dim=1) + self.anchor * 0
+
+
+def test_a_network_is_shown_squares_of_the_side_it_learned_from(fabric):
+    images = np.zeros((1, 1, 80, 80), np.float32)
+    seen = predict(fabric, Border(), images, Views((10.0,), window=32))
+    assert np.allclose(seen[0, 1], 1 / (1 + np.exp(-33.0)), atol=1e-6)
+
+
+def test_passes_in_windows_have_the_moments_of_the_whole_slice(fabric):
+    images = np.random.default_rng(0).normal(size=(2, 1, 48, 48)).astype(np.float32)
+    network = UNet(base=2, dropout=0.5, padded=True).build(1, 3)
+    samples = sample(fabric, network, images, 8, 0, window=32)
+    assert samples.mean.shape == samples.variance.shape == samples.probabilities.shape == (2, 3, 48, 48)
+    assert samples.mean_entropy.shape == samples.entropy.shape == (2, 48, 48)
+    assert np.allclose(samples.probabilities.sum(axis=1), 1, atol=1e-4)
+    assert (samples.variance >= 0).all()
+
+
 class Position(nn.Module):
     """Its logits depend on the place in the slice alone, so that views show what they were turned by."""
 
@@ -190,7 +235,7 @@ class Position(nn.Module):
 def test_views_are_turned_back_before_their_mean_is_taken(fabric):
     side, angle = 65, 20.0
     images = np.zeros((2, 1, side, side), np.float32)
-    out = predict(fabric, Position(), images, (angle, -angle))
+    out = predict(fabric, Position(), images, Views((angle, -angle)))
     plain = predict(fabric, Position(), images)
     rows, columns = np.meshgrid(*[np.linspace(-1, 1, side)] * 2, indexing="ij")
     expected = plain[0, 0].copy()
@@ -208,14 +253,14 @@ def test_views_lie_where_they_belong_in_bfloat16_too(fabric):
     side = 192
     images = np.zeros((1, 1, side, side), np.float32)
     half = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
-    exact, rounded = (predict(each, Position(), images, (15.0, -15.0)) for each in (fabric, half))
+    exact, rounded = (predict(each, Position(), images, Views((15.0, -15.0))) for each in (fabric, half))
     assert np.abs(exact - rounded).max() < 1e-3
 
 
 def test_views_of_a_network_that_looks_at_each_pixel_by_itself_change_little(fabric):
     rows, columns = np.indices((64, 64)) - 31.5
     images = np.where(np.hypot(rows, columns) < 15, 1.0, -1.0).astype(np.float32)[None, None]
-    plain, views = predict(fabric, Threshold(), images), predict(fabric, Threshold(), images, (15.0, -15.0))
+    plain, views = predict(fabric, Threshold(), images), predict(fabric, Threshold(), images, Views((15.0, -15.0)))
     away = np.abs(np.hypot(rows, columns) - 15) > 2
     assert np.allclose(plain[:, :, away], views[:, :, away], atol=1e-3)
 

@@ -38,6 +38,10 @@ class Preprocess:
             scans. What is outside stays 0 then (Ji et al. 2019), is background in every prediction and is never
             learned (ours): nobody scribbles on air, and three quarters of a slice that need no learning drown the rest
             in a mean over labelled pixels.
+        crops: whether the network's field of view ends with the grid: what lies outside is background in every
+            prediction, as in the papers, whose training images are cut. False segments images whole that are larger
+            than the grid. None leaves it to `resolve`: True if training slices are larger than a `size` that the recipe
+            gives.
         largest_size: the largest side that `resolve` chooses: where slices need more pixels at the data set's spacing,
             the grid is made coarser until they do not. None is no limit.
         usual_mm: the median pixel size of the training images, written down by `resolve`: an image whose pixels are 10
@@ -47,6 +51,7 @@ class Preprocess:
     spacing_mm: PositiveFloat | None = None
     size: Annotated[int, Field(gt=0, le=4096)] | None = None
     brain: bool = False
+    crops: bool | None = None
     largest_size: Annotated[int, Field(ge=STRIDE, le=4096)] | None = None
     usual_mm: PositiveFloat | None = None
 
@@ -67,7 +72,13 @@ class Preprocess:
             largest = STRIDE * (self.largest_size // STRIDE)
             spacing = max(spacing, _rounded(1.001 * extent_mm / largest))
         size = self.size or STRIDE * int(np.ceil(round(extent_mm / spacing) / STRIDE))
-        return replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm)
+        crops = extent_mm / spacing > size + 1 if self.crops is None else self.crops
+        return replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm, crops=crops)
+
+    def side(self, geometry: Geometry) -> int:
+        """Returns the side of the square, in pixels of the grid, that is segmented of an image."""
+        assert self.size is not None, "resolve() first"
+        return self.size if self.crops is not False else max(self.size, *self.resampled(geometry))
 
     def resampled(self, geometry: Geometry) -> tuple[int, int]:
         """Returns height and width of the whole slice at the grid's spacing, before crop or padding."""
@@ -78,8 +89,12 @@ class Preprocess:
         )
         return height, width
 
-    def image(self, case: Case) -> Float32[np.ndarray, "depth channel size size"]:
+    def image(self, case: Case, side: int | None = None) -> Float32[np.ndarray, "depth channel side side"]:
         """Returns the case's slices on the grid, normalised. Padding is air: the channel's minimum, 0 for a brain.
+
+        Args:
+            case: with an image.
+            side: of the square slices, in pixels; None is that of the grid.
 
         Raises:
             DataError: pixels that are 10 times as large or as small as in training: the header is likely wrong.
@@ -92,7 +107,7 @@ class Preprocess:
             torch.from_numpy(normalised.swapaxes(0, 1)), self.resampled(case.geometry), mode="bilinear", antialias=True
         ).numpy()
         floor = normalised.min(axis=(1, 2, 3))[:, None, None] * (not self.brain)
-        return _fit(slices, self.size, np.broadcast_to(floor, (*slices.shape[:-2], 1, 1)))
+        return _fit(slices, side or self.size, np.broadcast_to(floor, (*slices.shape[:-2], 1, 1)))
 
     def labels(self, labels: Labels, geometry: Geometry) -> UInt8[np.ndarray, "depth size size"]:
         """Returns labels of a native grid on this grid; strokes stay (`resample_labels`), padding is UNLABELLED."""
@@ -111,9 +126,9 @@ class Preprocess:
         return _fit(shares[:, 0] > 0, self.size, False)
 
     def native_probabilities(
-        self, probabilities: Float32[np.ndarray, "depth label size size"], case: Case
+        self, probabilities: Float32[np.ndarray, "depth label side side"], case: Case
     ) -> Probabilities:
-        """Interpolates probabilities of this grid to the case's own; outside crop and brain background is certain."""
+        """Interpolates probabilities of this grid to the native one; background is certain outside and off the brain."""
         whole = np.zeros((*probabilities.shape[:2], *self.resampled(case.geometry)), np.float32)
         whole[:, 0] = 1
         _paste(whole, probabilities)

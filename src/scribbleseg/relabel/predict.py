@@ -1,9 +1,12 @@
 """One pass of a network over slices or many with dropout, and the segmenter that returns to the image's own grid."""
 
+import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +21,28 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.components import only_largest
 from scribbleseg.types import Case, DataError, Labels, Probabilities
 
+log = logging.getLogger(__name__)
+
 BATCH = 16
 """Slices in one forward pass."""
 
 DIVERGED = "expected finite logits, got others: the network's training has diverged; train it again, more slowly"
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a network looks at slices that it relabels or segments.
+
+    Args:
+        rotations: degrees, for test-time augmentation: slices are also seen rotated by each of them. Probabilities are
+            the mean of all views that show the pixel.
+        window: side in pixels of what the network learned from. Larger slices are seen in squares of that side that
+            overlap by half, weighted by a Gaussian around each square's centre, as nnU-Net does (Isensee et al. 2021):
+            a network that has always had a border within reach errs where there is none. None is any side.
+    """
+
+    rotations: tuple[float, ...] = ()
+    window: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,35 +82,51 @@ def predict(
     fabric: Fabric,
     network: nn.Module,
     images: Float32[np.ndarray, "slice channel height width"],
-    rotations: Sequence[float] = (),
+    views: Views = Views(),  # a frozen dataclass
 ) -> Float32[np.ndarray, "slice label height width"]:
     """Softmax probabilities of every slice; dropout is off and batch statistics are the running ones.
 
     Args:
         fabric: where it runs.
         network: any of the recipes' networks.
-        images: slices of the grid.
-        rotations: degrees, for test-time augmentation: slices are also seen rotated by each of them. Probabilities are
-            the mean of all views that show the pixel.
+        images: square slices, of the grid or larger.
+        views: how it looks at them.
 
     Raises:
         DataError: the network's logits are not finite.
     """
+
+    def seen(batch: Tensor) -> Tensor:
+        return _in_windows(lambda tiles: network(tiles).float(), batch, views.window).softmax(dim=1)
+
     with _evaluating(network, fabric), fabric.autocast():
-        batches = [_mean_of_views(network, batch, rotations).cpu().numpy() for batch in _batches(images, fabric)]
+        batches = [_mean_of_views(seen, batch, views.rotations).cpu().numpy() for batch in _batches(images, fabric)]
     probabilities = np.concatenate(batches)
     if not np.isfinite(probabilities).all():
         raise DataError(DIVERGED)
     return probabilities
 
 
-def _mean_of_views(network: nn.Module, batch: Tensor, rotations: Sequence[float]) -> Tensor:
-    """The mean of the softmax over the slices as they are and rotated by so many degrees."""
-    total = network(batch).float().softmax(dim=1)
+def _in_windows(look: Callable[[Tensor], Any], batch: Tensor, window: int | None) -> Any:
+    """What a network makes of slices, or of overlapping squares of them put together where they are larger."""
+    if window is None or max(batch.shape[-2:]) <= window:
+        return look(batch)
+
+    from monai.inferers import sliding_window_inference  # not at the top: most commands need not wait for it
+
+    def in_order(tiles: Tensor) -> Any:
+        return look(tiles.contiguous(memory_format=torch.channels_last))
+
+    return sliding_window_inference(batch, (window, window), BATCH, in_order, overlap=0.5, mode="gaussian")
+
+
+def _mean_of_views(seen: Callable[[Tensor], Tensor], batch: Tensor, rotations: Sequence[float]) -> Tensor:
+    """The mean of the probabilities of the slices as they are and rotated by so many degrees."""
+    total = seen(batch)
     views = torch.ones_like(total[:, :1])
     for degrees in rotations:
-        rotated = network(_rotated(batch, degrees, "border").contiguous(memory_format=torch.channels_last))
-        total = total + _rotated(rotated.float().softmax(dim=1), -degrees, "zeros")
+        rotated = seen(_rotated(batch, degrees, "border").contiguous(memory_format=torch.channels_last))
+        total = total + _rotated(rotated, -degrees, "zeros")
         views = views + _rotated(torch.ones_like(views), -degrees, "zeros")
     return total / views
 
@@ -110,6 +147,7 @@ def sample(
     images: Float32[np.ndarray, "slice channel height width"],
     passes: int,
     seed: int,
+    window: int | None = None,
 ) -> Samples:
     """Many passes with dropout on and running batch statistics: Monte Carlo dropout (Can et al. 2018, section 2.4).
 
@@ -120,9 +158,10 @@ def sample(
     Args:
         fabric: where it runs.
         network: any of the recipes' networks, with dropout.
-        images: slices of the grid.
+        images: square slices, of the grid or larger.
         passes: T; 50 in the paper.
         seed: the random seed for the dropout masks; torch's global generators are left as they were.
+        window: as in `Views`; moments are put together as probabilities are.
 
     Raises:
         DataError: the network has no dropout, or its logits are not finite.
@@ -137,12 +176,24 @@ def sample(
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices), fabric.autocast():
         torch.manual_seed(seed)
-        batches = [_moments(stochastic, batch, passes) for batch in _batches(images, fabric)]
-    moments = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
-    samples = Samples(passes, *moments)
+        batches = [
+            _in_windows(lambda tiles: _moments(stochastic, tiles, passes), batch, window)
+            for batch in _batches(images, fabric)
+        ]
+    mean, variance, likely, entropy = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
+    samples = Samples(passes, mean, variance, likely, entropy[:, 0])
     if not all(np.isfinite(getattr(samples, field.name)).all() for field in fields(samples)):
         raise DataError(DIVERGED)
     return samples
+
+
+@lru_cache  # once
+def _warn_of_crop(side_mm: int) -> None:
+    log.warning(
+        "what lies outside the central %d mm of an image is background: this recipe cuts training images there, too; "
+        "train with --set preprocess.crops=false to have images segmented whole",
+        side_mm,
+    )
 
 
 def check_dropout(network: nn.Module) -> None:
@@ -166,7 +217,7 @@ def _moments(network: nn.Module, batch: Tensor, passes: int) -> tuple[Tensor, ..
         log_softmax = network.output(logits, fixed).float().log_softmax(dim=1)  # type: ignore[operator]
         softmax = log_softmax.exp()
         probabilities = probabilities + softmax
-        entropy = entropy - (softmax * log_softmax).sum(dim=1)
+        entropy = entropy - (softmax * log_softmax).sum(dim=1, keepdim=True)
     return mean, squares / (passes - 1), probabilities / passes, entropy / passes
 
 
@@ -196,7 +247,7 @@ class Segmenter:
         preprocess: the grid it was trained on, resolved.
         label_names: the labels' names by value, background first.
         fabric: where it runs.
-        rotations: test-time augmentation, see `predict`.
+        views: how the network looks at slices.
         single: the structures of which only the largest connected component in a volume is kept.
     """
 
@@ -204,7 +255,7 @@ class Segmenter:
     preprocess: Preprocess
     label_names: tuple[str, ...]
     fabric: Fabric
-    rotations: tuple[float, ...] = ()
+    views: Views = Views()
     single: frozenset[int] = frozenset()
 
     @property
@@ -212,18 +263,24 @@ class Segmenter:
         """The number of channels of the images it was trained on."""
         return int(self.network.channels)  # type: ignore[arg-type]
 
-    def slices(self, case: Case) -> Float32[np.ndarray, "depth channel size size"]:
-        """The case on the network's grid. Raises DataError where its channels are not those of training."""
+    def slices(self, case: Case) -> Float32[np.ndarray, "depth channel side side"]:
+        """The case at the grid's spacing: whole, or cut to the grid where the recipe cuts training images, too.
+
+        Raises DataError where its channels are not those of training.
+        """
         if len(case.image) != self.channels:
             raise DataError(
                 f"case {case.name} ({', '.join(map(str, case.files))}): expected {self.channels} channels as in "
                 f"training, got {len(case.image)}; give the same modalities in the same order"
             )
-        return self.preprocess.image(case)
+        side = self.preprocess.side(case.geometry)
+        if max(self.preprocess.resampled(case.geometry)) > side + 1:
+            _warn_of_crop(round(side * (self.preprocess.spacing_mm or 0)))
+        return self.preprocess.image(case, side)
 
     def probabilities(self, case: Case) -> Probabilities:
         """Probabilities on the case's native grid. Raises DataError where its channels are not those of training."""
-        on_grid = predict(self.fabric, self.network, self.slices(case), self.rotations)
+        on_grid = predict(self.fabric, self.network, self.slices(case), self.views)
         return self.preprocess.native_probabilities(on_grid, case)
 
     def check_dropout(self) -> None:
@@ -232,7 +289,7 @@ class Segmenter:
 
     def samples(self, case: Case, passes: int, seed: int) -> Samples:
         """Passes with dropout over the case's slices on the network's grid (see `sample`). Raises DataError."""
-        return sample(self.fabric, self.network, self.slices(case), passes, seed)
+        return sample(self.fabric, self.network, self.slices(case), passes, seed, self.views.window)
 
     def segment_unmerged(self, case: Case) -> tuple[Labels, Labels]:
         """The labels twice: those of a single network are not merged with any others."""
@@ -242,7 +299,7 @@ class Segmenter:
     def segment(self, case: Case) -> Labels:
         """The most probable label of every voxel, decided on the native grid: probabilities are resampled, not labels.
 
-        Voxels outside the network's field of view (`preprocess.size`) are background.
+        Voxels outside the network's field of view are background, where it has one (`Preprocess.crops`).
         """
         return self.labels(self.probabilities(case))
 
