@@ -128,7 +128,7 @@ class Preprocess:
     def native_probabilities(
         self, probabilities: Float32[np.ndarray, "depth label side side"], case: Case
     ) -> Probabilities:
-        """Interpolates probabilities of this grid to the native one; background is certain outside and off the brain."""
+        """Interpolates probabilities of this grid to the native one; all is background outside, and off the brain."""
         whole = np.zeros((*probabilities.shape[:2], *self.resampled(case.geometry)), np.float32)
         whole[:, 0] = 1
         _paste(whole, probabilities)
