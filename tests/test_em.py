@@ -486,6 +486,18 @@ class TestReading:
         assert session.run.recursions == 1
 
 
+def test_a_tau_that_is_left_to_the_scribbles_is_one_for_all_cases_and_written_down(dataset, fabric, tmp_path):
+    left, given = (replace(TINY, seeds=RandomWalker(tau=tau, beta=30.0)) for tau in (None, 0.9))
+    session = begun(dataset, tmp_path / "left", fabric, left)
+    next(em.train(session))
+    tau = session.run.details["tau"]
+    assert session.recipe.seeds.tau is None
+    same = begun(dataset, tmp_path / "given", fabric, replace(given, seeds=replace(given.seeds, tau=tau)))
+    next(em.train(same))
+    assert np.array_equal(session.slices.layer("labels", 0), same.slices.layer("labels", 0))
+    assert "tau" not in same.run.details
+
+
 class TestLabelsThatNobodyDrew:
     """Training says what it cannot learn, and refuses where nothing can be learned."""
 

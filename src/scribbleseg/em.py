@@ -1,7 +1,7 @@
 """Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from scribbleseg.relabel.components import ENOUGH, only_scribbled, scribbles_in_
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, Views, predict, sample
 from scribbleseg.runs import Run
-from scribbleseg.seeds.random_walker import grow
+from scribbleseg.seeds.random_walker import RandomWalker, Volume, grow
 from scribbleseg.session import Beliefs, Session
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
@@ -25,6 +25,9 @@ from scribbleseg.types import UNLABELLED, DataError, Dataset
 from scribbleseg.weights import load_segmenter, load_weights, read_single_components, read_weights, save_weights
 
 log = logging.getLogger(__name__)
+
+LOOKED_AT = 10
+"""Training cases that a tau is chosen on, at most; ours."""
 
 kind: str = "em"
 recipe_type: type = Recipe
@@ -154,15 +157,23 @@ def grow_seeds(session: Session[Recipe]) -> None:
     if slices.has("labels", 0):
         return
     _check_labels(session)
-    cases = session.cases
-    volumes = ((_volume(session, name), slices.scribbles[slices.rows[name]], slices.spacing_mm[name]) for name in cases)
-    grown = grow(session.recipe.seeds, volumes, workers=session.workers, total=len(cases), description="Seed areas")
+    cases, seeder = session.cases, session.recipe.seeds
+    if isinstance(seeder, RandomWalker) and seeder.tau is None:
+        every = -(-len(slices.rows) // LOOKED_AT)
+        seeder = seeder.fitted(_volumes(session, list(slices.rows)[::every]))
+        if session.leads:
+            session.run.add(tau=seeder.tau)
+    grown = grow(seeder, _volumes(session, cases), workers=session.workers, total=len(cases), description="Seed areas")
     session.store(0, ((name, {"labels": labels}) for name, labels in zip(cases, grown, strict=True)))
 
 
-def _volume(session: Session[Recipe], name: str) -> np.ndarray:
-    """The image of one case on the grid, channel first."""
-    return np.ascontiguousarray(session.slices.images[session.slices.rows[name]].swapaxes(0, 1))
+def _volumes(session: Session[Recipe], names: Iterable[str]) -> Iterator[Volume]:
+    """What a seeder needs of these cases: images on the grid, channel first, scribbles and spacing."""
+    slices = session.slices
+    for name in names:
+        rows = slices.rows[name]
+        image = np.ascontiguousarray(slices.images[rows].swapaxes(0, 1))
+        yield image, slices.scribbles[rows], slices.spacing_mm[name]
 
 
 def train_network(session: Session[Recipe], index: int, start: Path | None = None) -> NetworkModule:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from skimage.segmentation import random_walker as skimage_random_walker
 
 from scribbleseg.seeds import RandomWalker, Strokes, grow, laplacian, random_walker
+from scribbleseg.seeds.random_walker import GROWN, TAUS
 from scribbleseg.types import UNLABELLED, DataError
 
 MM = (1.0, 1.0, 1.0)
@@ -235,6 +236,41 @@ def test_bad_images_are_refused():
 def test_bad_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RandomWalker(**wrong)
+
+
+def disc(contrast, noise=0.0, spots=((20, 20),)):
+    """A disc of 8 pixels on background, with a spot of scribble in its middle and a frame around."""
+    rows, columns = np.mgrid[:40, :40]
+    inside = np.hypot(rows - 20, columns - 20) < 8
+    image = (contrast * inside + noise * np.random.default_rng(0).normal(size=(40, 40)))[None, None]
+    scribbles = np.full((1, 40, 40), UNLABELLED, np.uint8)
+    scribbles[0, 4], scribbles[0, 36], scribbles[0, :, 4], scribbles[0, :, 36] = 0, 0, 0, 0
+    for row, column in spots:
+        scribbles[0, row - 1 : row + 2, column - 1 : column + 2] = 1
+    return image.astype(np.float32), scribbles, (5.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("contrast", "noise"), [(1.0, 0.02), (0.3, 0.1), (0.2, 0.2), (0.0, 0.2)])
+def test_a_tau_left_to_the_scribbles_is_the_largest_at_which_they_grow(contrast, noise):
+    volume = disc(contrast, noise)
+    chosen = RandomWalker(tau=None).fitted([volume])
+    growth = {tau: np.sum(RandomWalker(tau=tau)(*volume) == 1) / 9 for tau in TAUS}
+    enough = [tau for tau in TAUS if growth[tau] >= GROWN]
+    assert chosen.tau == (max(enough) if enough else 0.9)
+    assert np.array_equal(RandomWalker(tau=None)(*volume), chosen(*volume))
+    assert chosen.fitted([volume]) is chosen
+
+
+def test_clear_edges_take_a_high_tau_and_none_a_low_one():
+    assert RandomWalker(tau=None).fitted([disc(1.0, 0.02)]).tau == 0.99
+    assert RandomWalker(tau=None).fitted([disc(0.0, 0.3)]).tau < 0.99
+
+
+def test_where_no_structure_is_drawn_tau_is_the_largest():
+    image, scribbles, spacing = disc(1.0)
+    background = np.where(scribbles == 1, np.uint8(UNLABELLED), scribbles)
+    assert RandomWalker(tau=None).fitted([(image, background, spacing)]).tau == 0.99
+    assert RandomWalker(tau=None).fitted([]).tau == 0.99
 
 
 def test_strokes_are_a_copy():

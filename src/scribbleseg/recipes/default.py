@@ -37,7 +37,7 @@ def training(iterations: int, e_steps: int = 4) -> tuple[Stage, ...]:
 
 
 COMMON = Recipe(
-    seeds=RandomWalker(tau=0.99),
+    seeds=RandomWalker(tau=None),
     augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
     stop_below=0.0,
     rotations=(15.0, -15.0),
