@@ -171,4 +171,6 @@ def seeds(
         maps = (slices.scribbles, slices.layer("labels", 0))
         table.add_row(name, *(f"{slices.share(labels == value):.2%}" for labels in maps))
     console.print(table)
+    if tau := session.run.details.get("tau"):
+        console.print(f"Grown with tau {tau}, the largest at which the structures grow.")
     console.print(f"Label maps: {session.run.labels(0)}")

@@ -129,6 +129,8 @@ def train_to_end(session: "Session") -> "Model":
 
     def say(recursion: "Recursion") -> None:
         changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
+        if recursion.index == 0 and (tau := session.run.details.get("tau")):
+            changed = f", seed areas grown with tau {tau}"
         name = f"{recursion.phase}: recursion" if recursion.phase else "Recursion"
         console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
 
