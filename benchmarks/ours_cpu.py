@@ -36,6 +36,11 @@ def seeds_alone(row: Recipe) -> Recipe:
     return replace(default.on_masks(row), annotation="scribbles", seeds=row.seeds)
 
 
+def in_patches(row: Recipe) -> Recipe:
+    """The recipe on windows as large as its slices were, cut out of slices of twice as many pixels a side."""
+    return replace(row, preprocess=Preprocess(largest_size=192), patch=96)
+
+
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "full masks": default.on_masks,
     "scribbles": lambda row: row,
@@ -52,11 +57,13 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "ReLU": lambda row: replace(row, network=replace(row.network, slope=0.0)),
     "U-Net of Can et al.": lambda row: replace(row, network=UNet(base=16, padded=True)),
     "fewer intensities": lambda row: replace(row, augment=Augment()),
+    "tau 0.99": lambda row: replace(row, seeds=replace(row.seeds, tau=0.99)),
     "tau 0.9": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9)),
     "beta 130": lambda row: replace(row, seeds=replace(row.seeds, beta=130.0)),
     "beta 400": lambda row: replace(row, seeds=replace(row.seeds, beta=400.0)),
     "tau 0.9, beta 400": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9, beta=400.0)),
-    "patches on a finer grid": lambda row: replace(row, preprocess=Preprocess(largest_size=192), patch=96),
+    "patches on a finer grid": in_patches,
+    "full masks, patches on a finer grid": lambda row: in_patches(default.on_masks(row)),
     "flips": lambda row: replace(row, augment=replace(row.augment or Augment(), flips=True)),
     "twice the E steps": lambda row: replace(
         row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
