@@ -67,7 +67,8 @@ def write_simulation(
         )
     drawn_dataset = drawn_in(dataset, labels)
     values = declared(drawn_dataset.label_names)
-    _declare(folder / "simulation.json", {"rule": asdict(rule), "source": source, "labels": values})
+    described = {name: value for name, value in asdict(rule).items() if name != "every" or value != 1}  # as before it
+    _declare(folder / "simulation.json", {"rule": described, "source": source, "labels": values})
     for name in track(dataset.train.names, "Scribbles"):
         file = folder / f"{name}.nii.gz"
         if file.is_file():
