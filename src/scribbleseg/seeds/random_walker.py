@@ -47,9 +47,12 @@ MARGIN = 32
 TAUS = (0.99, 0.95, 0.9)
 """What tau is chosen from where a recipe leaves it to the data; the largest and the smallest are Can et al.'s."""
 
-GROWN = 2.0
-"""Structures have grown where their areas have this many times the pixels of their scribbles; ours, between what tau
-0.99 gives on the prostate (1.4), where it is too high, and on the heart (2.3 to 3.6)."""
+LIKELIEST = 0.5
+"""Where one label is likelier than all others together."""
+
+GROWN = 0.25
+"""Structures have grown where their areas are this share of what the walker would label without any tau; ours. Tau 0.99
+gives 0.15 on the prostate, where it is too high, and 0.40 to 0.82 on the heart (docs/LOG.md)."""
 
 Seeder = Callable[[Image, Labels, Sequence[float]], Labels]
 Volume = tuple[Image, Labels, Sequence[float]]
@@ -138,23 +141,23 @@ class RandomWalker:
         """Returns the walker with a tau: the largest of TAUS at which structures grow in these volumes; else the least.
 
         Where a walker at tau 0.99 hardly leaves the scribbles, a network has next to nothing to learn a structure from;
-        where it does leave them, a smaller tau labels more pixels wrongly. "Grow" is to GROWN times the scribbles, for
-        half of the structures or more.
+        where it does leave them, a smaller tau labels more pixels wrongly. "Grow" is to the share GROWN of where the
+        structure is the likeliest label, for half of the structures or more.
         """
         if self.tau is not None:
             return self
-        drawn, grown = np.zeros(UNLABELLED, int), np.zeros((len(TAUS), UNLABELLED), int)
+        counts = np.zeros((len(TAUS) + 1, UNLABELLED), int)
         for image, scribbles, spacing_mm in volumes:
             probabilities = self.probabilities(image, scribbles, spacing_mm)
-            drawn += np.bincount(scribbles.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
-            for n, tau in enumerate(TAUS):
+            for n, tau in enumerate((*TAUS, LIKELIEST)):
                 areas = _areas(probabilities, scribbles, tau)
-                grown[n] += np.bincount(areas.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
-        structures = np.flatnonzero(drawn[1:]) + 1
-        if not len(structures):
+                counts[n] += np.bincount(areas.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
+        *grown, likeliest = counts[:, 1:]
+        structures = likeliest > 0
+        if not structures.any():
             return replace(self, tau=TAUS[0])
-        growth = np.median(grown[:, structures] / drawn[structures], axis=1)
-        enough = [tau for tau, times in zip(TAUS, growth, strict=True) if times >= GROWN]
+        shares = [np.median(areas[structures] / likeliest[structures]) for areas in grown]
+        enough = [tau for tau, share in zip(TAUS, shares, strict=True) if share >= GROWN]
         return replace(self, tau=max(enough, default=min(TAUS)))
 
 
