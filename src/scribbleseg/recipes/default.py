@@ -52,7 +52,7 @@ def sized(base: int, iterations: int, largest_size: int | None = None) -> Recipe
     return replace(COMMON, preprocess=preprocess, network=network, stages=training(iterations))
 
 
-SIZES = {"quick": sized(16, 4000, 192), "standard": sized(32, 12000, 256), "long": sized(64, 50000)}
+SIZES = {"quick": sized(16, 4000, 160), "standard": sized(32, 8000, 192), "long": sized(64, 50000, 320)}
 
 
 def fitting(machine: Machine) -> str:
