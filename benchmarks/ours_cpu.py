@@ -41,6 +41,11 @@ def in_patches(row: Recipe) -> Recipe:
     return replace(row, preprocess=Preprocess(largest_size=192), patch=96)
 
 
+def whole_field(row: Recipe) -> Recipe:
+    """The recipe on whole slices at a coarser spacing, rather than on their centres."""
+    return replace(row, preprocess=Preprocess(largest_size=128))
+
+
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "full masks": default.on_masks,
     "scribbles": lambda row: row,
@@ -64,6 +69,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "tau 0.9, beta 400": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9, beta=400.0)),
     "patches on a finer grid": in_patches,
     "full masks, patches on a finer grid": lambda row: in_patches(default.on_masks(row)),
+    "whole field": whole_field,
+    "full masks, whole field": lambda row: whole_field(default.on_masks(row)),
     "flips": lambda row: replace(row, augment=replace(row.augment or Augment(), flips=True)),
     "twice the E steps": lambda row: replace(
         row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
