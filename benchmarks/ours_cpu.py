@@ -64,6 +64,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "fewer intensities": lambda row: replace(row, augment=Augment()),
     "tau 0.99": lambda row: replace(row, seeds=replace(row.seeds, tau=0.99)),
     "tau 0.9": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9)),
+    "empty slices are background": lambda row: replace(row, seeds=replace(row.seeds, empty="background")),
     "beta 130": lambda row: replace(row, seeds=replace(row.seeds, beta=130.0)),
     "beta 400": lambda row: replace(row, seeds=replace(row.seeds, beta=400.0)),
     "tau 0.9, beta 400": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9, beta=400.0)),

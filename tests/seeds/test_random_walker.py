@@ -190,6 +190,18 @@ def test_slices_of_one_class_or_none_stay_as_they_are():
         np.testing.assert_array_equal(RandomWalker(dimensions=dimensions)(image, empty, MM), empty)
 
 
+def test_slices_of_background_alone_are_background_where_the_recipe_says_so():
+    image, scribbles = picture(3, shape=(4, 12, 14))
+    scribbles[1][scribbles[1] != 0] = UNLABELLED  # background alone
+    scribbles[2] = UNLABELLED  # nothing
+    scribbles[3][scribbles[3] != 1] = UNLABELLED  # a structure alone
+    assert (scribbles[1] == 0).any()
+    plain, emptied = (RandomWalker(empty=empty)(image, scribbles, MM) for empty in ("unlabelled", "background"))
+    assert (emptied[1] == 0).all()
+    assert np.array_equal(plain[[0, 2, 3]], emptied[[0, 2, 3]])
+    assert np.array_equal(plain[1], scribbles[1])
+
+
 def test_a_class_absent_from_a_slice_has_probability_0_there():
     image, scribbles = picture(7, shape=(2, 9, 9))
     scribbles[0] = np.where(scribbles[0] == 2, UNLABELLED, scribbles[0])

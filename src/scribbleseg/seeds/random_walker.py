@@ -51,8 +51,8 @@ LIKELIEST = 0.5
 """Where one label is likelier than all others together."""
 
 GROWN = 0.4
-"""Structures have grown where their areas are this share of what the walker would label without any tau; ours. With beta
-400, tau 0.99 gives 0.46 on the heart and 0.10 on the prostate, where 0.8 gives 0.47 (docs/LOG.md)."""
+"""Structures have grown where their areas are this share of what the walker would label without any tau; ours. With
+beta 400, tau 0.99 gives 0.46 on the heart and 0.10 on the prostate, where 0.8 gives 0.47 (docs/LOG.md)."""
 
 Seeder = Callable[[Image, Labels, Sequence[float]], Labels]
 Volume = tuple[Image, Labels, Sequence[float]]
@@ -87,6 +87,8 @@ class RandomWalker:
         dimensions: 2, each slice on its own, solved directly (error below 1e-5); 3, across slices, solved iteratively
             (on ACDC the mean error is below 1e-4, a voxel's largest 1e-2, or 6e-2 if voxels are taken as cubic).
         scale: what is scaled to [0, 1]: the "volume", or each "slice" by itself, as the group's earlier code does.
+        empty: what becomes of a block in which background alone is scribbled: it stays "unlabelled", or is "background"
+            (ours): somebody looked at it, and drew no structure.
     """
 
     kind: Literal["random_walker"] = "random_walker"
@@ -94,6 +96,7 @@ class RandomWalker:
     beta: float = 1000.0
     dimensions: Literal[2, 3] = 2
     scale: Literal["volume", "slice"] = "volume"
+    empty: Literal["unlabelled", "background"] = "unlabelled"
 
     def __post_init__(self) -> None:
         if self.tau is not None and not 0.5 < self.tau <= 1.0:
@@ -114,7 +117,7 @@ class RandomWalker:
         Returns:
             float32 `label depth height width`, labels 0 to the largest scribbled one (at least two), in [0, 1], sums
             to 1 over the labels. At scribbles it is 1 for their label. Where the walker is undefined (a block with
-            scribbles of fewer than two classes) it is the same for all labels, so never above tau.
+            scribbles of fewer than two classes, but see `empty`) it is the same for all labels, so never above tau.
 
         Raises:
             DataError: shapes that do not fit, or an image that is not finite.
@@ -129,6 +132,9 @@ class RandomWalker:
         probabilities = np.full((n_labels, *scribbles.shape), 1.0 / n_labels, dtype=np.float32)
         for block in blocks:
             _walk(scaled[:, block], np.asarray(scribbles[block]), spacing, self.beta, probabilities[:, block])
+            if self.empty == "background" and set(np.unique(scribbles[block])) - {UNLABELLED} == {0}:
+                probabilities[:, block] = 0.0
+                probabilities[0, block] = 1.0
         return probabilities
 
     def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
