@@ -11,6 +11,7 @@ from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipes import find
 from scribbleseg.settings import override
 from scribbleseg.training.hardware import make_fabric
+from scribbleseg.types import DataError
 
 SMALL = ["preprocess.size=32", "network.base=4", "stages.0.iterations=30", "stages.1.iterations=5"]
 
@@ -33,7 +34,8 @@ def test_every_network_and_loss_is_timed_and_leaves_the_random_state(hearts, tmp
     recipe = override(find(name), ["preprocess.size=32"])
     session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
     state = torch.get_rng_state()
-    assert duration.seconds_per_slice(session.recipe, 4, 4, session.fabric) > 0
+    for step in session.recipe.stages:
+        assert duration.seconds_per_slice(session.recipe, step.losses, 4, 4, session.fabric) > 0
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -50,7 +52,7 @@ def test_the_plan_says_what_is_left(hearts, tmp_path):
     recipe = override(find("default.quick"), SMALL)
     session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
     plan = pipeline.plan(session)
-    assert "5 M step(s) of 30, 5, 5, 5, 5 iterations, 10 slices each of 32 x 32 pixels" in plan
+    assert "5 M step(s) of 30, 5, 5, 5, 5 iterations of 10 slices of 32 x 32 pixels" in plan
     assert "2 training cases. Training takes about" in plan
     list(pipeline.train(session))
     assert pipeline.plan(session) == "nothing: all M steps are done."
@@ -59,4 +61,28 @@ def test_the_plan_says_what_is_left(hearts, tmp_path):
 def test_the_plan_of_a_patch_is_of_its_size(hearts, tmp_path):
     recipe = override(find("default.quick"), [*SMALL, "patch=16"])
     plan = pipeline.plan(pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu")))
-    assert "slices each of 16 x 16 pixels" in plan
+    assert "slices of 16 x 16 pixels" in plan
+
+
+def test_windows_are_counted_as_they_are_looked_at():
+    assert [duration._windows(*sides) for sides in ((96, 96), (64, 96), (192, 96), (97, 96), (144, 96))] == [
+        1,
+        1,
+        3,
+        2,
+        2,
+    ]
+
+
+def test_a_loss_that_does_not_fit_the_images_is_refused_before_it_is_timed(hearts, tmp_path):
+    recipe = override(find("ji2019.compact_wt_sc_crf"), SMALL[:1])
+    session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
+    with pytest.raises(DataError, match="expected channels below 1"):
+        pipeline.plan(session)
+
+
+def test_a_training_that_ended_early_has_nothing_left(hearts, tmp_path):
+    recipe = override(find("can2018.compact_base"), ["stages.iterations=1", "network.base=4", "stop_below=1.5"])
+    session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
+    assert len(list(pipeline.train(session))) == 2 < len(recipe.steps)
+    assert pipeline.plan(session) == "nothing: all M steps are done."

@@ -11,10 +11,11 @@ from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.session import Session
 from scribbleseg.training.batch import Batch
 from scribbleseg.training.loop import objective
+from scribbleseg.training.losses import Loss
 from scribbleseg.training.network import trial
 
 SLICES = 4
-"""Slices in a batch that is timed, at most."""
+"""Slices in a batch that is timed on a CPU, at most."""
 
 REPEATS = 2
 """Iterations that are timed, after one that is not."""
@@ -24,7 +25,7 @@ FORWARD = 1 / 3
 
 
 def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> float:
-    """Seconds that M steps of a session take here with the E steps before them, seed areas and CRFs left out.
+    """Seconds that whole M steps of a session take here with the E steps before them, seed areas and CRFs left out.
 
     Args:
         session: with a recipe that is fitted to the data.
@@ -32,28 +33,30 @@ def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> 
         steps: what is left to do of the recipe's M steps.
     """
     recipe, cases, fabric = session.recipe, session.dataset.train, session.fabric
-    per_slice = seconds_per_slice(recipe, channels, session.dataset.n_labels, fabric)
-    looks = 0
+    labels = session.dataset.n_labels
+    cost = {losses: seconds_per_slice(recipe, losses, channels, labels, fabric) for losses in {s.losses for s in steps}}
+    looks = len(steps) * recipe.single_components
     for relabel in (step.relabel for step in steps if step.relabel):
         looks += relabel.decide.passes or 1 + len(recipe.rotations)
     if looks:
         looks *= sum(cases.geometry(name).shape[0] for name in cases.names)
-    larger = (int(recipe.preprocess.size or 0) / recipe.window) ** 2
-    learned = sum(step.iterations * step.batch for step in steps)
-    return per_slice * (learned + looks * FORWARD * larger / fabric.world_size)
+        looks *= _windows(int(recipe.preprocess.size or 0), recipe.window) ** 2
+    learning = sum(step.iterations * step.batch * cost[step.losses] for step in steps)
+    return learning + looks * FORWARD * min(cost.values()) / fabric.world_size
 
 
-def seconds_per_slice(recipe: Recipe, channels: int, labels: int, fabric: Fabric) -> float:
+def seconds_per_slice(recipe: Recipe, losses: Sequence[Loss], channels: int, labels: int, fabric: Fabric) -> float:
     """Seconds that a slice of an iteration takes: augmentation, forward and backward pass, without the update.
 
     Args:
-        recipe: fitted to the data; its first stage is timed.
+        recipe: fitted to the data.
+        losses: what its network is trained by.
         channels: the number of channels of an image.
         labels: the number of labels, background included.
-        fabric: where it runs; other ranks are not waited for. Torch's random state is left as it was.
+        fabric: where it runs; other ranks are not waited for. Torch's random state is left as it was on the CPU.
     """
-    training = recipe.steps[0]
-    n_slices = min(training.batch, SLICES)
+    batch_size = recipe.steps[0].batch
+    n_slices = batch_size if fabric.device.type == "cuda" else min(batch_size, SLICES)
     network = trial(recipe.network.build, channels, labels)
     network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.random.fork_rng([]), torch.enable_grad():
@@ -65,10 +68,15 @@ def seconds_per_slice(recipe: Recipe, channels: int, labels: int, fabric: Fabric
             seen = recipe.augment(batch) if recipe.augment else batch
             with fabric.autocast():
                 outputs = network(seen.images.contiguous(memory_format=torch.channels_last))
-                loss = objective(outputs, seen, training.losses)
+                loss = objective(outputs, seen, losses)
             loss.backward()
             float(loss.detach())  # waits for a GPU
     return (time.perf_counter() - started) / REPEATS / n_slices
+
+
+def _windows(size: int, window: int) -> int:
+    """The number of windows along a side that overlap by half, as `Views` has them."""
+    return 1 if size <= window else math.ceil((size - window) / (window / 2)) + 1
 
 
 def in_words(seconds: float) -> str:

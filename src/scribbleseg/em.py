@@ -1,8 +1,7 @@
 """Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
 
-import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,17 @@ from lightning_fabric import Fabric
 from rich.progress import track
 
 from scribbleseg.files import atomically, link_or_copy
-from scribbleseg.recipe import Recipe, resolve, seen_by
+from scribbleseg.recipe import Recipe, Stage, resolve, seen_by
 from scribbleseg.relabel.components import ENOUGH, only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, Views, predict, sample
 from scribbleseg.runs import Run
-from scribbleseg.seeds.random_walker import RandomWalker, Volume, grow
-from scribbleseg.session import Beliefs, Session
+from scribbleseg.seeds.random_walker import RandomWalker, Seeder, Volume, grow
+from scribbleseg.session import Beliefs, Session, on_leader
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 from scribbleseg.weights import load_segmenter, load_weights, read_single_components, read_weights, save_weights
-
-log = logging.getLogger(__name__)
 
 LOOKED_AT = 10
 """Training cases that a tau is chosen on, at most; ours."""
@@ -109,6 +106,17 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
             return
 
 
+def unfinished(session: Session[Recipe]) -> tuple[Stage, ...]:
+    """The M steps that are left to do; none where relabelling changed so little that the training has ended."""
+    done = session.run.recursions
+    last = [
+        record for record in session.run.metrics if record["event"] == "relabel" and record["recursion"] == done - 1
+    ]
+    if any(record.get("changed", 1.0) < session.recipe.stop_below for record in last):
+        return ()
+    return session.recipe.steps[done:]
+
+
 def single_components(session: Session[Recipe], network: NetworkModule) -> list[int]:
     """The structures that are one connected component, judged by what a network makes of the training scribbles."""
     slices, n_labels = session.slices, session.dataset.n_labels
@@ -131,40 +139,31 @@ def check_channels(recipe: Recipe, channels: int) -> None:
                 )
 
 
-def _check_labels(session: Session[Recipe]) -> None:
-    """Warn of labels that nobody drew. Raises DataError where no more than one was drawn: there is nothing to learn."""
-    drawn = set(np.unique(session.slices.scribbles).tolist())
-    missing = [name for value, name in enumerate(session.dataset.label_names) if value not in drawn]
-    if len(missing) + 1 >= session.dataset.n_labels:
-        there = next(name for name in session.dataset.label_names if name not in missing)
-        raise DataError(
-            f"{session.dataset.root}: expected scribbles of at least two labels in the training cases, found {there} "
-            f"alone; draw {' and '.join(missing)}, too"
-        )
-    if missing and session.leads:
-        log.warning(
-            "no training case has a scribble of %s: the network cannot learn that; draw some", " or ".join(missing)
-        )
-
-
 def grow_seeds(session: Session[Recipe]) -> None:
-    """Grow the scribbles into seed areas, the labels of recursion 0, every rank its share of the cases.
-
-    Raises:
-        DataError: fewer than two labels are drawn.
-    """
+    """Grow the scribbles into seed areas, the labels of recursion 0, every rank its share of the cases."""
     slices = session.slices
     if slices.has("labels", 0):
         return
-    _check_labels(session)
-    cases, seeder = session.cases, session.recipe.seeds
-    if isinstance(seeder, RandomWalker) and seeder.tau is None:
-        every = -(-len(slices.rows) // LOOKED_AT)
-        seeder = seeder.fitted(_volumes(session, list(slices.rows)[::every]))
-        if session.leads:
-            session.run.add(tau=seeder.tau)
+    cases, seeder = session.cases, _fitted(session)
     grown = grow(seeder, _volumes(session, cases), workers=session.workers, total=len(cases), description="Seed areas")
     session.store(0, ((name, {"labels": labels}) for name, labels in zip(cases, grown, strict=True)))
+
+
+def _fitted(session: Session[Recipe]) -> Seeder:
+    """The recipe's seeder, with a tau of the scribbles where the recipe leaves it to them; written down in run.json."""
+    seeder = session.recipe.seeds
+    if not isinstance(seeder, RandomWalker) or seeder.tau is not None:
+        return seeder
+    fitted: list[RandomWalker] = []
+
+    def fit_tau() -> None:
+        names = list(session.slices.rows)
+        some = [names[n] for n in np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).round().astype(int))]
+        fitted.append(seeder.fitted(track(_volumes(session, some), "Choosing tau", total=len(some))))
+        session.run.add(tau=fitted[0].tau)
+
+    on_leader(session.fabric, fit_tau)
+    return replace(seeder, tau=session.fabric.broadcast(fitted[0].tau if fitted else None))
 
 
 def _volumes(session: Session[Recipe], names: Iterable[str]) -> Iterator[Volume]:

@@ -164,25 +164,26 @@ def load(run: Run, fabric: Fabric, recursion: int | None = None) -> AnySegmenter
 
 
 def plan(session: Session) -> str:
-    """What a training will do from where it stands, and how long that takes here, to read before it starts.
+    """What a training will do with M steps that are not finished, and how long that takes here, to read before it.
 
-    Reads one case, and times a few iterations of each network.
+    Reads one case, and times a few iterations of each network. Raises DataError for losses that do not fit the images.
     """
     pipeline = PIPELINES[session.recipe.kind]
     channels = session.dataset.train[0].image.shape[0]
     lines, total = [], 0.0
     for phase in pipeline.phases:
         one = pipeline.part(session, phase)
-        steps = one.recipe.steps[one.run.recursions :]
+        steps = em.unfinished(one)
         if not steps:
             continue
+        em.check_channels(one.recipe, channels)
         lengths = ", ".join(str(step.iterations) for step in steps)
-        named = f"{phase}: " if phase else ""
-        lines.append(f"{named}{len(steps)} M step(s) of {lengths} iterations, {steps[0].batch} slices each")
+        named, side, mm = f"{phase}: " if phase else "", one.recipe.window, one.recipe.preprocess.spacing_mm
+        of = f"of {steps[0].batch} slices of {side} x {side} pixels of {mm} mm"
+        lines.append(f"{named}{len(steps)} M step(s) of {lengths} iterations {of}")
         total += seconds(one, channels, steps)
     if not lines:
         return "nothing: all M steps are done."
-    side = one.recipe.window
-    on = f"{side} x {side} pixels of {one.recipe.preprocess.spacing_mm} mm"
-    n_cases = len(session.dataset.train)
-    return f"{'; '.join(lines)} of {on}; {n_cases} training cases. Training takes about {in_words(total)} here."
+    n = len(session.dataset.train)
+    cases = "1 training case" if n == 1 else f"{n} training cases"
+    return f"{'; '.join(lines)}; {cases}. Training takes about {in_words(total)} here."

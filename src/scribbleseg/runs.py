@@ -143,6 +143,8 @@ class Run:
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.copytree(donor.labels(index), partial, copy_function=link_or_copy)
                 finish_folder(partial, self.labels(index))
+        if tau := donor.details.get("tau"):
+            self.add(tau=tau)
         records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] in own)
         write_text(self.path / "metrics.jsonl", "".join(records))
         for index in own:
@@ -158,6 +160,11 @@ class Run:
         return SummaryWriter(self.path / "tensorboard")
 
 
+def has_begun(path: Path) -> bool:
+    """Whether a run is there that has read its data; before that, nothing is there that anybody could want back."""
+    return (path / "run.json").exists() and next(path.glob("**/slices/index.json"), None) is not None
+
+
 def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resume: bool) -> Run:
     """Make a run folder, or with `resume` continue one of the same recipe, seed and data.
 
@@ -166,8 +173,7 @@ def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resu
     """
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: expected a folder for the run, found a file; give another --out")
-    begun = next(path.glob("**/slices/index.json"), None)  # else nothing is there yet that anybody could want back
-    if not ((path / "run.json").exists() and begun):
+    if not has_begun(path):
         if not (path / "run.json").exists() and path.exists() and any(path.iterdir()):
             raise DataError(f"{path}: expected a new or empty folder for the run, found files; give another --out")
         path.mkdir(parents=True, exist_ok=True)

@@ -103,7 +103,7 @@ class Session(Generic[RecipeT]):
 
     def _prepare(self, preprocess: Preprocess) -> None:
         there = (self.run.slices / "index.json").exists()
-        slices = build_slices(self.dataset.train, preprocess, self.run.slices)
+        slices = build_slices(self.dataset.train, preprocess, self.run.slices, self.dataset.label_names)
         if there and fingerprint(self.dataset.train) != slices.index["fingerprint"]:
             raise DataError(
                 f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "

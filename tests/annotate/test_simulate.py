@@ -171,13 +171,14 @@ class TestSimulate:
         full[0, 0, 0] = 0
         assert simulate(full, Skeleton(), "case")[0, 0, 0] == 0
 
+    @pytest.mark.parametrize("kind", [Skeleton, ShiftedSkeleton])
     @pytest.mark.parametrize(("every", "slices"), [(2, [1, 3]), (3, [1]), (4, [2]), (100, [3])])
-    def test_slices_that_are_drawn_on_are_those_of_the_whole_drawing(self, every, slices):
-        whole, some = (simulate(VOLUME, Skeleton(every=n), "case") for n in (1, every))
+    def test_slices_that_are_drawn_on_are_those_of_the_whole_drawing(self, kind, every, slices):
+        whole, some = (simulate(VOLUME, kind(every=n), "case") for n in (1, every))
         assert (some[slices] == whole[slices]).all()
         others = np.setdiff1d(np.arange(len(VOLUME)), slices)
         assert (some[others] == UNLABELLED).all()
-        assert np.array_equal(shorten(whole, Skeleton(every=every), "case"), some)
+        assert np.array_equal(shorten(whole, kind(every=every), "case"), some)
 
     def test_the_seed_and_the_name_decide(self):
         draw = [simulate(VOLUME, Skeleton(seed=seed), name) for seed, name in ((0, "a"), (0, "a"), (1, "a"), (0, "b"))]
@@ -324,14 +325,6 @@ class TestShiftedSkeleton:
         assert scribbles[0, 5, 5] == 1
         assert scribbles[0, 80, 80] == UNLABELLED
         assert (scribbles[0, 40:50, 40:50] == 2).any()
-
-    @pytest.mark.parametrize(("every", "slices"), [(2, [1, 3]), (3, [1]), (4, [2]), (100, [3])])
-    def test_slices_that_are_drawn_on_are_those_of_the_whole_drawing(self, every, slices):
-        whole, some = (simulate(VOLUME, Skeleton(every=n), "case") for n in (1, every))
-        assert (some[slices] == whole[slices]).all()
-        others = np.setdiff1d(np.arange(len(VOLUME)), slices)
-        assert (some[others] == UNLABELLED).all()
-        assert np.array_equal(shorten(whole, Skeleton(every=every), "case"), some)
 
     def test_the_seed_and_the_name_decide(self):
         rule = ShiftedSkeleton()

@@ -237,3 +237,4 @@ def test_the_field_of_view_ends_with_the_grid_where_the_recipe_cuts_training_ima
     assert fitted.resolve(cases) == fitted
     larger = Geometry((3, 30, 100), np.eye(4))
     assert fitted.side(larger) == (fitted.size if crops else 100)
+    assert fitted.side(Geometry((3, fitted.size + 1, 30), np.eye(4))) == fitted.size, "a pixel more is rounding"

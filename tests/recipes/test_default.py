@@ -47,7 +47,9 @@ def test_recipes_survive_json(name):
     ("machine", "size"),
     [
         (Machine("cuda", 16, 80.0, True), "long"),
+        (Machine("cuda", 16, 7.8, True), "long"),
         (Machine("cuda", 4, 4.0, False), "standard"),
+        (Machine("cpu", 8, 15.5, True), "standard"),
         (Machine("mps", 8, 16.0, False), "standard"),
         (Machine("cpu", 16, 64.0, True), "standard"),
         (Machine("cpu", 16, 64.0, False), "quick"),
@@ -68,7 +70,9 @@ def test_where_nobody_names_a_recipe_it_is_that_of_the_run_or_the_one_that_fits(
     assert name in why
     assert str(this_machine(fabric)) in why
     hearts = open_dataset(write_phantoms(tmp_path / "hearts", train=2, test=1, shape=(3, 48, 48)))
-    begin(hearts, tmp_path / "run", find("can2018.compact_crf"), fabric=fabric)
+    session = begin(hearts, tmp_path / "run", find("can2018.compact_crf"), fabric=fabric)
+    assert choose(tmp_path / "run", fabric)[0] == find(name), "it has not read any data yet, so the data may change"
+    session.prepare(session.recipe.preprocess)
     found, why = choose(tmp_path / "run", fabric)
     assert found.stages[1].relabel.refine.kind == "dense_crf"
     assert "that of the run" in why

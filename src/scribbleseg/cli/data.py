@@ -160,7 +160,7 @@ def seeds(
 
     fabric = make_fabric("cpu")
     dataset = open_at(Place(data, format, split, fold, scribbles))
-    one = chosen_or_fitting(recipe, set, out, fabric, kind="em")
+    one = chosen_or_fitting(recipe, set, out, make_fabric(), kind="em")  # `train` goes on with it, perhaps on a GPU
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=True)
     session = replace(session, workers=workers or cores())
     session.prepare(session.recipe.preprocess)
@@ -172,5 +172,5 @@ def seeds(
         table.add_row(name, *(f"{slices.share(labels == value):.2%}" for labels in maps))
     console.print(table)
     if tau := session.run.details.get("tau"):
-        console.print(f"Grown with tau {tau}, the largest at which the structures grow.")
+        console.print(f"Grown with tau {tau}, chosen by how far the structures grow.")
     console.print(f"Label maps: {session.run.labels(0)}")

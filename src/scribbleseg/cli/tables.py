@@ -171,7 +171,7 @@ def _paper_table(rows: Sequence["Row"], paper: Mapping[str, Mapping[str, float]]
 def tune_crf(
     data: Data,
     out: Annotated[Path, typer.Option(help="The run folder of the network that the CRF is tried on.")],
-    recipe: Name = None,
+    recipe: Annotated[str, typer.Option(help="The recipe whose network and grid are taken.")] = "can2018.compact_crf",
     set: Settings = None,
     format: Format = None,
     split: Split = None,
@@ -189,7 +189,7 @@ def tune_crf(
     from scribbleseg.recipe import Recipe
     from scribbleseg.training.hardware import make_fabric
 
-    one = cast(Recipe, chosen(recipe or "can2018.compact_crf", set, kind="em"))
+    one = cast(Recipe, chosen(recipe, set, kind="em"))
     dataset = open_at(Place(data, format, split, fold, scribbles))
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")

@@ -126,16 +126,17 @@ def train_to_end(session: "Session") -> "Model":
     """Train, and print the plan and a line for each M step."""
     from scribbleseg.api import finish
     from scribbleseg.pipeline import plan
+    from scribbleseg.runs import Run
+    from scribbleseg.session import on_leader
 
     def say(recursion: "Recursion") -> None:
         changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
-        if recursion.index == 0 and (tau := session.run.details.get("tau")):
+        if recursion.index == 0 and (tau := Run(session.run.path / recursion.phase).details.get("tau")):
             changed = f", seed areas grown with tau {tau}"
         name = f"{recursion.phase}: recursion" if recursion.phase else "Recursion"
         console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
 
-    if session.leads:
-        console.print(f"To do: {plan(session)}", soft_wrap=True)
-        if session.recipe.is_upper_bound:
-            console.print("This recipe trains on full reference masks. Scribbles are not used.", style="yellow")
+    on_leader(session.fabric, lambda: console.print(f"To do: {plan(session)}", soft_wrap=True))
+    if session.leads and session.recipe.is_upper_bound:
+        console.print("This recipe trains on full reference masks. Scribbles are not used.", style="yellow")
     return finish(session, say if session.leads else None)

@@ -295,14 +295,14 @@ def report(
 
 def score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:
     """Means over cases, a line for each structure of each run."""
-    from scribbleseg.evaluation.metrics import summarise
+    from scribbleseg.evaluation.metrics import TABLE, summarise
 
-    heads = ("Dice", "recall", "precision", "HD95 mm", "ASSD mm", "missed")
-    table = Table("", *heads, title="mean over cases", box=None)
+    table = Table("", *(title for title, _, _ in TABLE), title="mean over cases", box=None)
     for name, of_run in scores.items():
         for row in summarise(of_run):
-            overlaps = (f"{row[f'{measure}_mean']:.3f}" for measure in ("dice", "recall", "precision"))
             of = "" if row["distances"] == row["cases"] else f" ({row['distances']} of {row['cases']})"
-            distances = (f"{row[f'{measure}_mean']:.3f}{of}" for measure in ("hd95_mm", "assd_mm"))
-            table.add_row(f"{name}: {row['structure']}", *overlaps, *distances, str(row["missed"]))
+            cells = (
+                f"{row[key]:.{digits}f}{of if 'd_mm' in key or '95_mm' in key else ''}" for _, key, digits in TABLE
+            )
+            table.add_row(f"{name}: {row['structure']}", *cells)
     return table

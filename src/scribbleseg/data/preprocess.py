@@ -78,7 +78,8 @@ class Preprocess:
     def side(self, geometry: Geometry) -> int:
         """Returns the side of the square, in pixels of the grid, that is segmented of an image."""
         assert self.size is not None, "resolve() first"
-        return self.size if self.crops is not False else max(self.size, *self.resampled(geometry))
+        side = max(self.resampled(geometry))
+        return self.size if self.crops is not False or side <= self.size + 1 else side  # a pixel more is rounding
 
     def resampled(self, geometry: Geometry) -> tuple[int, int]:
         """Returns height and width of the whole slice at the grid's spacing, before crop or padding."""

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -172,11 +172,20 @@ class Slices:
         return (len(self), *values, *space)
 
 
-def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> Slices:
+def build_slices(cases: Cases, preprocess: Preprocess, folder: Path, label_names: Sequence[str] = ()) -> Slices:
     """Write the cache of these cases, or open the one that is there; nothing is left half-written. Reads cases once.
 
+    Warns of labels that no case has a scribble of.
+
+    Args:
+        cases: the training cases.
+        preprocess: the grid, resolved.
+        folder: of the cache.
+        label_names: the labels that are to be learned, background first; none asks for any scribble at all.
+
     Raises:
-        DataError: if no case has a scribble, channels differ between cases, or the folder holds another cache.
+        DataError: if no case has a scribble, all have scribbles of one of the labels alone, channels differ between
+            cases, or the folder holds another cache.
     """
     key = {"preprocess": asdict(preprocess), "cases": list(cases.names)}
     if (folder / "index.json").exists():
@@ -185,7 +194,7 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path) -> Slices:
             return slices
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     with _complete_or_absent(folder) as partial:
-        index = _write_layers(cases, preprocess, partial)
+        index = _write_layers(cases, preprocess, partial, label_names)
         (partial / "index.json").write_text(json.dumps({"key": key, **index}, indent=1))
     return open_slices(folder)
 
@@ -207,11 +216,11 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_layers(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
+def _write_layers(cases: Cases, preprocess: Preprocess, folder: Path, label_names: Sequence[str]) -> dict:
     """The fixed layers; returns the fingerprint, the shape of a slice, and what there is to know of each case."""
     index: dict[str, dict] = {}
     shape: tuple[int, ...] | None = None
-    labelled = 0
+    drawn: set[int] = set()
     seen = Fingerprint()
     images, inside, scribbles = (folder / f"{kind}.raw" for kind in FIXED)
     with images.open("wb") as image_file, inside.open("wb") as inside_file, scribbles.open("wb") as scribble_file:
@@ -228,15 +237,29 @@ def _write_layers(cases: Cases, preprocess: Preprocess, folder: Path) -> dict:
             image_file.write(image.tobytes())
             inside_file.write(shown.tobytes())
             scribble_file.write(strokes.tobytes())
-            labelled += int(np.count_nonzero(strokes != UNLABELLED))
+            drawn |= set(np.unique(strokes).tolist()) - {UNLABELLED}
             index[case.name] = _describe(case, preprocess) | {"slices": len(image), "pixels": int(shown.sum())}
             _warn_of_lost_classes(case.name, case.scribbles, strokes)
-    if not labelled:
+    if not drawn:
         raise DataError(
             f"expected scribbles in at least one of {len(cases)} cases, found every voxel unlabelled; draw some, or "
             "declare which value means unlabelled (dataset.json, 'ignore')"
         )
+    _check_drawn(drawn, label_names)
     return {"fingerprint": seen.hexdigest(), "shape": shape, "cases": index}
+
+
+def _check_drawn(drawn: Set[int], label_names: Sequence[str]) -> None:
+    """Warns of labels that nobody drew. Raises DataError where one alone was drawn: there is nothing to learn."""
+    missing = [name for value, name in enumerate(label_names) if value not in drawn]
+    if len(label_names) > 1 and len(missing) + 1 >= len(label_names):
+        there = next(name for name in label_names if name not in missing)
+        raise DataError(
+            f"expected scribbles of at least two labels in the training cases, found {there} alone; label "
+            f"{' and '.join(missing)}, too"
+        )
+    if missing:
+        log.warning("no training case has %s labelled: the network cannot learn that", " or ".join(missing))
 
 
 def _describe(case: Case, preprocess: Preprocess) -> dict[str, Any]:

@@ -48,6 +48,9 @@ TABLE = (
 )
 """The columns of printed scores: title, key in the rows of `summarise`, decimals."""
 
+DISTANCES = frozenset({"hd95_mm_mean", "assd_mm_mean"})
+"""The columns that leave out cases in which one of the masks is empty."""
+
 
 @dataclass(frozen=True)
 class Score:

@@ -9,7 +9,8 @@ from lightning_fabric import Fabric
 
 from scribbleseg.pipeline import AnyRecipe, recipe_of
 from scribbleseg.recipes import can2018, default, ji2019
-from scribbleseg.runs import open_run
+from scribbleseg.runs import has_begun, open_run
+from scribbleseg.session import on_leader
 from scribbleseg.training.hardware import this_machine
 from scribbleseg.types import DataError
 
@@ -36,19 +37,28 @@ def find(name: str) -> AnyRecipe:
 
 
 def choose(out: Path, fabric: Fabric) -> tuple[AnyRecipe, str]:
-    """The recipe where nobody names one, and a sentence that says why.
+    """The recipe where nobody names one, and a sentence that says why; the same on all ranks.
 
-    It is that of the run in the folder, if there is one, and else the one of our own that fits the machine.
+    It is that of the run in the folder, if one has begun there, and else the one of our own that fits the machine.
 
     Args:
         out: the folder of the run.
         fabric: what it will be trained on.
 
     Raises:
-        DataError: a run of a later version of scribbleseg.
+        DataError: a run of a later version of scribbleseg, or a damaged one.
     """
-    if (out / "run.json").exists():
-        return recipe_of(open_run(out)), f"Recipe: that of the run in {out}."
-    machine = this_machine(fabric)
-    name = f"default.{default.fitting(machine)}"
-    return find(name), f"Recipe: {name}, which fits this machine ({machine})."
+    chosen: list[tuple[AnyRecipe, str]] = []
+
+    def look() -> None:
+        if has_begun(out):
+            chosen.append((recipe_of(open_run(out)), f"Recipe: that of the run in {out}."))
+            return
+        machine = this_machine(fabric)
+        name = f"default.{default.fitting(machine)}"
+        chosen.append((find(name), f"Recipe: {name}, which fits this machine ({machine})."))
+
+    on_leader(fabric, look)
+    found = fabric.broadcast(chosen[0] if chosen else None)
+    assert found is not None, "on_leader raises on all ranks"
+    return found

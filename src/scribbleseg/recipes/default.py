@@ -57,7 +57,7 @@ SIZES = {"quick": sized(16, 4000, 160), "standard": sized(32, 8000, 192), "long"
 
 def fitting(machine: Machine) -> str:
     """Which of the sizes fits a machine: what each is for is said above; the limits are ours."""
-    memory_gib = machine.memory_gib or 0
+    memory_gib = round(machine.memory_gib or 0)  # a card of 8 GB has 7.8 GiB to offer
     if machine.accelerator == "cuda" and memory_gib >= 8:
         return "long"
     if machine.accelerator != "cpu" or (machine.cores >= 8 and machine.bfloat16 and memory_gib >= 16):

@@ -161,7 +161,7 @@ def sample(
         images: square slices, of the grid or larger.
         passes: T; 50 in the paper.
         seed: the random seed for the dropout masks; torch's global generators are left as they were.
-        window: as in `Views`; moments are put together as probabilities are.
+        window: as in `Views`; the moments of overlapping squares are put together.
 
     Raises:
         DataError: the network has no dropout, or its logits are not finite.
@@ -190,8 +190,8 @@ def sample(
 @lru_cache  # once
 def _warn_of_crop(side_mm: int) -> None:
     log.warning(
-        "what lies outside the central %d mm of an image is background: this recipe cuts training images there, too; "
-        "train with --set preprocess.crops=false to have images segmented whole",
+        "what lies outside the central %d mm of an image is background, as the recipe of this run says "
+        "(preprocess.crops); a recipe without a preprocess.size of its own segments images whole",
         side_mm,
     )
 

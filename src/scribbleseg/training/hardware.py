@@ -40,7 +40,7 @@ class Machine:
 def this_machine(fabric: Fabric) -> Machine:
     """What the machine has that this process runs on."""
     kind = fabric.device.type
-    memory: float | None = _free_to_use()
+    memory: float | None = _memory_of_the_machine()
     if kind == "cuda":
         memory = torch.cuda.get_device_properties(fabric.device).total_memory / GIB
     return Machine(kind, cores(), memory, _has_bf16(kind))
@@ -51,8 +51,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _free_to_use() -> float | None:
-    """Memory of the machine in GiB, or of the container that this process is confined to."""
+def _memory_of_the_machine() -> float | None:
+    """Memory in GiB of the machine, or of the container that this process is confined to."""
     found = []
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
