@@ -13,7 +13,6 @@ from scribbleseg.cli.app import (
     Data,
     Fold,
     Format,
-    Name,
     Place,
     Scribbles,
     Seed,
