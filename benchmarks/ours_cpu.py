@@ -46,11 +46,6 @@ def whole_field(row: Recipe) -> Recipe:
     return replace(row, preprocess=Preprocess(largest_size=128))
 
 
-def with_empty_slices(row: Recipe) -> Recipe:
-    """The recipe that takes slices in which background alone is drawn for background."""
-    return replace(row, seeds=replace(row.seeds, empty="background"))  # type: ignore[arg-type]
-
-
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "full masks": default.on_masks,
     "scribbles": lambda row: row,
@@ -69,8 +64,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "fewer intensities": lambda row: replace(row, augment=Augment()),
     "tau 0.99": lambda row: replace(row, seeds=replace(row.seeds, tau=0.99)),
     "tau 0.9": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9)),
-    "empty slices are background": with_empty_slices,
-    "whole field, empty slices are background": lambda row: whole_field(with_empty_slices(row)),
+    "empty slices unlabelled": lambda row: replace(row, seeds=replace(row.seeds, empty="unlabelled")),
     "beta 130": lambda row: replace(row, seeds=replace(row.seeds, beta=130.0)),
     "beta 1000, tau 0.99": lambda row: replace(row, seeds=replace(row.seeds, beta=1000.0, tau=0.99)),
     "beta 1000, tau 0.9": lambda row: replace(row, seeds=replace(row.seeds, beta=1000.0, tau=0.9)),

@@ -37,7 +37,7 @@ def training(iterations: int, e_steps: int = 4) -> tuple[Stage, ...]:
 
 
 COMMON = Recipe(
-    seeds=RandomWalker(tau=None, beta=400.0),
+    seeds=RandomWalker(tau=None, beta=400.0, empty="background"),
     augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
     stop_below=0.0,
     rotations=(15.0, -15.0),
