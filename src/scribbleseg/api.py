@@ -12,6 +12,7 @@ from scribbleseg import pipeline
 from scribbleseg.data import images, open_dataset
 from scribbleseg.data.formats import read_image
 from scribbleseg.data.layouts import recognise
+from scribbleseg.data.orientation import common_orientation, turn_to
 from scribbleseg.data.views import in_labels
 from scribbleseg.em import Recursion
 from scribbleseg.evaluation.metrics import Scores
@@ -218,7 +219,9 @@ def seed(case: Case, seeder: Seeder = RandomWalker()) -> Labels:  # noqa: B008  
     Raises:
         DataError: an image that is not finite, or a case that the seeder is not made for.
     """
-    return seeder(case.image, case.scribbles, case.spacing_mm)
+    turn = turn_to(common_orientation([case.geometry]), case.geometry)
+    grown = seeder(turn(case.image), turn(case.scribbles), turn.spacing_mm(case.geometry))
+    return turn.back(grown)
 
 
 def _case_of_array(image: np.ndarray, spacing_mm: Sequence[float | int] | None, channels: int) -> Case:

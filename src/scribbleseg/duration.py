@@ -39,7 +39,8 @@ def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> 
     for relabel in (step.relabel for step in steps if step.relabel):
         looks += relabel.decide.passes or 1 + len(recipe.rotations)
     if looks:
-        looks *= sum(cases.geometry(name).shape[0] for name in cases.names)
+        geometries = [cases.geometry(name) for name in cases.names]
+        looks *= sum(recipe.preprocess.turn(geometry).shape(geometry)[0] for geometry in geometries)
         looks *= _windows(int(recipe.preprocess.size or 0), recipe.window) ** 2
     learning = sum(step.iterations * step.batch * cost[step.losses] for step in steps)
     return learning + looks * FORWARD * min(cost.values()) / fabric.world_size

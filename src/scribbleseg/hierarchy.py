@@ -228,7 +228,9 @@ def divide_case(
     rows = slices.rows[name]
     if recipe.clusters.kind == "reference_masks":  # native, as somebody would draw them; nothing but the scribbles
         case = session.dataset.train.named(name)
-        drawn = simulate(session.dataset.reference(name), recipe.scribbles, name, surrounded(case.image))
+        turn = whole.recipe.preprocess.turn(case.geometry)
+        reference, inside = turn(session.dataset.reference(name)), turn(surrounded(case.image))
+        drawn = turn.back(simulate(reference, recipe.scribbles, name, inside))
         scribbles = whole.recipe.preprocess.labels(drawn, case.geometry)
         return scribbles, scribbles
     images = np.ascontiguousarray(slices.images[rows].swapaxes(0, 1))

@@ -8,6 +8,7 @@ from lightning_fabric import Fabric
 from rich.progress import track
 
 from scribbleseg.data import fully_annotated, open_dataset
+from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.data.views import in_labels
 from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
@@ -70,7 +71,10 @@ def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[Run
     *before, last = phases(run).items()
     summaries = [summary for phase, each in before for summary in summarise_run(each, fabric, f"{name}: {phase}")]
     scores = test_scores(run, fabric)
-    pictures = [*_test_pictures(run, fabric, scores), *_training_pictures(run, *last, fabric)]
+    pictures = [
+        *_test_pictures(run, fabric, scores, phase_recipe(last[1]).preprocess),
+        *_training_pictures(run, *last, fabric),
+    ]
     summary = RunSummary(name, run.details["label_names"], scores=scores, pictures=pictures)
     summary = replace(summary, recipe=run.recipe, details=run.details, metrics=last[1].metrics)
     return [*summaries, replace(summary, is_upper_bound=recipe_of(run).is_upper_bound)]
@@ -84,24 +88,26 @@ def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric) -> Itera
     for name in _spread(dataset.train.names):
         case = dataset.train.named(name)
         rows = slices.rows[name]
+        turn = recipe.preprocess.turn(case.geometry)
         scribbles = case.scribbles
         if phase:
             scribbles = recipe.preprocess.native_labels(slices.scribbles[rows], case.geometry)
+        scribbles = turn(scribbles)
         z = _fullest(scribbles)
         reference = dataset.read_reference(name)
         taught = [slices.layer("labels", recipe.labels_of(index))[rows] for index in range(part.recursions)]
-        maps = [recipe.preprocess.native_labels(labels, case.geometry)[z] for labels in taught]
+        maps = [turn(recipe.preprocess.native_labels(labels, case.geometry))[z] for labels in taught]
         for index, segmenter in enumerate(segmenters):
             shown = {"scribbles": scribbles[z], "seeds": maps[0], "pseudo_labels": maps[index]}
             shown |= {
-                "prediction": segmenter.segment(case)[z],
-                "reference": None if reference is None else reference[z],
+                "prediction": turn(segmenter.segment(case))[z],
+                "reference": None if reference is None else turn(reference)[z],
             }
             title = f"training case{f', {phase}' if phase else ''}"
-            yield Picture(name, z, index, case.image[dataset.shown, z], title=title, **shown)
+            yield Picture(name, z, index, turn(case.image)[dataset.shown, z], title=title, **shown)
 
 
-def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Picture]:
+def _test_pictures(run: Run, fabric: Fabric, scores: list[Score], grid: Preprocess) -> Iterator[Picture]:
     """The best, the median and the worst test case."""
     if not scores:
         return
@@ -110,10 +116,12 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score]) -> Iterator[Pi
     names = list(dict.fromkeys(s.case for s in scores))
     by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name and not s.auxiliary]))
     for title, name in zip(("worst", "median", "best"), _spread(by_dice), strict=False):
-        case, reference = dataset.test.named(name), dataset.reference(name)
+        case = dataset.test.named(name)
+        turn = grid.turn(case.geometry)
+        reference = turn(dataset.reference(name))
         z = _fullest(np.where(reference == 0, UNLABELLED, reference).astype(np.uint8))
-        shown = {"prediction": segmenter.segment(case)[z], "reference": reference[z]}
-        yield Picture(name, z, None, case.image[dataset.shown, z], title=f"{title} test case", **shown)
+        shown = {"prediction": turn(segmenter.segment(case))[z], "reference": reference[z]}
+        yield Picture(name, z, None, turn(case.image)[dataset.shown, z], title=f"{title} test case", **shown)
 
 
 def _spread(names: list[str] | tuple[str, ...]) -> list[str]:

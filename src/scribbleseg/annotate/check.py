@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from scribbleseg.data import coarse
 from scribbleseg.data.layouts.case_files import CaseError
+from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, slice_axis, turn_to
 from scribbleseg.data.preprocess import out_of_scale
 from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Labels
@@ -118,7 +119,12 @@ def check(
             present[name] = case.present
             counts.append(np.bincount(case.scribbles.ravel(), minlength=256)[: len(label_names)])
             n_voxels += case.scribbles.size
-    faults += [*_of_channels(channels), *_without_present(present), *_of_spacing(geometries)]
+    faults += [
+        *_of_channels(channels),
+        *_without_present(present),
+        *_of_spacing(geometries),
+        *_of_orientation(geometries),
+    ]
     coverage = _coverage(label_names, counts, n_voxels)
     faults += _of_coverage(coverage)
     return Audit(tuple(faults), coverage)
@@ -159,7 +165,8 @@ def _of_image(case: Case) -> Iterator[Fault]:
 def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]]) -> Iterator[Fault]:
     """Yields headers that are likely wrong: faults where pixels of a training case are, for `train` refuses those."""
     sizes = {name: geometry.spacing_mm for part in geometries.values() for name, geometry in part.items()}
-    of_pixels = {name: geometry.spacing_mm[1:] for name, geometry in geometries["train"].items()}
+    usual = common_orientation(geometries["train"].values())
+    of_pixels = {name: turn_to(usual, each).spacing_mm(each)[1:] for name, each in geometries["train"].items()}
     refused = out_of_scale(of_pixels) if of_pixels else {}
     doubtful = out_of_scale(sizes) if sizes else {}
     for name, usual_mm in {**doubtful, **refused}.items():
@@ -167,6 +174,20 @@ def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]]) -> Iterator[F
         problem = f"expected voxels of about {usual_mm:.3g} mm as in most cases, found {found} mm"
         severity: Literal["fault", "warning"] = "fault" if name in refused else "warning"
         yield Fault(name, None, severity, problem, "correct its header or the unit in it, or leave the case out")
+
+
+def _of_orientation(geometries: Mapping[Part, Mapping[str, Geometry]]) -> Iterator[Fault]:
+    """Yields notes of cases that are turned before they are cut into slices, and of another plane than most."""
+    usual = common_orientation(geometries["train"].values())
+    for name, geometry in {**geometries["test"], **geometries["train"]}.items():
+        turn = turn_to(usual, geometry)
+        if usual is None or turn == Turn():
+            continue
+        found, its = codes(geometry), plane("".join(codes(geometry)[axis] for axis in turn.axes))
+        problem = f"stored as {found} (depth, height and width grow towards these), most training cases as {usual}"
+        if its != plane(usual):
+            problem += f"; its slices are {its}, theirs {plane(usual)}"
+        yield Fault(name, None, "note", problem, "its slices are turned, and its label maps turned back")
 
 
 def _shown(case: Case, dataset: Dataset) -> set[int]:
@@ -276,7 +297,8 @@ def _is_thin(drawn: np.ndarray) -> bool:
 
 
 def _without_background(case: Case) -> list[int]:
-    flat = case.scribbles.reshape(len(case.scribbles), -1)
+    slices = np.moveaxis(case.scribbles, slice_axis(case.geometry), 0)
+    flat = slices.reshape(len(slices), -1)
     structures = ((flat != UNLABELLED) & (flat != 0)).any(axis=1)
     return np.flatnonzero(structures & ~(flat == 0).any(axis=1)).tolist()
 

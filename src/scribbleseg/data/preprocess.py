@@ -12,6 +12,7 @@ from pydantic import Field, PositiveFloat
 from torch.nn import functional
 
 from scribbleseg.data.brain import in_brain, normalise_brain
+from scribbleseg.data.orientation import Plane, Turn, common_orientation, turn_to
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Image, Labels, Probabilities
 
 CLIPPED_PERCENTILES = (0.5, 99.5)
@@ -54,6 +55,8 @@ class Preprocess:
     crops: bool | None = None
     largest_size: Annotated[int, Field(ge=STRIDE, le=4096)] | None = None
     usual_mm: PositiveFloat | None = None
+    plane: Plane | None = None
+    orientation: str | None = None
 
     def resolve(self, cases: Cases) -> "Preprocess":
         """Returns the same with all numbers set; where they were None, from the cases' grids. Reads no voxels.
@@ -62,18 +65,26 @@ class Preprocess:
             DataError: a case whose pixels are 10 times as large or as small as they usually are.
         """
         geometries = {name: cases.geometry(name) for name in cases.names}
-        for name, usual in out_of_scale({name: each.spacing_mm[1:] for name, each in geometries.items()}).items():
+        orientation = self.orientation or common_orientation(geometries.values(), self.plane)
+        turns = {name: turn_to(orientation, each, self.plane) for name, each in geometries.items()}
+        in_plane = {name: turns[name].spacing_mm(each)[1:] for name, each in geometries.items()}
+        for name, usual in out_of_scale(in_plane).items():
             raise _absurd(name, geometries[name], usual, "most training cases have them")
-        grids = [(geometry.shape[1:], geometry.spacing_mm[1:]) for geometry in geometries.values()]
-        usual_mm = _rounded(median(mm for _, in_plane in grids for mm in in_plane))
+        grids = [(turns[name].shape(each)[1:], in_plane[name]) for name, each in geometries.items()]
+        usual_mm = _rounded(median(mm for sizes in in_plane.values() for mm in sizes))
         spacing = self.spacing_mm or usual_mm
-        extent_mm = max(n * mm for shape, in_plane in grids for n, mm in zip(shape, in_plane, strict=True))
+        extent_mm = max(n * mm for shape, sizes in grids for n, mm in zip(shape, sizes, strict=True))
         if self.largest_size and self.size is None and self.spacing_mm is None:
             largest = STRIDE * (self.largest_size // STRIDE)
             spacing = max(spacing, _rounded(1.001 * extent_mm / largest))
         size = self.size or STRIDE * int(np.ceil(round(extent_mm / spacing) / STRIDE))
         crops = extent_mm / spacing > size + 1 if self.crops is None else self.crops
-        return replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm, crops=crops)
+        found = {"spacing_mm": spacing, "size": size, "usual_mm": usual_mm, "orientation": orientation}
+        return replace(self, crops=crops, **found)  # type: ignore[arg-type]
+
+    def turn(self, geometry: Geometry) -> Turn:
+        """Returns how arrays on a native grid are brought into the grid's plane and orientation."""
+        return turn_to(self.orientation, geometry, self.plane)
 
     def side(self, geometry: Geometry) -> int:
         """Returns the side of the square, in pixels of the grid, that is segmented of an image."""
@@ -84,10 +95,9 @@ class Preprocess:
     def resampled(self, geometry: Geometry) -> tuple[int, int]:
         """Returns height and width of the whole slice at the grid's spacing, before crop or padding."""
         assert self.spacing_mm is not None, "resolve() first"
-        height, width = (
-            max(1, round(n * mm / self.spacing_mm))
-            for n, mm in zip(geometry.shape[1:], geometry.spacing_mm[1:], strict=True)
-        )
+        turn = self.turn(geometry)
+        sides = zip(turn.shape(geometry)[1:], turn.spacing_mm(geometry)[1:], strict=True)
+        height, width = (max(1, round(n * mm / self.spacing_mm)) for n, mm in sides)
         return height, width
 
     def image(self, case: Case, side: int | None = None) -> Float32[np.ndarray, "depth channel side side"]:
@@ -101,9 +111,10 @@ class Preprocess:
             DataError: pixels that are 10 times as large or as small as in training: the header is likely wrong.
         """
         assert self.size is not None, "resolve() first"
-        if self.usual_mm and any(_differ(mm, self.usual_mm) for mm in case.spacing_mm[1:]):
+        turn = self.turn(case.geometry)
+        if self.usual_mm and any(_differ(mm, self.usual_mm) for mm in turn.spacing_mm(case.geometry)[1:]):
             raise _absurd(case.name, case.geometry, self.usual_mm, "the training images have them")
-        normalised = normalise_brain(case.image) if self.brain else normalise(case.image)
+        normalised = np.ascontiguousarray(turn(normalise_brain(case.image) if self.brain else normalise(case.image)))
         slices = functional.interpolate(
             torch.from_numpy(normalised.swapaxes(0, 1)), self.resampled(case.geometry), mode="bilinear", antialias=True
         ).numpy()
@@ -113,7 +124,9 @@ class Preprocess:
     def labels(self, labels: Labels, geometry: Geometry) -> UInt8[np.ndarray, "depth size size"]:
         """Returns labels of a native grid on this grid; strokes stay (`resample_labels`), padding is UNLABELLED."""
         assert self.size is not None, "resolve() first"
-        resampled = np.stack([resample_labels(plane, self.resampled(geometry)) for plane in labels])
+        resampled = np.stack(
+            [resample_labels(plane, self.resampled(geometry)) for plane in self.turn(geometry)(labels)]
+        )
         return _fit(resampled, self.size, UNLABELLED)
 
     def inside(self, case: Case) -> Bool[np.ndarray, "depth size size"]:
@@ -121,8 +134,10 @@ class Preprocess:
         assert self.size is not None, "resolve() first"
         if not self.brain:
             whole = np.ones(self.resampled(case.geometry), bool)
-            return np.repeat(_fit(whole, self.size, False)[None], len(case.scribbles), axis=0)
-        brain = torch.from_numpy(in_brain(case.image)[:, None].astype(np.float32))
+            depth = self.turn(case.geometry).shape(case.geometry)[0]
+            return np.repeat(_fit(whole, self.size, False)[None], depth, axis=0)
+        in_slices = self.turn(case.geometry)(in_brain(case.image))[:, None]
+        brain = torch.from_numpy(np.ascontiguousarray(in_slices, np.float32))
         shares = functional.interpolate(brain, self.resampled(case.geometry), mode="bilinear", antialias=True).numpy()
         return _fit(shares[:, 0] > 0, self.size, False)
 
@@ -133,8 +148,10 @@ class Preprocess:
         whole = np.zeros((*probabilities.shape[:2], *self.resampled(case.geometry)), np.float32)
         whole[:, 0] = 1
         _paste(whole, probabilities)
-        native = functional.interpolate(torch.from_numpy(whole), case.geometry.shape[1:], mode="bilinear").numpy()
-        native = np.ascontiguousarray(native.swapaxes(0, 1))
+        turn = self.turn(case.geometry)
+        shape = turn.shape(case.geometry)[1:]
+        native = functional.interpolate(torch.from_numpy(whole), shape, mode="bilinear").numpy()
+        native = turn.back(native.swapaxes(0, 1))
         if self.brain:
             outside = ~in_brain(case.image)
             native[:, outside] = 0
@@ -145,9 +162,10 @@ class Preprocess:
         """Returns training labels of this grid on a native one, by nearest pixel; outside the crop UNLABELLED."""
         whole = np.full((len(labels), *self.resampled(geometry)), UNLABELLED, np.uint8)
         _paste(whole, labels)
-        height, width = geometry.shape[1:]
+        turn = self.turn(geometry)
+        _, height, width = turn.shape(geometry)
         rows, columns = _cells(height, whole.shape[1]), _cells(width, whole.shape[2])
-        return np.ascontiguousarray(whole[:, rows][:, :, columns])
+        return turn.back(whole[:, rows][:, :, columns])
 
 
 def out_of_scale(sizes: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -263,8 +263,9 @@ def _check_drawn(drawn: Set[int], label_names: Sequence[str]) -> None:
 
 
 def _describe(case: Case, preprocess: Preprocess) -> dict[str, Any]:
+    depth_mm = preprocess.turn(case.geometry).spacing_mm(case.geometry)[0]
     return {
-        "spacing_mm": (case.spacing_mm[0], preprocess.spacing_mm, preprocess.spacing_mm),
+        "spacing_mm": (depth_mm, preprocess.spacing_mm, preprocess.spacing_mm),
         "present": None if case.present is None else sorted(case.present),
         "geometry": geometry_to_plain(case.geometry),
     }

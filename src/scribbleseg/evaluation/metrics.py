@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import find_objects
 from scipy.stats import bootstrap
 
+from scribbleseg.data.orientation import thick_axis
 from scribbleseg.files import atomically
 from scribbleseg.types import UNLABELLED, DataError
 
@@ -67,7 +68,8 @@ class Score:
         volume_ml: the prediction's volume.
         reference_volume_ml: the reference's volume.
         volume_error_ml: the prediction's volume minus the reference's.
-        empty_slices_ml: the prediction's volume in slices of which the reference has nothing.
+        empty_slices_ml: the prediction's volume in slices of which the reference has nothing; slices lie across the
+            axis along which voxels are much longer, or else the first.
     """
 
     case: str
@@ -173,7 +175,8 @@ def score(
     for name, values in regions.items():
         a, b = np.isin(labels, values), np.isin(reference, values)
         distances = _surface_distances(a, b, spacing_mm)
-        scores.append(Score(case, name, *_overlap(a, b), *distances, *_volumes_ml(a, b, voxel_ml)))
+        found, there = (np.moveaxis(mask, thick_axis(spacing_mm) or 0, 0) for mask in (a, b))
+        scores.append(Score(case, name, *_overlap(a, b), *distances, *_volumes_ml(found, there, voxel_ml)))
     return scores
 
 
@@ -348,8 +351,9 @@ def _surface_distances(
     )
 
     spacing = [float(size) for size in spacing_mm]
-    if len(a) == 1:  # one slice: in its plane
-        a, b, spacing = a[0], b[0], spacing[1:]
+    if 1 in a.shape:  # one slice: in its plane
+        axis = a.shape.index(1)
+        a, b, spacing = a.take(0, axis), b.take(0, axis), [size for n, size in enumerate(spacing) if n != axis]
     box = find_objects((a | b).astype(np.uint8))[0]  # both surfaces lie inside; the rest of the volume costs time
     masks = {"y_pred": a[box][None, None], "y": b[box][None, None], "include_background": True}
     with warnings.catch_warnings():  # MONAI 1.5 and 1.6 warn about an argument that they pass to themselves

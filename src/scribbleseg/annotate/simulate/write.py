@@ -15,6 +15,7 @@ from scribbleseg.data.brain import surrounded
 from scribbleseg.data.encoding import declared, to_disk
 from scribbleseg.data.formats import write_labels
 from scribbleseg.data.layouts.present import read_present, write_present
+from scribbleseg.data.orientation import common_orientation, turn_to
 from scribbleseg.files import write_text
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
 
@@ -69,17 +70,19 @@ def write_simulation(
     values = declared(drawn_dataset.label_names)
     described = {name: value for name, value in asdict(rule).items() if name != "every" or value != 1}  # as before it
     _declare(folder / "simulation.json", {"rule": described, "source": source, "labels": values})
+    orientation = common_orientation(dataset.train.geometry(name) for name in dataset.train.names)
     for name in track(dataset.train.names, "Scribbles"):
         file = folder / f"{name}.nii.gz"
         if file.is_file():
             continue
         case = dataset.train.named(name)
+        turn = turn_to(orientation, case.geometry)  # slices are drawn on in the plane that they are trained in
         if source == "masks":
-            inside = surrounded(case.image) if isinstance(rule, ShiftedSkeleton) else None
-            drawn = simulate(drawn_dataset.reference(name), rule, name, inside)
+            inside = turn(surrounded(case.image)) if isinstance(rule, ShiftedSkeleton) else None
+            drawn = simulate(turn(drawn_dataset.reference(name)), rule, name, inside)
         else:
-            drawn = shorten(_expert(case), rule, name)
-        write_labels(file, to_disk(drawn, drawn_dataset.n_labels), case.geometry)
+            drawn = shorten(turn(_expert(case)), rule, name)
+        write_labels(file, to_disk(turn.back(drawn), drawn_dataset.n_labels), case.geometry)
     if dataset.regions and source == "masks":
         known = read_present(folder, dataset.label_names) or {}  # cases that train in another fold, too
         if new := {name: _structures(dataset.reference(name)) for name in dataset.train.names if name not in known}:

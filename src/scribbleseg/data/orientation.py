@@ -1,0 +1,153 @@
+"""Which way volumes are looked at: along which axis they are cut into slices, and which side of a slice is which.
+
+Files store the same anatomy in any order of axes. A network is trained and used on slices of one plane in one
+orientation; label maps go back to the order of the image that they belong to.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+
+from scribbleseg.types import Geometry
+
+Plane = Literal["axial", "coronal", "sagittal", "stored"]
+
+ACROSS: dict[str, str] = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}
+"""The anatomical axis, by its two ends, that slices of a plane are stacked along."""
+
+THICK = 1.5
+"""Slices are stacked along an axis whose voxels are so many times as long as along both others; ours."""
+
+OBLIQUE = 0.8
+"""An axis whose direction has a smaller cosine with the nearest anatomical one is oblique; ours, 37 degrees. A heart's
+short axis is: which way it should be turned is not clear, so it is left as it is."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """How the last three axes of an array, `depth height width` as stored, are brought into another orientation.
+
+    Args:
+        axes: the stored axis that becomes depth, height and width.
+        flips: which of these are reversed after that.
+    """
+
+    axes: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """The array in the new orientation; a view."""
+        first = array.ndim - 3
+        turned = array.transpose(*range(first), *(first + axis for axis in self.axes))
+        return np.flip(turned, tuple(first + n for n, flip in enumerate(self.flips) if flip))
+
+    def back(self, array: np.ndarray) -> np.ndarray:
+        """The array as it would be stored, contiguous: undoes the turn."""
+        first = array.ndim - 3
+        stored = np.flip(array, tuple(first + n for n, flip in enumerate(self.flips) if flip))
+        order = [first + axis for axis in np.argsort(self.axes).tolist()]
+        return np.ascontiguousarray(stored.transpose(*range(first), *order))
+
+    def shape(self, geometry: Geometry) -> tuple[int, int, int]:
+        """Depth, height and width in voxels after the turn."""
+        depth, height, width = (geometry.shape[axis] for axis in self.axes)
+        return depth, height, width
+
+    def spacing_mm(self, geometry: Geometry) -> tuple[float, float, float]:
+        """The voxel size along depth, height and width after the turn."""
+        depth, height, width = (geometry.spacing_mm[axis] for axis in self.axes)
+        return depth, height, width
+
+
+def codes(geometry: Geometry) -> str:
+    """The anatomical directions that depth, height and width grow towards as stored, such as "SPL"."""
+    return "".join(code or "?" for code in reversed(nib.aff2axcodes(geometry.affine)))
+
+
+def plane(orientation: str) -> str:
+    """The plane of slices of an orientation such as "SPL": axial, coronal or sagittal."""
+    return next((plane for plane, ends in ACROSS.items() if orientation[0] in ends), "stored")
+
+
+def common_orientation(geometries: Iterable[Geometry], asked: Plane | None = None) -> str | None:
+    """The orientation that most of the volumes have, such as "SPL": what depth, height and width grow towards.
+
+    Where most are stored as they are sliced, that is the stored one, so that nothing is turned.
+
+    Args:
+        geometries: of the training cases.
+        asked: the plane of the slices; None takes the through-plane axis that most volumes have.
+
+    Returns:
+        None where nothing is to be turned: for the plane "stored", and where nobody knows which way volumes lie.
+    """
+    votes = Counter("".join(codes(geometry)[axis] for axis in _order(geometry)) for geometry in geometries)
+    if not votes or asked == "stored":
+        return None
+    usual = votes.most_common(1)[0][0]
+    if asked is None or "?" in usual:
+        return usual if "?" not in usual else None
+    return "".join(sorted(usual, key=lambda end: end not in ACROSS[asked]))  # the others keep their order
+
+
+def turn_to(orientation: str | None, geometry: Geometry, asked: Plane | None = None) -> Turn:
+    """How a volume is brought into an orientation.
+
+    Slices are stacked along its own through-plane axis where it has one. Where it has none, or a plane is `asked` for,
+    they are stacked along the orientation's. The sides of slices of oblique volumes are not turned.
+
+    Args:
+        orientation: what `common_orientation` gave.
+        geometry: of the volume as stored.
+        asked: the plane of the slices, if a recipe names one.
+    """
+    own = codes(geometry)
+    if orientation is None or "?" in own:
+        return Turn()
+    depth = None if asked else _through_plane(geometry)
+    if depth is None:
+        depth = 0 if _oblique(geometry) else _along(own, orientation[0])
+    if _oblique(geometry):
+        return Turn((depth, *(axis for axis in range(3) if axis != depth)))  # type: ignore[arg-type]
+    wanted = sorted(orientation, key=lambda end: _along(own, end) != depth)
+    axes = tuple(_along(own, end) for end in wanted)
+    flips = tuple(own[axis] != end for axis, end in zip(axes, wanted, strict=True))
+    return Turn(axes, flips)  # type: ignore[arg-type]
+
+
+def slice_axis(geometry: Geometry) -> int:
+    """The stored axis that a volume's own slices are stacked along; the first where nothing says which."""
+    return _through_plane(geometry) or 0
+
+
+def _order(geometry: Geometry) -> list[int]:
+    """The stored axes with the through-plane one first."""
+    depth = slice_axis(geometry)
+    return [depth, *(axis for axis in range(3) if axis != depth)]
+
+
+def _through_plane(geometry: Geometry) -> int | None:
+    """The stored axis of a single voxel, or whose voxels are much longer than along both others, or None."""
+    return geometry.shape.index(1) if 1 in geometry.shape else thick_axis(geometry.spacing_mm)
+
+
+def thick_axis(spacing_mm: Sequence[float]) -> int | None:
+    """The axis along which voxels are much longer than along both others, or None."""
+    longest = int(np.argmax(spacing_mm))
+    others = max(size for axis, size in enumerate(spacing_mm) if axis != longest)
+    return longest if spacing_mm[longest] >= THICK * others else None
+
+
+def _along(own: str, end: str) -> int:
+    """The stored axis that runs along the same anatomical axis as this end of it."""
+    ends = next(ends for ends in ACROSS.values() if end in ends)
+    return next(axis for axis, code in enumerate(own) if code in ends)
+
+
+def _oblique(geometry: Geometry) -> bool:
+    directions = geometry.affine[:3, :3] / np.linalg.norm(geometry.affine[:3, :3], axis=0)
+    return bool((np.abs(directions).max(axis=0) < OBLIQUE).any())
