@@ -27,7 +27,7 @@ SETTINGS = (
 def test_two_processes_share_one_run(tmp_path):
     data = write_phantoms(tmp_path / "hearts", train=3, test=0, shape=(3, 48, 48))
     command = [str(Path(sys.executable).with_name("scribbleseg")), "train", str(data), "--out", str(tmp_path / "run")]
-    command += ["--accelerator", "cpu", "--devices", "2", "--workers", "1"]
+    command += ["--recipe", "can2018.compact_base", "--accelerator", "cpu", "--devices", "2", "--workers", "1"]
     command += [word for setting in SETTINGS for word in ("--set", setting)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)

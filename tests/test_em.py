@@ -24,7 +24,7 @@ from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage, resolve
 from scribbleseg.relabel.components import only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import Confident, WelchTest
-from scribbleseg.relabel.predict import predict, sample
+from scribbleseg.relabel.predict import Views, predict, sample
 from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
@@ -179,7 +179,7 @@ def test_only_scribbles_are_put_back_where_the_recipe_says_so(only, dataset, tra
     slices = session.slices
     found, scribbles = slices.layer("labels", 1), slices.scribbles
     for rows in slices.rows.values():
-        likely = predict(fabric, network, slices.images[rows], (20.0,))
+        likely = predict(fabric, network, slices.images[rows], Views((20.0,)))
         expected = np.where(likely.max(axis=1) >= 0.4, likely.argmax(axis=1), UNLABELLED).astype(np.uint8)
         expected = np.where(scribbles[rows] == UNLABELLED, expected, scribbles[rows])
         if only:

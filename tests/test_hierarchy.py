@@ -96,7 +96,7 @@ def test_both_phases_train_and_are_told_apart(trained, dataset):
     names = {phase: part.details["label_names"] for phase, part in phases(run).items()}
     assert names == {"whole": ["background", "WT"], "substructures": list(dataset.label_names)}
     found = recipe_of(run)
-    left_open = replace(found.whole.preprocess, usual_mm=None)
+    left_open = replace(found.whole.preprocess, usual_mm=None, crops=None, orientation=None)
     same = {phase: replace(getattr(found, phase), preprocess=left_open) for phase in ("whole", "substructures")}
     given = replace(TINY.substructures, preprocess=TINY.whole.preprocess)
     assert replace(found, **same) == replace(TINY, substructures=given)
@@ -156,8 +156,10 @@ def test_the_worst_case_of_the_pictures_is_the_worst_without_wt_of_the_second_ne
 ):
     monkeypatch.setattr(review, "dataset_of", lambda run: replace(dataset, test=dataset.train))
     dices = {("train000", "WT"): 0.9, ("train000", "WT*"): 0.0, ("train001", "WT"): 0.6, ("train001", "WT*"): 1.0}
-    scores = [Score(case, name, dice, *[0.5] * 7) for (case, name), dice in dices.items()]
-    shown = [(picture.case, picture.title) for picture in review._test_pictures(trained[0], fabric, scores)]
+    scores = [Score(case, name, dice, *[0.5] * 8) for (case, name), dice in dices.items()]
+    shown = [
+        (picture.case, picture.title) for picture in review._test_pictures(trained[0], fabric, scores, Preprocess())
+    ]
     assert shown[0] == ("train001", "worst test case")
     assert shown[1][0] == "train000"
 

@@ -154,7 +154,7 @@ FINE_TUNED = Stage(
     relabel=Relabel(refine=CRF.stages[1].relabel.refine, decide=WelchTest()),
 )
 EVERYTHING = Recipe(
-    preprocess=Preprocess(spacing_mm=4.0, size=16, largest_size=32, usual_mm=4.0),
+    preprocess=Preprocess(4.0, 16, crops=False, largest_size=32, usual_mm=4.0, plane="axial", orientation="SPL"),
     network=UNet(base=4, padded=True, dropout=0.5),
     patch=16,
     stages=(Stage(iterations=9, optimiser=SGD(), losses=FINE_TUNED.losses), FINE_TUNED, FINE_TUNED),
@@ -189,6 +189,8 @@ def another(value):
         return not value
     if isinstance(value, tuple):
         return (*value, value[-1])
+    if isinstance(value, str):
+        return {"axial": "coronal"}.get(value, value[::-1])
     if not value:
         return 0.5 if isinstance(value, float) else 1
     return value * 2 if isinstance(value, int) else value * 0.9

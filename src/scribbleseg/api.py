@@ -249,7 +249,7 @@ def _case_of_array(image: np.ndarray, spacing_mm: Sequence[float | int] | None, 
     whole: Image = image.reshape((1,) * (4 - image.ndim) + image.shape).astype(np.float32)
     _check_finite(whole, "")
     depth, height, width = np.r_[np.ones(3 - len(spacing)), spacing]
-    geometry = Geometry(whole.shape[1:], np.diag([width, height, depth, 1.0]))
+    geometry = Geometry(whole.shape[1:], np.diag([width, height, depth, 1.0]), suffix="")
     return Case("array", whole, _unlabelled(geometry.shape), geometry)
 
 

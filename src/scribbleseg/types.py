@@ -39,7 +39,7 @@ class Geometry:
     Args:
         shape: `(depth, height, width)` in voxels; array order is the reverse of NIfTI's (x, y, z).
         affine: float64 4 x 4, voxel index (x, y, z, 1) to RAS+ millimetres, nibabel's convention.
-        suffix: the ending of the file it came from (".nii.gz", ".nrrd", ".mha", ".png", ...).
+        suffix: the ending of the file it came from (".nii.gz", ".nrrd", ".mha", ".png", ...); "" for an array.
         header: the NIfTI header of that file, so that qform, sform, their codes and units survive; else None.
     """
 

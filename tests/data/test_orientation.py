@@ -1,5 +1,6 @@
 """Slices are cut along the through-plane axis, in one orientation, and everything goes back to the file's order."""
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel as nib
@@ -103,6 +104,14 @@ def test_pictures_and_single_slices_are_looked_at_from_the_front():
     for shape, axes in (((30, 1, 20), (1, 0, 2)), ((30, 20, 1), (2, 0, 1))):
         single = geometry("SAR", shape, (1.0, 1.0, 1.0))
         assert turn_to(common_orientation([single]), single) == Turn(axes)
+
+
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_arrays_and_pictures_are_not_turned_for_nobody_knows_which_way_they_lie(suffix):
+    unplaced = replace(geometry("SAR"), suffix=suffix)
+    assert turn_to("LPS", unplaced) == Turn()
+    assert common_orientation([unplaced]) is None
+    assert common_orientation([unplaced, unplaced, geometry("SPL")]) == "SPL"
 
 
 def test_the_sides_of_oblique_slices_are_left_as_they_are():

@@ -132,8 +132,12 @@ def test_a_round_trip_through_a_coarser_grid_keeps_a_disc():
 def test_an_automatic_grid_is_the_median_spacing_and_covers_all():
     small, large = make_case((1, 32, 32), (5.0, 1.0, 1.0), name="a"), make_case((1, 50, 40), (5.0, 2.0, 2.0), name="b")
     cases = Cases(["a", "b", "c"], lambda name: {"a": small, "b": large, "c": large}[name])
-    assert Preprocess().resolve(cases) == Preprocess(spacing_mm=2.0, size=64, usual_mm=2.0, crops=False)
-    assert Preprocess(size=32).resolve(cases) == Preprocess(spacing_mm=2.0, size=32, usual_mm=2.0, crops=True)
+    assert Preprocess().resolve(cases) == Preprocess(
+        spacing_mm=2.0, size=64, usual_mm=2.0, crops=False, orientation="SAR"
+    )
+    assert Preprocess(size=32).resolve(cases) == Preprocess(
+        spacing_mm=2.0, size=32, usual_mm=2.0, crops=True, orientation="SAR"
+    )
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_a_grid_is_chosen_without_reading_a_voxel():
     geometries = {"a": make_case((1, 32, 32), (5.0, 1.0, 1.0)).geometry, "b": make_case((1, 50, 40)).geometry}
     grid = Preprocess().resolve(Cases(["a", "b"], read, geometries.__getitem__))
     # 1, 1, 1.5 and 2 mm; 40 * 2 / 1.25 = 64
-    assert grid == Preprocess(spacing_mm=1.25, size=64, usual_mm=1.25, crops=False)
+    assert grid == Preprocess(spacing_mm=1.25, size=64, usual_mm=1.25, crops=False, orientation="SAR")
 
 
 def test_a_brain_is_normalised_by_itself_and_air_stays_air():

@@ -79,34 +79,37 @@ def common_orientation(geometries: Iterable[Geometry], asked: Plane | None = Non
     Where most are stored as they are sliced, that is the stored one, so that nothing is turned.
 
     Args:
-        geometries: of the training cases.
+        geometries: those of the training cases.
         asked: the plane of the slices; None takes the through-plane axis that most volumes have.
 
     Returns:
         None where nothing is to be turned: for the plane "stored", and where nobody knows which way volumes lie.
     """
-    votes = Counter("".join(codes(geometry)[axis] for axis in _order(geometry)) for geometry in geometries)
+    placed = [geometry for geometry in geometries if _placed(geometry)]
+    votes = Counter("".join(codes(geometry)[axis] for axis in _order(geometry)) for geometry in placed)
     if not votes or asked == "stored":
         return None
     usual = votes.most_common(1)[0][0]
-    if asked is None or "?" in usual:
-        return usual if "?" not in usual else None
+    if asked is None:
+        return usual
     return "".join(sorted(usual, key=lambda end: end not in ACROSS[asked]))  # the others keep their order
 
 
 def turn_to(orientation: str | None, geometry: Geometry, asked: Plane | None = None) -> Turn:
     """How a volume is brought into an orientation.
 
+    Pictures and arrays are not turned: nobody knows which way they lie.
+
     Slices are stacked along its own through-plane axis where it has one. Where it has none, or a plane is `asked` for,
     they are stacked along the orientation's. The sides of slices of oblique volumes are not turned.
 
     Args:
         orientation: what `common_orientation` gave.
-        geometry: of the volume as stored.
+        geometry: the volume's, as stored.
         asked: the plane of the slices, if a recipe names one.
     """
     own = codes(geometry)
-    if orientation is None or "?" in own:
+    if orientation is None or not _placed(geometry):
         return Turn()
     depth = None if asked else _through_plane(geometry)
     if depth is None:
@@ -128,6 +131,11 @@ def _order(geometry: Geometry) -> list[int]:
     """The stored axes with the through-plane one first."""
     depth = slice_axis(geometry)
     return [depth, *(axis for axis in range(3) if axis != depth)]
+
+
+def _placed(geometry: Geometry) -> bool:
+    """Whether the file says which way it lies: pictures and arrays do not."""
+    return geometry.suffix not in ("", ".png") and "?" not in codes(geometry)
 
 
 def _through_plane(geometry: Geometry) -> int | None:

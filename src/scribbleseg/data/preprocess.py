@@ -105,7 +105,7 @@ class Preprocess:
 
         Args:
             case: with an image.
-            side: of the square slices, in pixels; None is that of the grid.
+            side: that of the square slices, in pixels; None is the grid's.
 
         Raises:
             DataError: pixels that are 10 times as large or as small as in training: the header is likely wrong.

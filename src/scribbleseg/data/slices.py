@@ -180,7 +180,7 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path, label_names
     Args:
         cases: the training cases.
         preprocess: the grid, resolved.
-        folder: of the cache.
+        folder: that of the cache.
         label_names: the labels that are to be learned, background first; none asks for any scribble at all.
 
     Raises:

@@ -161,7 +161,7 @@ def sample(
         images: square slices, of the grid or larger.
         passes: T; 50 in the paper.
         seed: the random seed for the dropout masks; torch's global generators are left as they were.
-        window: as in `Views`; the moments of overlapping squares are put together.
+        window: see `Views`; the moments of overlapping squares are put together.
 
     Raises:
         DataError: the network has no dropout, or its logits are not finite.
