@@ -49,6 +49,8 @@ def main() -> None:
         draw_picture(Path(sys.argv[sys.argv.index("--picture") + 1]))
         return
     arguments = parse(__doc__, Path("runs/draw_acdc"), list(WAYS), list(WAYS))
+    if arguments.scribbles:
+        sys.exit("how_to_draw.py draws its own scribbles: leave --scribbles out, and choose --rows")
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.data == "phantoms":
             arguments.out = Path(scratch) / "runs"
