@@ -295,14 +295,12 @@ def report(
 
 def score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:
     """Means over cases, a line for each structure of each run."""
-    from scribbleseg.evaluation.metrics import TABLE, summarise
+    from scribbleseg.evaluation.metrics import DISTANCES, TABLE, summarise
 
     table = Table("", *(title for title, _, _ in TABLE), title="mean over cases", box=None)
     for name, of_run in scores.items():
         for row in summarise(of_run):
             of = "" if row["distances"] == row["cases"] else f" ({row['distances']} of {row['cases']})"
-            cells = (
-                f"{row[key]:.{digits}f}{of if 'd_mm' in key or '95_mm' in key else ''}" for _, key, digits in TABLE
-            )
+            cells = (f"{row[key]:.{digits}f}{of if key in DISTANCES else ''}" for _, key, digits in TABLE)
             table.add_row(f"{name}: {row['structure']}", *cells)
     return table
