@@ -119,12 +119,9 @@ def check(
             present[name] = case.present
             counts.append(np.bincount(case.scribbles.ravel(), minlength=256)[: len(label_names)])
             n_voxels += case.scribbles.size
-    faults += [
-        *_of_channels(channels),
-        *_without_present(present),
-        *_of_spacing(geometries),
-        *_of_orientation(geometries),
-    ]
+    usual = common_orientation(geometries["train"].values())
+    faults += [*_of_channels(channels), *_without_present(present)]
+    faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
     coverage = _coverage(label_names, counts, n_voxels)
     faults += _of_coverage(coverage)
     return Audit(tuple(faults), coverage)
@@ -162,10 +159,9 @@ def _of_image(case: Case) -> Iterator[Fault]:
             )
 
 
-def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]]) -> Iterator[Fault]:
+def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None) -> Iterator[Fault]:
     """Yields headers that are likely wrong: faults where pixels of a training case are, for `train` refuses those."""
     sizes = {name: geometry.spacing_mm for part in geometries.values() for name, geometry in part.items()}
-    usual = common_orientation(geometries["train"].values())
     of_pixels = {name: turn_to(usual, each).spacing_mm(each)[1:] for name, each in geometries["train"].items()}
     refused = out_of_scale(of_pixels) if of_pixels else {}
     doubtful = out_of_scale(sizes) if sizes else {}
@@ -176,10 +172,9 @@ def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]]) -> Iterator[F
         yield Fault(name, None, severity, problem, "correct its header or the unit in it, or leave the case out")
 
 
-def _of_orientation(geometries: Mapping[Part, Mapping[str, Geometry]]) -> Iterator[Fault]:
+def _of_orientation(geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None) -> Iterator[Fault]:
     """Yields notes of cases that are turned before they are cut into slices, and of another plane than most."""
-    usual = common_orientation(geometries["train"].values())
-    for name, geometry in {**geometries["test"], **geometries["train"]}.items():
+    for name, geometry in {**geometries["train"], **geometries["test"]}.items():
         turn = turn_to(usual, geometry)
         if usual is None or turn == Turn():
             continue
