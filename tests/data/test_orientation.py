@@ -15,7 +15,9 @@ from scribbleseg.data.orientation import Turn, codes, common_orientation, plane,
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import build_slices
 from scribbleseg.evaluation.metrics import score
-from scribbleseg.types import UNLABELLED, Case, Cases, Geometry
+from scribbleseg.recipe import Recipe
+from scribbleseg.settings import override
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 ENDS = {"S": (0, 0, 1), "I": (0, 0, -1), "A": (0, 1, 0), "P": (0, -1, 0), "R": (1, 0, 0), "L": (-1, 0, 0)}
 LPS = "SPL"
@@ -174,6 +176,13 @@ def test_what_is_found_in_empty_slices_does_not_depend_on_how_it_is_stored(orien
     )
     assert first.empty_slices_ml == pytest.approx(2 * 20 * 5 / 1000)
     assert (second.empty_slices_ml, second.dice) == (first.empty_slices_ml, first.dice)
+
+
+@pytest.mark.parametrize("wrong", ["SSL", "SP", "XYZ", "spl", ""])
+def test_an_orientation_that_is_none_is_refused(wrong):
+    with pytest.raises(DataError, match=r"preprocess.orientation"):
+        override(Recipe(), [f"preprocess.orientation={wrong}"])
+    assert override(Recipe(), ["preprocess.orientation=SPL"]).preprocess.orientation == "SPL"
 
 
 class TestFolder:

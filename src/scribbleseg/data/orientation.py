@@ -7,10 +7,11 @@ orientation; label maps go back to the order of the image that they belong to.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import nibabel as nib
 import numpy as np
+from pydantic import AfterValidator
 
 from scribbleseg.types import Geometry
 
@@ -18,6 +19,16 @@ Plane = Literal["axial", "coronal", "sagittal", "stored"]
 
 ACROSS: dict[str, str] = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}
 """The anatomical axis, by its two ends, that slices of a plane are stacked along."""
+
+
+def _each_axis_once(value: str) -> str:
+    if sorted(next((plane for plane, ends in ACROSS.items() if end in ends), "?") for end in value) != sorted(ACROSS):
+        raise ValueError(f"expected an end of each of {', '.join(ACROSS.values())}, such as SPL, got {value}")
+    return value
+
+
+Orientation = Annotated[str, AfterValidator(_each_axis_once)]
+"""What depth, height and width grow towards: superior or inferior, anterior or posterior, left or right, each once."""
 
 THICK = 1.5
 """Slices are stacked along an axis whose voxels are so many times as long as along both others; ours."""

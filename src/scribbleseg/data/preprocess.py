@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat
 from torch.nn import functional
 
 from scribbleseg.data.brain import in_brain, normalise_brain
-from scribbleseg.data.orientation import Plane, Turn, common_orientation, turn_to
+from scribbleseg.data.orientation import Orientation, Plane, Turn, common_orientation, turn_to
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Image, Labels, Probabilities
 
 CLIPPED_PERCENTILES = (0.5, 99.5)
@@ -56,7 +56,7 @@ class Preprocess:
     largest_size: Annotated[int, Field(ge=STRIDE, le=4096)] | None = None
     usual_mm: PositiveFloat | None = None
     plane: Plane | None = None
-    orientation: str | None = None
+    orientation: Orientation | None = None
 
     def resolve(self, cases: Cases) -> "Preprocess":
         """Returns the same with all numbers set; where they were None, from the cases' grids. Reads no voxels.
@@ -79,8 +79,7 @@ class Preprocess:
             spacing = max(spacing, _rounded(1.001 * extent_mm / largest))
         size = self.size or STRIDE * int(np.ceil(round(extent_mm / spacing) / STRIDE))
         crops = extent_mm / spacing > size + 1 if self.crops is None else self.crops
-        found = {"spacing_mm": spacing, "size": size, "usual_mm": usual_mm, "orientation": orientation}
-        return replace(self, crops=crops, **found)  # type: ignore[arg-type]
+        return replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm, crops=crops, orientation=orientation)
 
     def turn(self, geometry: Geometry) -> Turn:
         """Returns how arrays on a native grid are brought into the grid's plane and orientation."""
@@ -124,10 +123,8 @@ class Preprocess:
     def labels(self, labels: Labels, geometry: Geometry) -> UInt8[np.ndarray, "depth size size"]:
         """Returns labels of a native grid on this grid; strokes stay (`resample_labels`), padding is UNLABELLED."""
         assert self.size is not None, "resolve() first"
-        resampled = np.stack(
-            [resample_labels(plane, self.resampled(geometry)) for plane in self.turn(geometry)(labels)]
-        )
-        return _fit(resampled, self.size, UNLABELLED)
+        shape, slices = self.resampled(geometry), self.turn(geometry)(labels)
+        return _fit(np.stack([resample_labels(each, shape) for each in slices]), self.size, UNLABELLED)
 
     def inside(self, case: Case) -> Bool[np.ndarray, "depth size size"]:
         """Returns which pixels of the grid show the image, or the brain; the others are never labelled in training."""
