@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from scribbleseg.annotate.simulate import RULES, write_simulation
+from scribbleseg.annotate.simulate import RULES, Rule, Source, write_simulation
 from scribbleseg.data import open_dataset
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
@@ -97,13 +97,22 @@ def opened(arguments: argparse.Namespace) -> Iterator[Dataset]:
 def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:
     """The data set with its experts' scribbles, or with simulated ones or a part of the experts'."""
     acdc = root.name == "acdc"
-    options = {"train_patients": ACDC_TRAIN, "test_patients": ACDC_TEST} if acdc else {}
-    dataset = open_dataset(root, root.name, **options)
     rule = scribbles or ("expert" if acdc else "full")
     if rule == "expert":
-        return dataset
-    folder = write_simulation(dataset, RULES[rule], out / f"scribbles_{rule}", "scribbles" if acdc else "masks")
-    return open_dataset(root, root.name, **options, scribbles=str(folder.resolve()))
+        return open_dataset(root, root.name, **split_of(root))
+    return drawn(root, RULES[rule], out / f"scribbles_{rule}", "scribbles" if acdc else "masks")
+
+
+def split_of(root: Path) -> dict[str, list[int]]:
+    """The options that divide a data set into training and test cases, where its own split is not taken."""
+    return {"train_patients": ACDC_TRAIN, "test_patients": ACDC_TEST} if root.name == "acdc" else {}
+
+
+def drawn(root: Path, rule: Rule, folder: Path, source: Source) -> Dataset:
+    """The data set with scribbles that are drawn by a rule into that folder; phantoms have no format of their own."""
+    form = root.name if root.name in GRIDS and root.name != "phantoms" else None
+    scribbles = write_simulation(open_dataset(root, form, **split_of(root)), rule, folder, source)
+    return open_dataset(root, form, **split_of(root), scribbles=str(scribbles.resolve()))
 
 
 def at_scale(title: str, data: str, iterations: int) -> Recipe:

@@ -22,9 +22,8 @@ from PIL import Image, ImageColor
 from rich.console import Console
 from rich.table import Table
 
-from can2018_cpu import ACDC_TEST, ACDC_TRAIN, GRIDS, figures_of, parse
-from scribbleseg.annotate.simulate import Boundary, Rule, Skeleton, simulate, write_simulation
-from scribbleseg.data import open_dataset
+from can2018_cpu import GRIDS, drawn, figures_of, parse
+from scribbleseg.annotate.simulate import Boundary, Rule, Skeleton, simulate
 from scribbleseg.evaluation.pictures import BACKGROUND_COLOUR, STRUCTURE_COLOURS
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.phantoms.heart import heart
@@ -60,19 +59,11 @@ def main() -> None:
         recipe = replace(default.sized(16, arguments.iterations), preprocess=GRIDS[arguments.data])
         rows, ink = [], []
         for way in arguments.rows:
-            dataset = drawn(root, arguments.data, WAYS[way], arguments.out / f"way_{list(WAYS).index(way)}")
+            dataset = drawn(root, WAYS[way], arguments.out / f"way_{list(WAYS).index(way)}", "masks")
             train_rows({way: recipe}, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
             rows += summarise([way], arguments.out, arguments.seeds, make_fabric("cpu"))
             ink.append(voxels(dataset))
         report(rows, ink, arguments.seeds)
-
-
-def drawn(root: Path, layout: str, rule: Rule, folder: Path) -> Dataset:
-    """The data set with scribbles drawn in this way."""
-    options = {"train_patients": ACDC_TRAIN, "test_patients": ACDC_TEST} if layout == "acdc" else {}
-    form = None if layout == "phantoms" else layout
-    scribbles = write_simulation(open_dataset(root, form, **options), rule, folder)
-    return open_dataset(root, form, **options, scribbles=str(scribbles.resolve()))
 
 
 def voxels(dataset: Dataset) -> float:
@@ -98,8 +89,8 @@ def report(rows: list[Row], ink: list[float], seeds: list[int]) -> None:
 def draw_picture(file: Path) -> None:
     """One slice of a synthetic heart, drawn on in each way; the last is what a random walker makes of whole lines."""
     image, truth = heart(np.random.default_rng(3), (9, 96, 96), (10.0, 1.6, 1.6))
-    drawn = [simulate(truth, replace(rule, every=1), "phantom") for rule in WAYS.values()]
-    ways = [drawn[0], drawn[1], drawn[2], drawn[3], RandomWalker()(image[None], drawn[0], (10.0, 1.6, 1.6))]
+    ways = [simulate(truth, replace(rule, every=1), "phantom") for rule in list(WAYS.values())[:4]]
+    ways.append(RandomWalker()(image[None], ways[0], (10.0, 1.6, 1.6)))
     grey = np.clip(image[4] / np.percentile(image[4], 99), 0, 1)[..., None].repeat(3, axis=2) * 255
     colours = [ImageColor.getrgb(colour) for colour in (BACKGROUND_COLOUR, *STRUCTURE_COLOURS)]
     tiles = []
