@@ -135,8 +135,8 @@ def train(
     Args:
         dataset: with scribbles, or with masks for a recipe that trains on them.
         out: folder of the run.
-        recipe: a recipe, the name of one (`scribbleseg recipes` lists them), or None for the
-            one that fits the machine, or that of the run in `out`.
+        recipe: a recipe, the name of one (`scribbleseg recipes` lists them), or None for that of the run in `out`, or
+            else the one that fits the machine.
         seed: random seed for weights, batch order, augmentation and dropout.
         resume: whether to go on with the run that is in `out`.
         accelerator: "cpu", "cuda", "mps" or "auto".

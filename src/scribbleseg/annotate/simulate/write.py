@@ -68,7 +68,8 @@ def write_simulation(
         )
     drawn_dataset = drawn_in(dataset, labels)
     values = declared(drawn_dataset.label_names)
-    described = {name: value for name, value in asdict(rule).items() if name != "every" or value != 1}  # as before it
+    # Simulations of versions that knew no `every` can be gone on with.
+    described = {name: value for name, value in asdict(rule).items() if name != "every" or value != 1}
     _declare(folder / "simulation.json", {"rule": described, "source": source, "labels": values})
     orientation = common_orientation(dataset.train.geometry(name) for name in dataset.train.names)
     for name in track(dataset.train.names, "Scribbles"):
