@@ -445,3 +445,13 @@ def test_equal_faults_are_said_once(copy):
     said = call("check", copy, code=2)
     assert said.count("is the same image as") == 1
     assert "and 2 more: is the same image as" in said or "and 1 more: is the same image as" in said
+
+
+def test_a_label_that_the_network_does_not_know_is_named(capsys):
+    from scribbleseg.cli.train import warn_of_disagreement
+
+    warn_of_disagreement({"[left] kidney": 0.31, "background": 0.99})
+    said = capsys.readouterr().out
+    assert "does not know [left] kidney" in said
+    assert "0.31" in said
+    assert "background" not in said

@@ -523,3 +523,23 @@ class TestLabelsThatNobodyDrew:
         with pytest.raises(DataError, match="two labels in the training cases, found Myo alone; label background and"):
             next(em.train(session))
         next(em.train(begun(dataset, tmp_path / "run", fabric)))
+
+
+def test_agreement_with_held_out_scribbles_is_told_once(dataset, fabric, tmp_path):
+    recipe = replace(TINY, held_out=0.4)
+    session = begun(dataset, tmp_path / "run", fabric, recipe)
+    told = [recursion.agreement for recursion in em.train(session)]
+    held_out = session.slices.held_out
+    drawn = np.unique(held_out[held_out != UNLABELLED])
+    names = [session.dataset.label_names[value] for value in drawn]
+    assert all(list(each) == names and all(0 <= value <= 1 for value in each.values()) for each in told)
+    rows = (held_out != UNLABELLED).any(axis=(1, 2))
+    assert (session.slices.scribbles[rows] == UNLABELLED).all(), "the training saw what was held out"
+    assert (session.slices.layer("labels", 0)[rows] == UNLABELLED).all()
+    again = pipeline.begin(dataset, tmp_path / "run", recipe, fabric=fabric, resume=True)
+    assert [recursion.agreement for recursion in em.train(again)] == told
+    assert sum(record["event"] == "agreement" for record in session.run.metrics) == len(told)
+
+
+def test_nothing_is_told_of_agreement_where_nothing_is_held_out(trained):
+    assert all(recursion.agreement == {} for recursion in trained[1])

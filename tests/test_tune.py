@@ -14,7 +14,7 @@ from scribbleseg.pipeline import begin
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.training.unet import UNet
-from scribbleseg.tune import hold_out, scribble_dice, tune_crf
+from scribbleseg.tune import hold_out, tune_crf
 from scribbleseg.types import UNLABELLED, Cases, DataError
 
 RECIPE = Recipe(
@@ -72,12 +72,6 @@ def test_trials_are_ranked_kept_and_not_made_again(dataset, tmp_path, monkeypatc
     with (tmp_path / "run" / "trials.jsonl").open("a") as file:
         file.write('{"w1": 1.0, "w2"')  # a kill cut this one short
     assert search() == trials
-
-
-def test_scribble_dice_counts_drawn_pixels_only():
-    scribbles = np.array([[0, 0, 1, 1, UNLABELLED, UNLABELLED]], np.uint8)
-    labels = np.array([[0, 1, 1, 1, 0, 1]], np.uint8)
-    assert scribble_dice(labels, scribbles) == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
 def test_held_out_cases_without_scribbles_are_refused(dataset, tmp_path):

@@ -1,6 +1,6 @@
 """Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import track
 
+from scribbleseg.evaluation.agreement import agreement
 from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.recipe import Recipe, Stage, resolve, seen_by
 from scribbleseg.relabel.components import ENOUGH, only_scribbled, scribbles_in_components
@@ -42,6 +43,7 @@ class Recursion:
         labels: what it was trained on, uint8 `slice height width`, memory-mapped.
         labelled: share of pixels that were not UNLABELLED.
         changed: share of pixels that the E step before it changed; None for the first, and where labels are kept.
+        agreement: the network's with held-out scribbles, by the name of the label; empty where none are held out.
     """
 
     phase: str
@@ -50,6 +52,7 @@ class Recursion:
     labels: np.ndarray
     labelled: float
     changed: float | None
+    agreement: Mapping[str, float]
 
 
 def fit(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, Dataset]:
@@ -74,7 +77,7 @@ def train(session: Session[Recipe]) -> Iterator[Recursion]:
     Raises:
         DataError: for data that cannot be trained on.
     """
-    session.prepare(session.recipe.preprocess)
+    session.prepare(session.recipe.preprocess, session.recipe.held_out)
     check_channels(session.recipe, session.slices.channels)
     grow_seeds(session)
     yield from recur(session)
@@ -88,30 +91,28 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
         phase: its name in a pipeline of several.
         start: weights that the first M step starts from, if any: of the same network for other labels.
     """
-    recipe, slices = session.recipe, session.slices
+    recipe = session.recipe
     if session.leads:
         session.run.forget_after(*_continue_from(session.run))
     network: NetworkModule | None = None
     for index in range(len(recipe.steps)):
         if network is not None:
             e_step(session, network, index)
-        labels, changed = _taught(session, index)
+        taught = _taught(session, index)
         network = train_network(session, index, start)
         path = session.run.network(index)
         single = read_single_components(path) if recipe.single_components else frozenset()
         names = session.dataset.label_names
         segmenter = Segmenter(network, recipe.preprocess, names, session.fabric, recipe.views, single)
-        yield Recursion(phase, index, segmenter, labels, slices.share(labels != UNLABELLED), changed)
-        if changed is not None and changed < recipe.stop_below:
+        yield Recursion(phase, index, segmenter, agreement=_agreement(session, network, index), **taught)
+        if taught["changed"] is not None and taught["changed"] < recipe.stop_below:
             return
 
 
 def unfinished(session: Session[Recipe]) -> tuple[Stage, ...]:
     """The M steps that are left to do; none where relabelling changed so little that the training has ended."""
     done = session.run.recursions
-    last = [
-        record for record in session.run.metrics if record["event"] == "relabel" and record["recursion"] == done - 1
-    ]
+    last = [record for record in session.run.metrics if _is(record, "relabel", done - 1)]
     if any(record.get("changed", 1.0) < session.recipe.stop_below for record in last):
         return ()
     return session.recipe.steps[done:]
@@ -126,6 +127,31 @@ def single_components(session: Session[Recipe], network: NetworkModule) -> list[
         labels = likely.argmax(axis=1).astype(np.uint8)
         counts += scribbles_in_components(labels, slices.scribbles[rows], n_labels)
     return [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
+
+
+def _agreement(session: Session[Recipe], network: NetworkModule, index: int) -> dict[str, float]:
+    """Agreement with held-out scribbles by the name of the label, recorded once; empty where none are held out."""
+    slices, run, held_out = session.slices, session.run, session.slices.held_out
+    if held_out is None:
+        return {}
+    found: list[dict[str, float]] = [r["agreement"] for r in run.metrics if _is(r, "agreement", index)]
+
+    def measure() -> None:
+        drawn = np.flatnonzero((held_out != UNLABELLED).any(axis=(1, 2)))
+        likely = predict(session.fabric, network, slices.images[drawn], session.recipe.views)
+        agreed = agreement(likely.argmax(axis=1).astype(np.uint8), held_out[drawn])
+        found.append({session.dataset.label_names[label]: value for label, value in agreed.items()})
+        mean = float(np.mean(list(found[0].values())))
+        run.log({"event": "agreement", "recursion": index, "mean": mean, "agreement": found[0]})
+
+    if not session.fabric.broadcast(found):
+        on_leader(session.fabric, measure)
+    return session.fabric.broadcast(found)[0]
+
+
+def _is(record: Mapping[str, Any], event: str, index: int) -> bool:
+    """Whether a record of metrics.jsonl is of that event and recursion."""
+    return record["event"] == event and record["recursion"] == index
 
 
 def check_channels(recipe: Recipe, channels: int) -> None:
@@ -252,19 +278,19 @@ def _soft(refined: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> Beliefs
     return {"soft": soft, "confidence": np.where(labels == UNLABELLED, 0, decided)}
 
 
-def _taught(session: Session[Recipe], index: int) -> tuple[np.ndarray, float | None]:
-    """The labels of recursion `index` and how much its E step changed; how much they cover is recorded once."""
+def _taught(session: Session[Recipe], index: int) -> dict[str, Any]:
+    """The labels of recursion `index`, how much they cover, and how much its E step changed; recorded once."""
     recipe, slices, run = session.recipe, session.slices, session.run
     labels = slices.layer("labels", recipe.labels_of(index))
-    changed = None
+    labelled, changed = slices.share(labels != UNLABELLED), None
     if recipe.steps[index].relabel:
         changed = slices.share(labels != slices.layer("labels", recipe.labels_of(index - 1)))
-    if session.leads and not any(r["event"] == "relabel" and r["recursion"] == index for r in run.metrics):
+    if session.leads and not any(_is(r, "relabel", index) for r in run.metrics):
         names = enumerate(session.dataset.label_names)
-        record = {"event": "relabel", "recursion": index, "labelled": slices.share(labels != UNLABELLED)}
+        record = {"event": "relabel", "recursion": index, "labelled": labelled}
         record["per_label"] = {name: slices.share(labels == value) for value, name in names}
         run.log(record if changed is None else {**record, "changed": changed})
-    return labels, changed
+    return {"labels": labels, "labelled": labelled, "changed": changed}
 
 
 def _continue_from(run: Run) -> tuple[int, int]:

@@ -169,7 +169,7 @@ def train(session: Session[Hierarchy]) -> Iterator[Recursion]:
         DataError: for data that cannot be trained on, such as a case without image-level labels.
     """
     whole, parts = (part(session, phase) for phase in phases)
-    whole.prepare(whole.recipe.preprocess)
+    whole.prepare(whole.recipe.preprocess, whole.recipe.held_out)
     if session.leads:
         for each in (session, parts):
             each.run.add(fingerprint=whole.slices.index["fingerprint"])

@@ -85,6 +85,8 @@ class Recipe:
             pixels (ours).
         rotations: degrees, for test-time augmentation: where the network relabels or segments, slices are also seen
             rotated by each of them (ours).
+        held_out: the share of the drawn slices whose scribbles no training sees; after each M step the network's
+            agreement with them is told (ours).
         single_components: whether structures that the training scribbles show to be one connected component keep their
             largest one alone in what the network segments (ours).
     """
@@ -100,6 +102,7 @@ class Recipe:
     stages: tuple[Stage, ...] = (Stage(iterations=12000), Stage(iterations=6000, relabel=Relabel(), times=3))
     stop_below: NonNegativeFloat = 0.001
     rotations: tuple[float, ...] = ()
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     single_components: bool = False
 
     @property

@@ -141,7 +141,7 @@ def _inherit(session: Session[Recipe], out: Path) -> None:
     """Copy the M steps that a row of the same seed and data has done alike, as many as can be had from one row."""
     if session.run.recursions:
         return
-    session.prepare(session.recipe.preprocess)
+    session.prepare(session.recipe.preprocess, session.recipe.held_out)
     donors = [donor for path in sorted(out.glob("*/run.json")) if (donor := _first(path.parent)) is not None]
     donor = max(donors, key=lambda each: _shared(session, each))  # this run is among them, with nothing done
     if shared := _shared(session, donor):

@@ -90,20 +90,20 @@ class Session(Generic[RecipeT]):
     def _prepared(self) -> list[Preprocess]:
         return []
 
-    def prepare(self, preprocess: Preprocess) -> None:
+    def prepare(self, preprocess: Preprocess, held_out: float = 0.0) -> None:
         """Build the cache of the training cases, or check that the one there is of the same images and scribbles.
 
-        Reads every training case once, however often it is called. Raises DataError where the data has changed since
-        the run was started.
+        Reads every training case once, however often it is called; `held_out` is that of the recipe. Raises DataError
+        where the data has changed since the run was started.
         """
         if self._prepared:
             return
-        on_leader(self.fabric, lambda: self._prepare(preprocess))
+        on_leader(self.fabric, lambda: self._prepare(preprocess, held_out))
         self._prepared.append(preprocess)
 
-    def _prepare(self, preprocess: Preprocess) -> None:
+    def _prepare(self, preprocess: Preprocess, held_out: float) -> None:
         there = (self.run.slices / "index.json").exists()
-        slices = build_slices(self.dataset.train, preprocess, self.run.slices, self.dataset.label_names)
+        slices = build_slices(self.dataset.train, preprocess, self.run.slices, self.dataset.label_names, held_out)
         if there and fingerprint(self.dataset.train) != slices.index["fingerprint"]:
             raise DataError(
                 f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "

@@ -10,12 +10,13 @@ import numpy as np
 from rich.progress import track
 
 from scribbleseg.em import train
+from scribbleseg.evaluation.agreement import mean_agreement
 from scribbleseg.files import read_records, write_text
 from scribbleseg.recipe import Recipe
 from scribbleseg.relabel.predict import predict
 from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.session import Session
-from scribbleseg.types import UNLABELLED, Cases, DataError, Dataset, Labels
+from scribbleseg.types import UNLABELLED, Cases, DataError, Dataset
 
 GRID: dict[str, tuple[float, ...]] = {
     "w1": (1.0, 5.0, 10.0),
@@ -94,23 +95,14 @@ def tune_crf(session: Session[Recipe], held_out: Cases, grid: Mapping[str, Seque
     records = read_records(path)
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))  # without a line that a kill cut short
     done = {tuple(record[name] for name in grid): record["dice"] for record in records}
-    trials = [Trial(None, scribble_dice(probabilities.argmax(axis=1).astype(np.uint8), scribbles))]
+    trials = [Trial(None, mean_agreement(probabilities.argmax(axis=1).astype(np.uint8), scribbles))]
     for values in track(list(product(*grid.values())), "Trials"):
         numbers: dict[str, Any] = dict(zip(grid, values, strict=True))
         crf = DenseCRF(**numbers)
         if values not in done:
             labels = crf(probabilities, images, free, fabric.device).argmax(axis=1).astype(np.uint8)
-            done[values] = scribble_dice(labels, scribbles)
+            done[values] = mean_agreement(labels, scribbles)
             with path.open("a") as file:
                 file.write(json.dumps({**asdict(crf), "dice": done[values]}) + "\n")
         trials.append(Trial(crf, done[values]))
     return sorted(trials, key=lambda trial: (-trial.dice, trial.crf.w1 + trial.crf.w2 if trial.crf else 0.0))
-
-
-def scribble_dice(labels: Labels, scribbles: Labels) -> float:
-    """Mean Dice over the labels that were drawn, counted on the drawn pixels alone."""
-    drawn = scribbles != UNLABELLED
-    predicted, true = labels[drawn], scribbles[drawn]
-    hits = [np.sum((predicted == label) & (true == label)) for label in np.unique(true)]
-    sizes = [np.sum(predicted == label) + np.sum(true == label) for label in np.unique(true)]
-    return float(np.mean(2 * np.array(hits) / np.array(sizes)))

@@ -61,6 +61,7 @@ TYPES = {
     "images": (np.float32, (9, 2, 16, 16)),
     "inside": (np.bool_, (9, 16, 16)),
     "scribbles": (np.uint8, (9, 16, 16)),
+    "held_out": (np.uint8, (9, 16, 16)),
     "labels": (np.uint8, (9, 16, 16)),
     "soft": (np.float16, (9, 4, 16, 16)),
     "confidence": (np.float16, (9, 16, 16)),
@@ -69,7 +70,7 @@ TYPES = {
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_each_kind_of_layer_has_its_type_and_shape(tmp_path, kind):
-    slices = build_slices(make_cases(channels=2), GRID, tmp_path / "slices")
+    slices = build_slices(make_cases(channels=2), GRID, tmp_path / "slices", held_out=0.5)
     index = None
     if kind not in FIXED:
         index = 3

@@ -332,7 +332,7 @@ def test_a_resumed_run_and_recursions_that_count_anew_make_one_loss_curve():
 def test_the_curves_are_sound_svg_in_the_colour_of_the_text():
     view = {
         "loss": ([1.0, 2.0], [1.0, 0.5]),
-        "relabelled": {"labelled": [(0, 0.5)], "changed": []},
+        "by_recursion": {"labelled": [(0, 0.5)], "changed": [], "agreement": [(0, 0.9)]},
         "colour": "#4477aa",
     }
     svg = curves.draw_curves([view])
@@ -340,5 +340,5 @@ def test_the_curves_are_sound_svg_in_the_colour_of_the_text():
     assert "currentColor" in svg
     assert curves.INK not in svg
     texts = {text.text for text in root.iter("text")}
-    assert {"Training loss", "Pixels with a label"} <= texts
+    assert {"Training loss", "Pixels with a label", "Agreement with held-out scribbles"} <= texts
     assert "Pixels whose label changed" not in texts  # nothing was relabelled

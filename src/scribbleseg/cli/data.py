@@ -163,7 +163,7 @@ def seeds(
     one = chosen_or_fitting(recipe, set, out, make_fabric(), kind="em")  # `train` goes on with it, perhaps on a GPU
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=True)
     session = replace(session, workers=workers or cores())
-    session.prepare(session.recipe.preprocess)
+    session.prepare(session.recipe.preprocess, session.recipe.held_out)
     grow_seeds(session)
     slices = session.slices
     table = Table("class", "scribbles", "seed areas", box=None)

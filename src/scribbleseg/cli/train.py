@@ -1,5 +1,6 @@
 """Verbs that train one network or one hierarchy: train, demo."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -43,6 +44,9 @@ DEMO = {
     "tumour": {"weakly supervised": "ji2019.demo_full", "fully supervised": "ji2019.demo_sub_full"},
 }
 """The rows of a demonstration, and their recipes."""
+
+USELESS = 0.5
+"""An agreement with held-out scribbles below this is warned of; ours."""
 
 
 @verb
@@ -129,14 +133,35 @@ def train_to_end(session: "Session") -> "Model":
     from scribbleseg.runs import Run
     from scribbleseg.session import on_leader
 
+    told: list[Recursion] = []
+
     def say(recursion: "Recursion") -> None:
+        told.append(recursion)
         changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
         if recursion.index == 0 and (tau := Run(session.run.path / recursion.phase).details.get("tau")):
             changed = f", seed areas grown with tau {tau}"
         name = f"{recursion.phase}: recursion" if recursion.phase else "Recursion"
         console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
+        if recursion.agreement:
+            agreed = ", ".join(f"{label} {value:.2f}" for label, value in recursion.agreement.items())
+            console.print(f"  Agreement with held-out scribbles, as Dice: {agreed}", soft_wrap=True)
 
     on_leader(session.fabric, lambda: console.print(f"To do: {plan(session)}", soft_wrap=True))
     if session.leads and session.recipe.is_upper_bound:
         console.print("This recipe trains on full reference masks. Scribbles are not used.", style="yellow")
-    return finish(session, say if session.leads else None)
+    model = finish(session, say if session.leads else None)
+    for recursion in told[-1:]:
+        warn_of_disagreement(recursion.agreement)
+    return model
+
+
+def warn_of_disagreement(agreement: Mapping[str, float]) -> None:
+    """Name the labels that a network does not find where people drew them."""
+    for label, value in agreement.items():
+        if value < USELESS:
+            console.print(
+                f"The network does not know {label}: its agreement with scribbles that it has not seen is "
+                f"{value:.2f}, and 1 is best. Draw it in more cases, or train longer.",
+                style="yellow",
+                soft_wrap=True,
+            )

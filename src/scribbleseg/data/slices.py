@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.progress import track
 
 from scribbleseg.data.fingerprint import Fingerprint
 from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
+from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
@@ -45,13 +46,14 @@ LAYERS: dict[str, Layer] = {
     "images": Layer(np.float32, "channel", "linear", None),
     "inside": Layer(np.bool_, "pixel", "nearest", 0),
     "scribbles": Layer(np.uint8, "pixel", "nearest", UNLABELLED),
+    "held_out": Layer(np.uint8, "pixel", "nearest", UNLABELLED),
     "labels": Layer(np.uint8, "pixel", "nearest", UNLABELLED),
     "soft": Layer(np.float16, "label", "linear", 0),
     "confidence": Layer(np.float16, "pixel", "linear", 0),
 }
-"""Every kind of layer. The first three are written once, with the cache; the others once for each map of labels."""
+"""Every kind of layer. The first four are written once, with the cache; the others once for each map of labels."""
 
-FIXED = ("images", "inside", "scribbles")
+FIXED = ("images", "inside", "scribbles", "held_out")
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,13 @@ class Slices:
 
     @cached_property
     def scribbles(self) -> UInt8[np.ndarray, "slice size size"]:
-        """What people drew, memory-mapped."""
+        """What people drew and the training sees, memory-mapped."""
         return self.layer("scribbles")
+
+    @property
+    def held_out(self) -> UInt8[np.ndarray, "slice size size"] | None:
+        """What people drew in the slices whose scribbles are held out, memory-mapped; None where none are."""
+        return self.layer("held_out") if self.has("held_out") else None
 
     @cached_property
     def inside(self) -> Bool[np.ndarray, "slice size size"]:
@@ -135,7 +142,7 @@ class Slices:
         path = self._path(kind, index)
         return np.memmap(path, LAYERS[kind].dtype, "r", shape=self._shape(kind, path.stat().st_size))
 
-    def has(self, kind: str, index: int | str) -> bool:
+    def has(self, kind: str, index: int | str | None = None) -> bool:
         """Whether that layer is complete on disk."""
         return self._path(kind, index).exists()
 
@@ -172,7 +179,9 @@ class Slices:
         return (len(self), *values, *space)
 
 
-def build_slices(cases: Cases, preprocess: Preprocess, folder: Path, label_names: Sequence[str] = ()) -> Slices:
+def build_slices(
+    cases: Cases, preprocess: Preprocess, folder: Path, label_names: Sequence[str] = (), held_out: float = 0.0
+) -> Slices:
     """Write the cache of these cases, or open the one that is there; nothing is left half-written. Reads cases once.
 
     Warns of labels that no case has a scribble of.
@@ -182,19 +191,20 @@ def build_slices(cases: Cases, preprocess: Preprocess, folder: Path, label_names
         preprocess: the grid, resolved.
         folder: that of the cache.
         label_names: the labels that are to be learned, background first; none asks for any scribble at all.
+        held_out: the share of the drawn slices whose scribbles are held out (`slices_to_hold_out`).
 
     Raises:
         DataError: if no case has a scribble, all have scribbles of one of the labels alone, channels differ between
             cases, or the folder holds another cache.
     """
-    key = {"preprocess": asdict(preprocess), "cases": list(cases.names)}
+    key = {"preprocess": asdict(preprocess), "cases": list(cases.names), "held_out": held_out}
     if (folder / "index.json").exists():
         slices = open_slices(folder)
         if slices.index["key"] == key:
             return slices
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     with _complete_or_absent(folder) as partial:
-        index = _write_layers(cases, preprocess, partial, label_names)
+        index = _write_layers(cases, preprocess, partial, label_names, held_out)
         (partial / "index.json").write_text(json.dumps({"key": key, **index}, indent=1))
     return open_slices(folder)
 
@@ -216,14 +226,17 @@ def _complete_or_absent(folder: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _write_layers(cases: Cases, preprocess: Preprocess, folder: Path, label_names: Sequence[str]) -> dict:
+def _write_layers(
+    cases: Cases, preprocess: Preprocess, folder: Path, label_names: Sequence[str], held_out: float
+) -> dict:
     """The fixed layers; returns the fingerprint, the shape of a slice, and what there is to know of each case."""
     index: dict[str, dict] = {}
     shape: tuple[int, ...] | None = None
     drawn: set[int] = set()
+    any_held = False
     seen = Fingerprint()
-    images, inside, scribbles = (folder / f"{kind}.raw" for kind in FIXED)
-    with images.open("wb") as image_file, inside.open("wb") as inside_file, scribbles.open("wb") as scribble_file:
+    with ExitStack() as stack:
+        files = {kind: stack.enter_context((folder / f"{kind}.raw").open("wb")) for kind in FIXED}
         for case in track(cases, "Preprocessing", total=len(cases)):
             seen.add(case)
             image, strokes = preprocess.image(case), preprocess.labels(case.scribbles, case.geometry)
@@ -234,10 +247,12 @@ def _write_layers(cases: Cases, preprocess: Preprocess, folder: Path, label_name
                     f"case {case.name}: expected {shape[0]} channels as in the cases before, got {image.shape[1]}; "
                     "give every case the same channels"
                 )
-            image_file.write(image.tobytes())
-            inside_file.write(shown.tobytes())
-            scribble_file.write(strokes.tobytes())
-            drawn |= set(np.unique(strokes).tolist()) - {UNLABELLED}
+            held = slices_to_hold_out(case.name, strokes, held_out, drawn)[:, None, None]
+            kept, withheld = (np.where(held == away, np.uint8(UNLABELLED), strokes) for away in (True, False))
+            for kind, layer in zip(FIXED, (image, shown, kept, withheld), strict=True):
+                files[kind].write(layer.tobytes())
+            any_held = any_held or bool(held.any())
+            drawn |= set(np.unique(kept).tolist()) - {UNLABELLED}
             index[case.name] = _describe(case, preprocess) | {"slices": len(image), "pixels": int(shown.sum())}
             _warn_of_lost_classes(case.name, case.scribbles, strokes)
     if not drawn:
@@ -246,6 +261,8 @@ def _write_layers(cases: Cases, preprocess: Preprocess, folder: Path, label_name
             "declare which value means unlabelled (dataset.json, 'ignore')"
         )
     _check_drawn(drawn, label_names)
+    if not any_held:
+        (folder / "held_out.raw").unlink()
     return {"fingerprint": seen.hexdigest(), "shape": shape, "cases": index}
 
 

@@ -1,4 +1,4 @@
-"""The report's curves, as inline SVG: the training loss, and the pixels labelled and relabelled by each recursion."""
+"""The report's curves, as inline SVG: the training loss, and what is known of each recursion without any mask."""
 
 import io
 import re
@@ -14,6 +14,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 
 INK = "#010203"
 """The placeholder for the page's text colour in a figure: readers choose between light and dark."""
+
+TITLES = {
+    "labelled": "Pixels with a label",
+    "changed": "Pixels whose label changed",
+    "agreement": "Agreement with held-out scribbles",
+}
+"""The values by recursion, and the titles of their panels."""
 
 
 def loss_curve(trained: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
@@ -36,32 +43,35 @@ def loss_curve(trained: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[
     return iterations, [float(losses[key]) for key in keys]
 
 
-def relabelled(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
-    """The shares of pixels labelled and changed, as pairs of recursion and share.
+def by_recursion(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, float]]]:
+    """The shares of pixels labelled and changed, and the agreement with held-out scribbles: each by recursion.
 
     Args:
-        metrics: the run's records, of which those of the event "relabel" count, the last one of each recursion.
+        metrics: the run's records, of which those of the events "relabel" and "agreement" count, the last one of each
+            recursion.
     """
     records = {r.get("recursion", 0): r for r in metrics if r.get("event") == "relabel"}
-    return {
+    agreed = {r.get("recursion", 0): float(r["mean"]) for r in metrics if r.get("event") == "agreement"}
+    shares = {
         share: [(recursion, float(r[share])) for recursion, r in sorted(records.items()) if r.get(share) is not None]
         for share in ("labelled", "changed")
     }
+    return {**shares, "agreement": sorted(agreed.items())}
 
 
 def draw_curves(views: list[dict[str, Any]]) -> Markup | None:
-    """The training loss by iteration, and the shares of pixels labelled and changed by recursion, of all runs.
+    """The training loss by iteration, and what is known of each recursion without any mask, of all runs.
 
     Args:
-        views: for each run its "colour", its `loss_curve` as "loss" and its `relabelled` shares as "relabelled".
+        views: for each run its "colour", its `loss_curve` as "loss" and its values `by_recursion`.
 
     Returns:
         An SVG element, or None where there is nothing to draw.
     """
     panels = [
         name
-        for name in ("loss", "labelled", "changed")
-        if any(view["loss"][0] if name == "loss" else view["relabelled"][name] for view in views)
+        for name in ("loss", *TITLES)
+        if any(view["loss"][0] if name == "loss" else view["by_recursion"][name] for view in views)
     ]
     if not panels:
         return None
@@ -98,13 +108,13 @@ def _binned(values: Sequence[float], bins: int) -> list[float]:
 
 def _draw_shares(axes: Axes, share: str, views: list[dict[str, Any]]) -> None:
     for view in views:
-        recursions = [recursion for recursion, _ in view["relabelled"][share]]
-        values = [value for _, value in view["relabelled"][share]]
+        recursions = [recursion for recursion, _ in view["by_recursion"][share]]
+        values = [value for _, value in view["by_recursion"][share]]
         axes.plot(recursions, values, color=view["colour"], marker="o", markersize=5)
-    title = {"labelled": "Pixels with a label", "changed": "Pixels whose label changed"}[share]
-    axes.set(title=title, xlabel="recursion (0: seeds)")
-    axes.set_ylim(0, 1.02 if share == "labelled" else None)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(title=TITLES[share], xlabel="recursion (0: seeds)")
+    axes.set_ylim(0, None if share == "changed" else 1.02)
+    if share != "agreement":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
 def _style(axes: Axes) -> None:

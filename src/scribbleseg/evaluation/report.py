@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from scribbleseg.evaluation.curves import draw_curves, loss_curve, relabelled
+from scribbleseg.evaluation.curves import by_recursion, draw_curves, loss_curve
 from scribbleseg.evaluation.metrics import Score, paired_interval, summarise
 from scribbleseg.evaluation.pictures import BACKGROUND_COLOUR, MAX_PICTURES, Picture, label_colours, picture_groups
 from scribbleseg.files import atomically
@@ -139,7 +139,7 @@ def _run_view(
         "upper_bound": upper_bound and upper_bound.name,
         "difference": upper_bound and _difference(cases, _cases(upper_bound.scores)),
         "loss": loss_curve(trained),
-        "relabelled": relabelled(run.metrics),
+        "by_recursion": by_recursion(run.metrics),
         "speed": float(np.median(speeds)) if speeds else None,
         "pictures": pictures,
         "more_pictures": max(0, len(run.pictures) - MAX_PICTURES),

@@ -41,6 +41,7 @@ COMMON = Recipe(
     augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
     stop_below=0.0,
     rotations=(15.0, -15.0),
+    held_out=0.05,
     single_components=True,
 )
 
