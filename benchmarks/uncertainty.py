@@ -30,7 +30,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
-from scribbleseg.data.preprocess import normalise
+from scribbleseg.data.intensities import normalise
 from scribbleseg.phantoms import heart
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.decide import WelchTest, welch_p

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from scribbleseg import pipeline
 from scribbleseg.data import images, open_dataset
 from scribbleseg.data.formats import read_image
+from scribbleseg.data.intensities import ct_windows, normalise
 from scribbleseg.data.layouts import recognise
 from scribbleseg.data.orientation import common_orientation, turn_to
 from scribbleseg.data.views import in_labels
@@ -207,7 +208,7 @@ def evaluate(model: Model, dataset: Dataset) -> Scores:
 
 
 def seed(case: Case, seeder: Seeder = RandomWalker()) -> Labels:  # noqa: B008  # a frozen dataclass
-    """Grow the scribbles of one case into seed areas, on its native grid and without a run.
+    """Grow the scribbles of one case into seed areas, on its native grid and without a run. CT is windowed first.
 
     Args:
         case: with scribbles.
@@ -220,7 +221,9 @@ def seed(case: Case, seeder: Seeder = RandomWalker()) -> Labels:  # noqa: B008  
         DataError: an image that is not finite, or a case that the seeder is not made for.
     """
     turn = turn_to(common_orientation([case.geometry]), case.geometry)
-    grown = seeder(turn(case.image), turn(case.scribbles), turn.spacing_mm(case.geometry))
+    windows = ct_windows(Cases([case.name], lambda _: case))
+    image = normalise(case.image, windows) if windows else case.image
+    grown = seeder(turn(image), turn(case.scribbles), turn.spacing_mm(case.geometry))
     return turn.back(grown)
 
 

@@ -159,7 +159,7 @@ def seen_by(recipe: Recipe, dataset: Dataset) -> Dataset:
 
 
 def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe with everything set that it leaves to the data. Reads the cases' geometries at most.
+    """The recipe with everything set that it leaves to the data. Reads the cases' geometries, and few images.
 
     Args:
         recipe: the recipe, whose values are checked.

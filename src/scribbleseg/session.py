@@ -17,6 +17,7 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.files import finish_folder, write_text
 from scribbleseg.runs import Run
+from scribbleseg.settings import from_plain
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 RecipeT = TypeVar("RecipeT")
@@ -132,7 +133,7 @@ class Session(Generic[RecipeT]):
                 self.slices.writable(kind, index, n_labels)
         self.fabric.barrier()
         layers = {kind: self.slices.writable(kind, index, n_labels) for kind in kinds}
-        preprocess = Preprocess(**self.slices.index["key"]["preprocess"])
+        preprocess = from_plain(Preprocess, self.slices.index["key"]["preprocess"])
         values = self._values
         for name, beliefs in found:
             rows = self.slices.rows[name]

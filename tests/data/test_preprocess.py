@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scribbleseg.data.brain import normalise_brain
-from scribbleseg.data.preprocess import Preprocess, normalise, resample_labels
+from scribbleseg.data.intensities import normalise
+from scribbleseg.data.preprocess import Preprocess, resample_labels
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 

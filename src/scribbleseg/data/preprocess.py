@@ -12,11 +12,9 @@ from pydantic import Field, PositiveFloat
 from torch.nn import functional
 
 from scribbleseg.data.brain import in_brain, normalise_brain
+from scribbleseg.data.intensities import Windows, ct_windows, normalise
 from scribbleseg.data.orientation import Orientation, Plane, Turn, common_orientation, turn_to
-from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Image, Labels, Probabilities
-
-CLIPPED_PERCENTILES = (0.5, 99.5)
-"""Intensities beyond these are clipped before normalisation, so that a bright vessel does not set the scale (ours)."""
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Labels, Probabilities
 
 OUT_OF_SCALE = 10
 """A voxel that is so many times as large or as small as the others is a mistake in a header (ours)."""
@@ -47,6 +45,11 @@ class Preprocess:
             the grid is made coarser until they do not. None is no limit.
         usual_mm: the median pixel size of the training images, written down by `resolve`: an image whose pixels are 10
             times as large or as small is refused.
+        windows: for each channel the lowest and the highest intensity that are told apart, in the image's unit; a
+            channel of which that is None, and all of them where there are none, is clipped at its own percentiles, for
+            its intensities have no unit. None leaves it to `resolve`: CT has windows (`intensities.ct_windows`).
+        plane: that of the slices, where it is not to be found from the spacing.
+        orientation: that of the slices, written down by `resolve`: most training images'.
     """
 
     spacing_mm: PositiveFloat | None = None
@@ -57,9 +60,10 @@ class Preprocess:
     usual_mm: PositiveFloat | None = None
     plane: Plane | None = None
     orientation: Orientation | None = None
+    windows: Windows | None = ()
 
     def resolve(self, cases: Cases) -> "Preprocess":
-        """Returns the same with all numbers set; where they were None, from the cases' grids. Reads no voxels.
+        """Returns the same with what was None set from the cases: from their grids, and `windows` from a few images.
 
         Raises:
             DataError: a case whose pixels are 10 times as large or as small as they usually are.
@@ -79,7 +83,8 @@ class Preprocess:
             spacing = max(spacing, _rounded(1.001 * extent_mm / largest))
         size = self.size or STRIDE * int(np.ceil(round(extent_mm / spacing) / STRIDE))
         crops = extent_mm / spacing > size + 1 if self.crops is None else self.crops
-        return replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm, crops=crops, orientation=orientation)
+        resolved = replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm, crops=crops, orientation=orientation)
+        return replace(resolved, windows=ct_windows(cases)) if self.windows is None else resolved
 
     def turn(self, geometry: Geometry) -> Turn:
         """Returns how arrays on a native grid are brought into the grid's plane and orientation."""
@@ -113,7 +118,13 @@ class Preprocess:
         turn = self.turn(case.geometry)
         if self.usual_mm and any(_differ(mm, self.usual_mm) for mm in turn.spacing_mm(case.geometry)[1:]):
             raise _absurd(case.name, case.geometry, self.usual_mm, "the training images have them")
-        normalised = np.ascontiguousarray(turn(normalise_brain(case.image) if self.brain else normalise(case.image)))
+        if self.windows and len(self.windows) != len(case.image):
+            raise DataError(
+                f"case {case.name}: expected {len(self.windows)} channels, one for each of preprocess.windows, got "
+                f"{len(case.image)}; give every case the same channels"
+            )
+        normalised = normalise_brain(case.image) if self.brain else normalise(case.image, self.windows or ())
+        normalised = np.ascontiguousarray(turn(normalised))
         slices = functional.interpolate(
             torch.from_numpy(normalised.swapaxes(0, 1)), self.resampled(case.geometry), mode="bilinear", antialias=True
         ).numpy()
@@ -196,14 +207,6 @@ def _absurd(name: str, geometry: Geometry, usual_mm: float, where: str) -> DataE
         f"case {name}: expected pixels of about {usual_mm:.3g} mm, as {where}, found voxels of {found} mm "
         "(depth x height x width); its header is likely wrong or in another unit: correct it, or leave the case out"
     )
-
-
-def normalise(image: Image) -> Image:
-    """Clips each channel at its 0.5th and 99.5th percentile, then shifts and scales it to mean 0, variance 1."""
-    low, high = np.percentile(image, CLIPPED_PERCENTILES, axis=(1, 2, 3), keepdims=True)
-    clipped = np.clip(image, low, high)
-    mean, std = clipped.mean(axis=(1, 2, 3), keepdims=True), clipped.std(axis=(1, 2, 3), keepdims=True)
-    return ((clipped - mean) / np.maximum(std, 1e-8)).astype(np.float32)
 
 
 def resample_labels(

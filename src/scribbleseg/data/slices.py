@@ -198,6 +198,7 @@ def build_slices(
             cases, or the folder holds another cache.
     """
     key = {"preprocess": asdict(preprocess), "cases": list(cases.names), "held_out": held_out}
+    key = json.loads(json.dumps(key))  # lists for tuples, as it comes back
     if (folder / "index.json").exists():
         slices = open_slices(folder)
         if slices.index["key"] == key:

@@ -49,7 +49,7 @@ COMMON = Recipe(
 def sized(base: int, iterations: int, largest_size: int | None = None) -> Recipe:
     """The recipe with so many filters in the outermost block, iterations in all, and pixels a side at most."""
     network = PlainUNet(base=base, slope=0.01, deep_supervision=2)
-    preprocess = Preprocess(largest_size=largest_size)
+    preprocess = Preprocess(largest_size=largest_size, windows=None)
     return replace(COMMON, preprocess=preprocess, network=network, stages=training(iterations))
 
 
