@@ -21,7 +21,7 @@ from scribbleseg.seeds.random_walker import RandomWalker, Seeder, Volume, grow
 from scribbleseg.session import Beliefs, Session, on_leader
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
-from scribbleseg.types import UNLABELLED, DataError, Dataset
+from scribbleseg.types import UNLABELLED, DataError, Dataset, spread
 from scribbleseg.weights import load_segmenter, load_weights, read_single_components, read_weights, save_weights
 
 LOOKED_AT = 10
@@ -183,8 +183,7 @@ def _fitted(session: Session[Recipe]) -> Seeder:
     fitted: list[RandomWalker] = []
 
     def fit_tau() -> None:
-        names = list(session.slices.rows)
-        some = [names[n] for n in np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).round().astype(int))]
+        some = spread(list(session.slices.rows), LOOKED_AT)
         fitted.append(seeder.fitted(track(_volumes(session, some), "Choosing tau", total=len(some))))
         session.run.add(tau=fitted[0].tau)
 

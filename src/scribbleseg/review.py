@@ -15,7 +15,7 @@ from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scor
 from scribbleseg.evaluation.report import Picture, RunSummary
 from scribbleseg.pipeline import AnySegmenter, data_of, load, phase_recipe, phases, recipe_of
 from scribbleseg.runs import Run
-from scribbleseg.types import UNLABELLED, Cases, Dataset, Labels
+from scribbleseg.types import UNLABELLED, Cases, Dataset, Labels, spread
 from scribbleseg.weights import load_segmenter
 
 PICTURED_CASES = 3
@@ -85,7 +85,7 @@ def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric) -> Itera
     recipe = phase_recipe(part)
     dataset, slices = dataset_of(run), open_slices(part.slices)
     segmenters = [load_segmenter(recipe, part, fabric, index) for index in range(part.recursions)]
-    for name in _spread(dataset.train.names):
+    for name in spread(dataset.train.names, PICTURED_CASES):
         case = dataset.train.named(name)
         rows = slices.rows[name]
         turn = recipe.preprocess.turn(case.geometry)
@@ -115,19 +115,13 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score], grid: Preproce
     segmenter = load(run, fabric)
     names = list(dict.fromkeys(s.case for s in scores))
     by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name and not s.auxiliary]))
-    for title, name in zip(("worst", "median", "best"), _spread(by_dice), strict=False):
+    for title, name in zip(("worst", "median", "best"), spread(by_dice, PICTURED_CASES), strict=False):
         case = dataset.test.named(name)
         turn = grid.turn(case.geometry)
         reference = turn(dataset.reference(name))
         z = _fullest(np.where(reference == 0, UNLABELLED, reference).astype(np.uint8))
         shown = {"prediction": turn(segmenter.segment(case))[z], "reference": reference[z]}
         yield Picture(name, z, None, turn(case.image)[dataset.shown, z], title=f"{title} test case", **shown)
-
-
-def _spread(names: list[str] | tuple[str, ...]) -> list[str]:
-    """First, middle and last, without repetition."""
-    places = np.linspace(0, len(names) - 1, min(PICTURED_CASES, len(names))).round().astype(int)
-    return [names[place] for place in places]
 
 
 def _fullest(labels: Labels) -> int:

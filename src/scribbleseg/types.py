@@ -135,6 +135,12 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
             raise KeyError(f"no case {name!r} among {len(self)}: {', '.join(self.names[:5])}, ...")
 
 
+def spread(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of the names, evenly spaced from the first to the last, without repetition."""
+    places = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    return [names[place] for place in places]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Cases to train on, cases to test on, and what their label values mean.

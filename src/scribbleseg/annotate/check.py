@@ -3,13 +3,14 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy import ndimage
 
+from scribbleseg.annotate.describe import Description
 from scribbleseg.data import coarse
 from scribbleseg.data.layouts.case_files import CaseError
 from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, slice_axis, turn_to
@@ -69,10 +70,17 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of `check`. `sound` is False if there is any fault; warnings and notes are not faults."""
+    """The result of `check`. `sound` is False if there is any fault; warnings and notes are not faults.
+
+    Args:
+        faults: what was found.
+        coverage: how much of the training images is scribbled.
+        images: what the images of each part are like, by name (`Description`).
+    """
 
     faults: tuple[Fault, ...]
     coverage: Coverage
+    images: Mapping[Part, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def sound(self) -> bool:
@@ -94,6 +102,7 @@ def check(
     faults = [Fault(DATA_SET, None, "note", note, "nothing, if that is intended") for note in dataset.notes]
     faults += _in_both_parts(dataset)
     duplicates = _Duplicates()
+    described: dict[Part, Description] = {"train": Description(), "test": Description()}
     counts: list[np.ndarray] = []
     channels: dict[str, tuple[int, Path | None]] = {}
     present: dict[str, frozenset[int] | None] = {}
@@ -112,6 +121,7 @@ def check(
             continue
         geometries[part][name] = case.geometry
         channels[name] = len(case.image), case.files[0] if case.files else None
+        described[part].add(case)
         faults += [*_of_image(case), *duplicates.of(case, part)]
         if part == "train":
             shown = _shown(case, dataset)
@@ -124,7 +134,7 @@ def check(
     faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
     coverage = _coverage(label_names, counts, n_voxels)
     faults += _of_coverage(coverage)
-    return Audit(tuple(faults), coverage)
+    return Audit(tuple(faults), coverage, {part: each.rows for part, each in described.items() if each.rows})
 
 
 def _of_error(name: str, error: DataError) -> Iterator[Fault]:

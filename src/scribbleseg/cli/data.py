@@ -1,7 +1,8 @@
 """Verbs on data before training: check, simulate, seeds."""
 
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -24,11 +25,15 @@ from scribbleseg.cli.app import (
     chosen_or_fitting,
     console,
     open_at,
+    print_table,
     verb,
 )
 
 if TYPE_CHECKING:
-    from scribbleseg.annotate.check import Fault
+    from scribbleseg.annotate.check import Fault, Part
+    from scribbleseg.recipe import Recipe
+    from scribbleseg.session import Session
+    from scribbleseg.types import Dataset
 
 Rule = Literal["full", "half", "quarter", "spots", "boundary", "ji2019"]
 Source = Literal["masks", "scribbles"]
@@ -37,12 +42,20 @@ Drawn = Literal["scribbled", "all"]
 SHOWN = 5
 """Cases with the same fault that are named."""
 
+LOOKED_AT = 5
+"""Training cases whose scribbles `check` grows, at most; ours."""
+
+HARDLY = 1.5
+"""A class that grows to less than so many times its scribbles is named; ours."""
+
 
 @verb
 def check(
     data: Data, format: Format = None, split: Split = None, fold: Fold = None, scribbles: Scribbles = None
 ) -> None:
     """Audit a data set before training: list every fault with its case, its file and what to do.
+
+    Where there are none, it also says what `train` would do with the data on this machine, and how long that takes.
 
     The exit code is 2 if there are faults, and 0 if there are none.
 
@@ -55,6 +68,7 @@ def check(
 
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=False)
     audit = audit_of(dataset, lambda cases: track(cases, "Checking"))
+    print_images(audit.images)
     coverage = Table(
         "class", "cases", "voxels", "share", title=f"Scribbles in {audit.coverage.n_cases} training cases", box=None
     )
@@ -72,6 +86,57 @@ def check(
     console.print(f"{count['fault']} faults, {count['warning']} warnings in {n_cases} cases")
     if not audit.sound:
         raise typer.Exit(2)
+    say_what_will_happen(dataset)
+
+
+def print_images(images: Mapping["Part", Mapping[str, str]]) -> None:
+    """What the images of the training and the test cases are like, side by side."""
+    table = Table("images", *(f"{part}ing" for part in images), box=None)
+    for name in dict.fromkeys(name for rows in images.values() for name in rows):
+        table.add_row(name, *(rows.get(name, "") for rows in images.values()))
+    print_table(table)
+
+
+def say_what_will_happen(dataset: "Dataset") -> None:
+    """Print what `train` would do with this data here, and how far the scribbles of a few cases would grow."""
+    from scribbleseg.em import grow_seeds
+    from scribbleseg.pipeline import begin, plan
+    from scribbleseg.training.hardware import cores, make_fabric
+    from scribbleseg.types import spread
+
+    fabric = make_fabric()
+    with tempfile.TemporaryDirectory() as scratch:
+        recipe = chosen_or_fitting(None, None, Path(scratch), fabric)
+        session = begin(dataset, Path(scratch) / "run", recipe, fabric=fabric)
+        console.print(f"`scribbleseg train` would do: {plan(session)}", soft_wrap=True)
+        some = spread(session.dataset.train.names, LOOKED_AT)
+        few = replace(session.dataset, train=session.dataset.train.only(some))
+        session = replace(session, dataset=few, workers=cores())
+        session.prepare(session.recipe.preprocess)
+        grow_seeds(session)
+        print_growth(session, f"Seed areas in {len(some)} training case(s)")
+
+
+def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
+    """How much of the pixels is scribbled and how much is grown, by class; names the classes that hardly grow."""
+    slices = session.slices
+    table = Table("class", "scribbles", "seed areas", title=title, box=None)
+    stuck = []
+    for value, name in enumerate(session.dataset.label_names):
+        drawn, grown = (slices.share(labels == value) for labels in (slices.scribbles, slices.layer("labels", 0)))
+        table.add_row(name, f"{drawn:.2%}", f"{grown:.2%}")
+        if 0 < grown < HARDLY * drawn:
+            stuck.append(name)
+    console.print(table)
+    if tau := session.run.details.get("tau"):
+        console.print(f"Grown with tau {tau}, chosen by how far the structures grow.")
+    if stuck and session.recipe.seeds.kind == "random_walker":
+        console.print(
+            f"{' and '.join(stuck)} hardly grew beyond the scribbles: a network has little to learn from there. "
+            "Draw more of it, or let it grow further by a smaller seeds.tau or seeds.beta.",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def _grouped(faults: Sequence["Fault"]) -> list[list["Fault"]]:
@@ -165,12 +230,5 @@ def seeds(
     session = replace(session, workers=workers or cores())
     session.prepare(session.recipe.preprocess, session.recipe.held_out)
     grow_seeds(session)
-    slices = session.slices
-    table = Table("class", "scribbles", "seed areas", box=None)
-    for value, name in enumerate(session.dataset.label_names):
-        maps = (slices.scribbles, slices.layer("labels", 0))
-        table.add_row(name, *(f"{slices.share(labels == value):.2%}" for labels in maps))
-    console.print(table)
-    if tau := session.run.details.get("tau"):
-        console.print(f"Grown with tau {tau}, chosen by how far the structures grow.")
+    print_growth(session)
     console.print(f"Label maps: {session.run.labels(0)}")

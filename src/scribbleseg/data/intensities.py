@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scribbleseg.types import UNLABELLED, Cases, Image
+from scribbleseg.types import UNLABELLED, Cases, Image, spread
 
 Window = tuple[float, float]
 """The lowest and the highest intensity that are told apart, in the image's unit."""
@@ -38,8 +38,7 @@ def ct_windows(cases: Cases) -> Windows:
     """
     drawn: list[np.ndarray] = []
     ct: np.ndarray | None = None
-    for place in np.unique(np.linspace(0, len(cases) - 1, LOOKED_AT).round().astype(int)) if len(cases) else ():
-        case = cases[int(place)]
+    for case in cases.only(spread(cases.names, LOOKED_AT)):
         lowest = case.image.min(axis=(1, 2, 3))
         its = (AIR_HU[0] <= lowest) & (lowest <= AIR_HU[1])
         ct = its if ct is None or len(ct) != len(its) else ct & its

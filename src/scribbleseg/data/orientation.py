@@ -144,9 +144,14 @@ def _order(geometry: Geometry) -> list[int]:
     return [depth, *(axis for axis in range(3) if axis != depth)]
 
 
+def is_picture(geometry: Geometry) -> bool:
+    """Whether it is a picture or an array, whose file says nothing of where it lies or how long its pixels are."""
+    return geometry.suffix in ("", ".png")
+
+
 def _placed(geometry: Geometry) -> bool:
     """Whether the file says which way it lies: pictures and arrays do not."""
-    return geometry.suffix not in ("", ".png") and "?" not in codes(geometry)
+    return not is_picture(geometry) and "?" not in codes(geometry)
 
 
 def _through_plane(geometry: Geometry) -> int | None:

@@ -1,0 +1,71 @@
+"""What the images of a data set are like: shapes, voxels, orientation, channels and intensities, in words."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from scribbleseg.data.orientation import codes, is_picture
+from scribbleseg.types import Case
+
+PERCENTILES = (1, 99)
+"""Between these lie the intensities that are told; what is brighter or darker is seldom tissue (ours)."""
+
+
+class Description:
+    """Gathers what the images of some cases are like, one case after the other.
+
+    `rows` says it by name: "cases", "voxels", "voxel size", "orientation", "channels", "intensities".
+    """
+
+    def __init__(self) -> None:
+        self._shapes: list[tuple[int, ...]] = []
+        self._sizes: list[tuple[float, ...]] = []
+        self._units: set[str] = set()
+        self._orientations: Counter[str] = Counter()
+        self._channels: Counter[int] = Counter()
+        self._intensities: list[np.ndarray] = []
+
+    def add(self, case: Case) -> None:
+        """Look at a case."""
+        picture = is_picture(case.geometry)
+        self._shapes.append(case.geometry.shape)
+        self._sizes.append(case.geometry.spacing_mm)
+        self._units.add("pixels" if picture else "mm")
+        self._orientations["picture" if picture else codes(case.geometry)] += 1
+        self._channels[len(case.image)] += 1
+        self._intensities.append(np.percentile(case.image, PERCENTILES, axis=(1, 2, 3)))
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """What there is to say, by name; nothing where no case was added."""
+        if not self._shapes:
+            return {}
+        rows = {
+            "cases": str(len(self._shapes)),
+            "voxels (depth x height x width)": _ranges(self._shapes),
+            "voxel size": f"{_ranges(self._sizes)} {' or '.join(sorted(self._units))}",
+            "orientation": _counted(self._orientations),
+            "channels": _counted(self._channels),
+        }
+        if len(self._channels) == 1:
+            low, high = np.median(self._intensities, axis=0)
+            each = [f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)]
+            rows["intensities (most of them)"] = "; ".join(each)
+        return rows
+
+
+def _ranges(values: Sequence[Sequence[float | int]]) -> str:
+    """The smallest and the largest value of each column: "9-12 x 256 x 216-256"."""
+    columns = np.array(values).T
+    return " x ".join(
+        f"{low:.3g}" if f"{low:.3g}" == f"{high:.3g}" else f"{low:.3g}-{high:.3g}"
+        for low, high in ((column.min(), column.max()) for column in columns)
+    )
+
+
+def _counted(counts: Counter) -> str:
+    """The values, most frequent first, with their counts where there are several: "SPL (12), LPS (2)"."""
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} ({count})" for value, count in counts.most_common())
