@@ -455,3 +455,10 @@ def test_a_label_that_the_network_does_not_know_is_named(capsys):
     assert "does not know [left] kidney" in said
     assert "0.31" in said
     assert "background" not in said
+
+
+def test_classes_that_hardly_grow_are_named(phantoms, tmp_path):
+    said = call("seeds", phantoms, "--out", tmp_path / "run", "--workers", 1, *SETTINGS, "--set", "seeds.tau=1.0")
+    assert "Myo and LV hardly grew beyond the scribbles" in said
+    grown = call("seeds", phantoms, "--out", tmp_path / "other", "--workers", 1, *SETTINGS)
+    assert "LV hardly grew" not in grown
