@@ -142,7 +142,7 @@ def test_with_passes_labels_are_the_argmax_of_the_refined_mean_softmax_of_the_pa
     differs = unsure = 0
     for rows in slices.rows.values():
         images = torch.from_numpy(np.array(slices.images[rows])).contiguous(memory_format=torch.channels_last)
-        torch.manual_seed(1)  # the run's seed 0 times two M steps, and the number of this one
+        torch.manual_seed(em.seed_of_passes(0, 1))
         with torch.inference_mode():
             logits = torch.stack([plain(images) for _ in range(6)]).numpy()
         softmax = np.exp(logits - logits.max(axis=2, keepdims=True))
@@ -543,3 +543,44 @@ def test_agreement_with_held_out_scribbles_is_told_once(dataset, fabric, tmp_pat
 
 def test_nothing_is_told_of_agreement_where_nothing_is_held_out(trained):
     assert all(recursion.agreement == {} for recursion in trained[1])
+
+
+def changed(recipe: Recipe, **stage) -> Recipe:
+    """The recipe with other settings of its last stage."""
+    return replace(recipe, stages=(*recipe.stages[:-1], replace(recipe.stages[-1], **stage)))
+
+
+def test_a_run_goes_on_with_another_recipe_where_that_has_no_bearing_on_what_is_done(dataset, fabric, tmp_path):
+    session = begun(dataset, tmp_path / "run", fabric)
+    session.prepare(TINY.preprocess)
+    em.grow_seeds(session)
+    other = replace(changed(TINY, iterations=6), network=UNet(base=2, padded=True))
+    session = begun(dataset, tmp_path / "run", fabric, other)
+    assert session.run.recipe["network"]["base"] == 2
+    next(em.train(session))
+    later = changed(other, iterations=4, times=1)
+    assert [r.index for r in em.train(begun(dataset, tmp_path / "run", fabric, later))] == [0, 1]
+    assert session.run.recipe["stages"][1]["iterations"] == 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(TINY, seeds=Strokes()),
+        replace(TINY, preprocess=Preprocess(spacing_mm=2.0, size=32)),
+        replace(TINY, held_out=0.1),
+        replace(TINY, network=UNet(base=2, padded=True)),
+        replace(TINY, stages=(replace(TINY.stages[0], iterations=8), TINY.stages[1])),
+        replace(TINY, stages=TINY.stages[:1]),
+        changed(TINY, restarts=False),
+        changed(TINY, relabel=Relabel(only_scribbled=True)),
+    ],
+    ids=["seeds", "grid", "held out", "network", "first stage", "fewer stages", "carried on", "e step that is done"],
+)
+def test_what_a_run_has_done_cannot_be_changed(trained, dataset, fabric, tmp_path, other):
+    shutil.copytree(trained[0].run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "recursion_2")
+    before = (tmp_path / "run" / "recipe.json").read_bytes()
+    with pytest.raises(DataError, match="expected to resume with the same recipe"):
+        begun(dataset, tmp_path / "run", fabric, other)
+    assert (tmp_path / "run" / "recipe.json").read_bytes() == before

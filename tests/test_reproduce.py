@@ -111,9 +111,9 @@ def test_rows_are_trained_side_by_side(dataset, out, tmp_path):
 
 
 def test_another_recipe_of_that_title_is_refused(dataset, out):
-    longer = replace(BASE, stages=(*BASE.stages, BASE.stages[1]))
+    other = replace(BASE, stages=(replace(BASE.stages[0], iterations=9), *BASE.stages[1:]))
     with pytest.raises(DataError, match="same recipe"):
-        train_rows({"base": longer}, dataset, out, [0], accelerator="cpu")
+        train_rows({"base": other}, dataset, out, [0], accelerator="cpu")
 
 
 def test_test_cases_without_references_are_refused_before_the_training(dataset, tmp_path):
@@ -170,7 +170,7 @@ def changes(part) -> Iterator[tuple[str, Any]]:
         value, choices = getattr(part, field.name), get_args(hints[field.name])
         if is_dataclass(value):
             others = changes(value)
-        elif isinstance(value, tuple) and is_dataclass(value[0]):
+        elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             others = (
                 (f"{n}.{w}", (*value[:n], o, *value[n + 1 :])) for n, v in enumerate(value) for w, o in changes(v)
             )
@@ -188,7 +188,7 @@ def another(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value, value[-1])
+        return (*value, value[-1]) if value else ((-160.0, 240.0),)
     if isinstance(value, str):
         return {"axial": "coronal"}.get(value, value[::-1])
     if not value:
@@ -269,7 +269,7 @@ def test_rows_of_other_data_seeds_or_versions_share_nothing(details, tmp_path):
 
 def test_no_more_is_shared_than_has_been_done(tmp_path):
     assert shared(EVERYTHING, EVERYTHING, tmp_path, steps=2) == 2
-    assert shared(EVERYTHING.beginning(2), EVERYTHING, tmp_path / "shorter") == 1, "later E steps draw other numbers"
+    assert shared(EVERYTHING.beginning(2), EVERYTHING, tmp_path / "shorter") == 2
 
 
 def test_a_schedule_that_spans_more_or_fewer_steps_is_another_one(tmp_path):

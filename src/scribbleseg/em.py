@@ -12,13 +12,14 @@ from rich.progress import track
 
 from scribbleseg.evaluation.agreement import agreement
 from scribbleseg.files import atomically, link_or_copy
-from scribbleseg.recipe import Recipe, Stage, resolve, seen_by
+from scribbleseg.recipe import Recipe, Stage, begins_as, resolve, seen_by
 from scribbleseg.relabel.components import ENOUGH, only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, Views, predict, sample
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import RandomWalker, Seeder, Volume, grow
 from scribbleseg.session import Beliefs, Session, on_leader
+from scribbleseg.settings import from_plain
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
 from scribbleseg.types import UNLABELLED, DataError, Dataset, spread
@@ -116,6 +117,20 @@ def unfinished(session: Session[Recipe]) -> tuple[Stage, ...]:
     if any(record.get("changed", 1.0) < session.recipe.stop_below for record in last):
         return ()
     return session.recipe.steps[done:]
+
+
+def has_done(recipe: Recipe, run: Run) -> bool:
+    """Whether all that a run has done so far is what this recipe would have done, so that it can go on with it."""
+    begun = run.recursions
+    if run.checkpoint(begun).exists() or (begun and run.labels(begun).exists()):
+        begun += 1
+    return begins_as(recipe, from_plain(Recipe, run.recipe), begun) and carries_on(recipe, run, run.recursions)
+
+
+def carries_on(recipe: Recipe, run: Run, steps: int) -> bool:
+    """Whether a recipe that goes on after so many M steps of a run finds the optimiser that it carries on there."""
+    carried = 0 < steps < len(recipe.steps) and not recipe.steps[steps].restarts
+    return not carried or run.optimiser(steps - 1).exists()
 
 
 def single_components(session: Session[Recipe], network: NetworkModule) -> list[int]:
@@ -248,7 +263,7 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
     if relabel is None or session.slices.has("labels", index):
         return
     needs = sorted(session.recipe.needs_of(index))
-    passes, draw = relabel.decide.passes, session.seed * len(session.recipe.steps) + index
+    passes, draw = relabel.decide.passes, seed_of_passes(session.seed, index)
     views = session.recipe.views
 
     def relabelled() -> Iterator[tuple[str, Beliefs]]:
@@ -267,6 +282,11 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
             yield name, {"labels": labels, **(_soft(refined, labels, seeds) if needs else {})}
 
     session.store(index, relabelled(), needs)
+
+
+def seed_of_passes(seed: int, index: int) -> int:
+    """The seed of the dropout masks in the E step of M step `index`, in a run of that seed."""
+    return int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
 
 
 def _soft(refined: np.ndarray, labels: np.ndarray, seeds: np.ndarray) -> Beliefs:

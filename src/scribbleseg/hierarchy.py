@@ -10,6 +10,7 @@ from pydantic import Field
 from rich.progress import track
 from torch import nn
 
+from scribbleseg import em
 from scribbleseg.annotate.simulate import ShiftedSkeleton, Skeleton, simulate
 from scribbleseg.data import coarse
 from scribbleseg.data.brain import in_brain, surrounded
@@ -152,6 +153,15 @@ def part(session: Session[Hierarchy], phase: str) -> Session[Recipe]:
     recipes = {WHOLE: session.recipe.whole, SUBSTRUCTURES: session.recipe.substructures}
     dataset = coarse(session.dataset) if phase == WHOLE else session.dataset
     return session.within(phase, recipes[phase], dataset)
+
+
+def has_done(recipe: Hierarchy, run: Run) -> bool:
+    """Whether all that a run has done so far is what this recipe would have done, so that it can go on with it."""
+    whole, parts = (Run(run.path / phase) for phase in phases)
+    if not (parts.slices / "index.json").exists():  # phase 2 has not begun
+        return em.has_done(recipe.whole, whole)
+    done = from_plain(Hierarchy, run.recipe)
+    return recipe == replace(done, substructures=recipe.substructures) and em.has_done(recipe.substructures, parts)
 
 
 def load(recipe: Hierarchy, run: Run, fabric: Fabric, recursion: int | None = None) -> HierarchySegmenter:

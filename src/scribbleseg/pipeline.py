@@ -1,6 +1,7 @@
 """Pipelines: whatever can be trained, behind the same verbs. `PIPELINES` is the registry."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -79,6 +80,9 @@ class Pipeline(Protocol):
     def train(self, session: Any) -> Iterator[Recursion]:
         """Train; yields after each M step."""
 
+    def has_done(self, recipe: Any, run: Run) -> bool:
+        """Whether all that a run of another recipe has done is what this one would have done."""
+
     def load(self, recipe: Any, run: Run, fabric: Fabric, recursion: int | None = None) -> AnySegmenter:
         """The trained networks of a run. Raises DataError where they have not finished."""
 
@@ -107,7 +111,8 @@ def begin(
             part = pipeline.part(session, phase) if phase else session
             name = f"{path.name}/{phase}" if phase else path.name
             details = {"name": name, "seed": seed, "label_names": part.dataset.label_names, "data": data}
-            create_run(part.run.path, to_plain(part.recipe), details, resume or bool(phase))
+            goes_on = partial(em.has_done if phase else pipeline.has_done, part.recipe)
+            create_run(part.run.path, to_plain(part.recipe), details, resume or bool(phase), goes_on)
 
     on_leader(fabric, create)
     return session

@@ -26,6 +26,9 @@ from scribbleseg.types import DataError, Dataset
 MADE_BY_RELABELLING = frozenset({"soft", "confidence"})
 """The parts of a batch that exist only after an E step."""
 
+BEFORE_TRAINING = ("annotation", "preprocess", "seeds", "held_out")
+"""The fields of a recipe that the cache and the seed areas depend on."""
+
 
 @dataclass(frozen=True)
 class Relabel:
@@ -149,6 +152,20 @@ class Recipe:
         end = next((n for n in range(step + 1, len(steps)) if steps[n].restarts), len(steps))
         lengths = [each.iterations for each in steps]
         return sum(lengths[first:step]), sum(lengths[first:end])
+
+
+def begins_as(own: Recipe, done: Recipe, steps: int) -> bool:
+    """Whether so many M steps of a recipe are those of another that has done them, and made all that later ones need.
+
+    With 0 steps, whether its seed areas are.
+    """
+    if not steps:
+        return all(getattr(own, name) == getattr(done, name) for name in BEFORE_TRAINING)
+    if min(len(own.steps), len(done.steps)) < steps:
+        return False
+    return own.beginning(steps) == done.beginning(steps) and all(
+        own.schedule(n) == done.schedule(n) and own.needs_of(n) <= done.needs_of(n) for n in range(steps)
+    )
 
 
 def seen_by(recipe: Recipe, dataset: Dataset) -> Dataset:

@@ -15,9 +15,10 @@ import torch
 from lightning_fabric import Fabric
 from rich.progress import track
 
+from scribbleseg.em import carries_on
 from scribbleseg.evaluation.metrics import Score, paired_interval
 from scribbleseg.pipeline import AnyRecipe, begin, first_phase, phase_recipe, phases, recipe_of, train
-from scribbleseg.recipe import Recipe
+from scribbleseg.recipe import Recipe, begins_as
 from scribbleseg.review import test_scores
 from scribbleseg.runs import Run, open_run
 from scribbleseg.session import Session
@@ -163,22 +164,7 @@ def _shared(session: Session[Recipe], donor: Run) -> int:
         return 0
     theirs, own = phase_recipe(donor), session.recipe
     steps = range(min(donor.recursions, len(own.steps)), 0, -1)
-    shared = next((n for n in steps if _begin_alike(own, theirs, n) and _has_state(own, donor, n)), 0)
-    # The random numbers of later E steps depend on how many there are.
-    return shared if len(theirs.steps) == len(own.steps) else min(shared, 1)
-
-
-def _begin_alike(own: Recipe, theirs: Recipe, steps: int) -> bool:
-    """Whether so many M steps are the same, their learning rates too, and theirs made all that later ones need."""
-    return own.beginning(steps) == theirs.beginning(steps) and all(
-        own.schedule(n) == theirs.schedule(n) and own.needs_of(n) <= theirs.needs_of(n) for n in range(steps)
-    )
-
-
-def _has_state(recipe: Recipe, donor: Run, steps: int) -> bool:
-    """Whether a run that goes on after so many M steps finds the optimiser that it carries on."""
-    carried = steps < len(recipe.steps) and not recipe.steps[steps].restarts
-    return not carried or donor.optimiser(steps - 1).exists()
+    return next((n for n in steps if begins_as(own, theirs, n) and carries_on(own, donor, n)), 0)
 
 
 def summarise(rows: Iterable[str], out: Path, seeds: Sequence[int], fabric: Fabric) -> list[Row]:

@@ -18,7 +18,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
@@ -165,8 +165,22 @@ def has_begun(path: Path) -> bool:
     return (path / "run.json").exists() and next(path.glob("**/slices/index.json"), None) is not None
 
 
-def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resume: bool) -> Run:
+def create_run(
+    path: Path,
+    recipe: dict[str, Any],
+    details: dict[str, Any],
+    resume: bool,
+    goes_on: Callable[[Run], bool] = lambda run: False,
+) -> Run:
     """Make a run folder, or with `resume` continue one of the same recipe, seed and data.
+
+    Args:
+        path: the folder.
+        recipe: as plain data.
+        details: what run.json says beside versions and the command; all but the name have to stay the same.
+        resume: whether a run may be there.
+        goes_on: says of a run of another recipe whether what it has done is what this recipe would have done; then it
+            takes this recipe from now on.
 
     Raises:
         DataError: if the folder exists and `resume` is off, or holds a run of something else or of another version.
@@ -189,15 +203,19 @@ def create_run(path: Path, recipe: dict[str, Any], details: dict[str, Any], resu
             f"made; `predict` and `report` read it, but to go on training it install scribbleseg {run.version}, or "
             "train anew into another --out"
         )
+    recipe = json.loads(json.dumps(recipe))
+    changed = run.recipe != recipe
     for what, old, new in [
-        ("recipe", run.recipe, recipe),
         *((k, run.details[k], v) for k, v in details.items() if k != "name"),
+        ("recipe", run.recipe, recipe),
     ]:
-        if old != json.loads(json.dumps(new)):
+        if old != json.loads(json.dumps(new)) and not (what == "recipe" and goes_on(run)):
             raise DataError(
                 f"{path}: expected to resume with the same {what}, found {_differences(old, new)}; "
                 "resume with what it was started with, or give another --out"
             )
+    if changed:
+        write_text(path / "recipe.json", json.dumps(recipe, indent=1) + "\n")
     return run
 
 
