@@ -84,3 +84,11 @@ def test_held_out_cases_without_scribbles_are_refused(dataset, tmp_path):
     session = begin(rest, tmp_path / "run", RECIPE, fabric=Fabric(accelerator="cpu", devices=1))
     with pytest.raises(DataError, match="expected scribbles in the held-out cases"):
         tune_crf(session, Cases(held_out.names, bare), grid=GRID)
+
+
+def test_as_many_trials_as_asked_for(dataset, tmp_path):
+    rest, held_out = hold_out(dataset)
+    session = begin(rest, tmp_path / "run", RECIPE, fabric=Fabric(accelerator="cpu", devices=1))
+    grid = {name: values[: 2 if name in ("w1", "w2") else 1] for name, values in tune.GRID.items()}
+    trials = tune_crf(session, held_out, grid, most=3)
+    assert len({trial.crf for trial in trials}) == 4  # and no CRF

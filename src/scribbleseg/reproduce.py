@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from rich import get_console
 from rich.progress import track
 
 from scribbleseg.em import carries_on
@@ -107,7 +108,8 @@ def train_rows(
         )
     work = [(title, rows[title], dataset, out, seed, accelerator) for seed, title in product(seeds, rows)]
     if jobs == 1:
-        for each in work:
+        for n, each in enumerate(work, start=1):
+            get_console().print(f"Row {n} of {len(work)}: {each[0]}, seed {each[4]}", markup=False)
             _train_row(*each)
         return
     out.mkdir(parents=True, exist_ok=True)

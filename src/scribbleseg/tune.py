@@ -60,7 +60,12 @@ def hold_out(dataset: Dataset) -> tuple[Dataset, Cases]:
     return replace(dataset, train=dataset.train.only(rest)), dataset.train.only(out)
 
 
-def tune_crf(session: Session[Recipe], held_out: Cases, grid: Mapping[str, Sequence[float]] = GRID) -> list[Trial]:
+def tune_crf(
+    session: Session[Recipe],
+    held_out: Cases,
+    grid: Mapping[str, Sequence[float]] = GRID,
+    most: int | None = None,
+) -> list[Trial]:
     """Train one M step, then try every setting of the grid on the held-out cases, whose scribbles clamp nothing.
 
     Can et al. 2018 searches the same five numbers. Trials are kept in RUN/trials.jsonl and not done again.
@@ -69,6 +74,7 @@ def tune_crf(session: Session[Recipe], held_out: Cases, grid: Mapping[str, Seque
         session: a recipe with a single stage, on the cases that are not held out.
         held_out: cases with scribbles.
         grid: what is tried of each field of `DenseCRF`.
+        most: how many settings of the grid are tried, drawn by the session's seed; None tries all.
 
     Returns:
         Best first; of equals the one that changes least: no CRF, then the smaller weights.
@@ -96,7 +102,9 @@ def tune_crf(session: Session[Recipe], held_out: Cases, grid: Mapping[str, Seque
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))  # without a line that a kill cut short
     done = {tuple(record[name] for name in grid): record["dice"] for record in records}
     trials = [Trial(None, mean_agreement(probabilities.argmax(axis=1).astype(np.uint8), scribbles))]
-    for values in track(list(product(*grid.values())), "Trials"):
+    settings = list(product(*grid.values()))
+    chosen = np.random.default_rng(session.seed).permutation(len(settings))[:most]
+    for values in track([settings[n] for n in sorted(chosen)], "Trials"):
         numbers: dict[str, Any] = dict(zip(grid, values, strict=True))
         crf = DenseCRF(**numbers)
         if values not in done:

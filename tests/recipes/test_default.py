@@ -7,7 +7,7 @@ import pytest
 from scribbleseg.data import open_dataset
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import begin
-from scribbleseg.recipes import choose, default, find
+from scribbleseg.recipes import choose, default, described, find, recipes
 from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.training.hardware import Machine, make_fabric, this_machine
 
@@ -85,3 +85,15 @@ def test_a_machine_says_what_it_has():
     here = this_machine(make_fabric("cpu"))
     assert here.cores >= 1
     assert here.memory_gib is None or here.memory_gib > 0.1
+
+
+def test_every_recipe_is_described_and_our_own_come_first():
+    lines = described()
+    assert list(lines) == list(recipes())
+    assert next(iter(lines)).startswith("default.")
+    assert lines["default.quick"].endswith("about an hour on a laptop's CPU")
+    assert lines["can2018.compact_prostate_crf"].endswith("prostates: about an hour on a CPU; Base + separate CRF")
+    assert lines["can2018.acdc_full"].endswith("the paper's scale: hours on a GPU; Fully supervised")
+    assert lines["ji2019.sub_km_sc"].endswith("the paper's scale: hours on a GPU; KM+SC")
+    assert lines["ji2019.full"].endswith("the whole pipeline")
+    assert lines["ji2019.compact_full"].startswith("Ji et al. 2019, brain tumours: about an hour")

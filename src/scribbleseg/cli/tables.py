@@ -37,16 +37,18 @@ Paper = Literal["can2018", "ji2019"]
 
 @verb
 def recipes(name: Annotated[str | None, typer.Argument(help="Show the fields of this recipe.")] = None) -> None:
-    """List the recipes, one a line, or show all the fields of one.
+    """List the recipes with what they are and roughly how long they take, or show all the fields of one.
 
     Example: `scribbleseg recipes can2018.acdc_base`
     """
-    from scribbleseg.recipes import find
-    from scribbleseg.recipes import recipes as all_recipes
+    from scribbleseg.recipes import described, find
     from scribbleseg.settings import to_plain
 
     if name is None:
-        console.print("\n".join(all_recipes()), highlight=False)
+        table = Table("recipe", "what it is", box=None)
+        for each, words in described().items():
+            table.add_row(each, words)
+        print_table(table)
     else:
         console.print_json(data=to_plain(find(name)))
 
@@ -171,6 +173,9 @@ def tune_crf(
     data: Data,
     out: Annotated[Path, typer.Option(help="The run folder of the network that the CRF is tried on.")],
     recipe: Annotated[str, typer.Option(help="The recipe whose network and grid are taken.")] = "can2018.compact_crf",
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many settings are tried, at random; the default tries all 243.")
+    ] = None,
     set: Settings = None,
     format: Format = None,
     split: Split = None,
@@ -184,7 +189,7 @@ def tune_crf(
     Example: `scribbleseg tune-crf ACDC/ --out runs/tuning`
     """
     from scribbleseg import tune
-    from scribbleseg.pipeline import begin
+    from scribbleseg.pipeline import begin, plan
     from scribbleseg.recipe import Recipe
     from scribbleseg.training.hardware import make_fabric
 
@@ -193,8 +198,9 @@ def tune_crf(
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
     session = begin(rest, out, one.beginning(1), fabric=make_fabric(accelerator), seed=seed, resume=True)
-    trials = tune.tune_crf(session, held_out)
-    _print_trials(trials, data, out)
+    console.print(f"First of all the network. {plan(session)}", soft_wrap=True)
+    found = tune.tune_crf(session, held_out, most=trials)
+    _print_trials(found, data, out)
 
 
 def _print_trials(trials: Sequence["Trial"], data: Path, out: Path) -> None:

@@ -31,6 +31,22 @@ TITLES = {
 }
 """How the recipes' names end, and the rows of Table 1 in its order, titled as in the paper."""
 
+ENDS = TITLES | {
+    "strokes": "Base (no recursion) without seed areas; not in the paper",
+    "augmented": "Base with augmentation; not in the paper",
+    "unaugmented": "Base without augmentation; not in the paper",
+}
+"""What a recipe is, by how its name ends."""
+
+SCALES = {
+    "acdc": "Can et al. 2018, hearts, the paper's scale: hours on a GPU",
+    "prostate": "Can et al. 2018, prostates, the paper's scale: hours on a GPU",
+    "compact_prostate": "Can et al. 2018, prostates: about an hour on a CPU",
+    "compact": "Can et al. 2018, hearts: about an hour on a CPU",
+    "demo": "Can et al. 2018, for `scribbleseg demo`: minutes on a CPU",
+}
+"""What a recipe is for and how long it takes, roughly, by how its name begins."""
+
 HEART = {
     "no_recursion": {"LV": 0.895, "RV": 0.875, "Myo": 0.825, "mean": 0.865},
     "base": {"LV": 0.905, "RV": 0.880, "Myo": 0.835, "mean": 0.873},

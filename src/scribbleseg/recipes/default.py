@@ -72,5 +72,15 @@ def on_masks(row: Recipe) -> Recipe:
     return replace(row, annotation="masks", seeds=Strokes(), stages=(whole,))
 
 
+SCALES = {
+    "quick": "from scribbles, for any organ: about an hour on a laptop's CPU",
+    "standard": "from scribbles, for any organ: an afternoon on a CPU, or less on a small GPU",
+    "long": "from scribbles, for any organ: hours on a GPU",
+}
+"""What a recipe is for and how long it takes, roughly, by how its name begins."""
+
+ENDS = {"full": "the same on full masks, to compare with"}
+"""What a recipe is, by how its name ends."""
+
 RECIPES = {**SIZES, **{f"{size}_full": on_masks(row) for size, row in SIZES.items()}}
 """All of them by name."""

@@ -41,6 +41,16 @@ TITLES = {
 }
 """How the recipes' names end, and the rows of Table 1 in its order: phase 1 on its left, phase 2 on its right."""
 
+ENDS = TITLES | {"full": "KM+SC+CRF, the whole pipeline"}
+"""What a recipe is, by how its name ends."""
+
+SCALES = {
+    "compact": "Ji et al. 2019, brain tumours: about an hour on a CPU",
+    "demo": "Ji et al. 2019, for `scribbleseg demo --organ tumour`: minutes on a CPU",
+    "": "Ji et al. 2019, brain tumours, the paper's scale: hours on a GPU",
+}
+"""What a recipe is for and how long it takes, roughly, by how its name begins."""
+
 PAPER = {
     "wt_full": {"WT": 0.8987, "recall": 0.9465, "precision": 0.9498},
     "wt_sc": {"WT": 0.8487, "recall": 0.9032, "precision": 0.9441},
