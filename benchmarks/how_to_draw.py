@@ -2,7 +2,6 @@
 
     SCRIBBLESEG_DATA=... python benchmarks/how_to_draw.py --data acdc --iterations 2000 --out runs/draw_acdc
     SCRIBBLESEG_DATA=... python benchmarks/how_to_draw.py --data promise12 --iterations 1000 --out runs/draw_promise12
-    python benchmarks/how_to_draw.py --picture docs/how-to-draw.png     # the ways, on a synthetic heart; trains nothing
 
 Scribbles are simulated on the masks of the training cases. The first ways have about the same number of drawn voxels,
 a third of what whole middle lines in every slice take; the last two show what more ink gives. Data, splits, grids and
@@ -18,18 +17,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor
 from rich.console import Console
 from rich.table import Table
 
 from can2018_cpu import GRIDS, drawn, figures_of, parse
-from scribbleseg.annotate.simulate import Boundary, Rule, Skeleton, simulate
-from scribbleseg.evaluation.pictures import BACKGROUND_COLOUR, STRUCTURE_COLOURS
+from scribbleseg.annotate.simulate import Boundary, Rule, Skeleton
 from scribbleseg.phantoms import write_phantoms
-from scribbleseg.phantoms.heart import heart
 from scribbleseg.recipes import default
 from scribbleseg.reproduce import Row, summarise, train_rows
-from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import UNLABELLED, Dataset
 
@@ -44,9 +39,6 @@ WAYS: dict[str, Rule] = {
 
 
 def main() -> None:
-    if "--picture" in sys.argv:
-        draw_picture(Path(sys.argv[sys.argv.index("--picture") + 1]))
-        return
     arguments = parse(__doc__, Path("runs/draw_acdc"), list(WAYS), list(WAYS))
     if arguments.scribbles:
         sys.exit("how_to_draw.py draws its own scribbles: leave --scribbles out, and choose --rows")
@@ -84,22 +76,6 @@ def report(rows: list[Row], ink: list[float], seeds: list[int]) -> None:
         figures[row.title] = figures_of(row) | {"voxels": round(drawn_voxels), "minus_first": np.round(gap, 4).tolist()}
     Console(width=180).print(table)
     print(json.dumps({"benchmark": "how_to_draw", "seeds": seeds, "rows": figures}))
-
-
-def draw_picture(file: Path) -> None:
-    """One slice of a synthetic heart, drawn on in each way; the last is what a random walker makes of whole lines."""
-    image, truth = heart(np.random.default_rng(3), (9, 96, 96), (10.0, 1.6, 1.6))
-    ways = [simulate(truth, replace(rule, every=1), "phantom") for rule in list(WAYS.values())[:4]]
-    ways.append(RandomWalker()(image[None], ways[0], (10.0, 1.6, 1.6)))
-    grey = np.clip(image[4] / np.percentile(image[4], 99), 0, 1)[..., None].repeat(3, axis=2) * 255
-    colours = [ImageColor.getrgb(colour) for colour in (BACKGROUND_COLOUR, *STRUCTURE_COLOURS)]
-    tiles = []
-    for labels in (np.full_like(truth, UNLABELLED), *ways):
-        tile = grey.copy()
-        for value in range(4):
-            tile[labels[4] == value] = colours[value]
-        tiles += [tile.repeat(3, axis=0).repeat(3, axis=1), np.full((3 * 96, 6, 3), 255.0)]
-    Image.fromarray(np.concatenate(tiles[:-1], axis=1).astype(np.uint8)).quantize(64).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -214,7 +214,8 @@ def evaluate(
     """Score label maps against a data set's reference masks: Dice, HD95, ASSD and volume, in 3-D and millimetres.
 
     Values mean what the dataset.json beside the label maps declares (`predict` and nnU-Net write one), else what they
-    mean in the masks. Cases without a mask, and test cases without a label map, are named and not scored.
+    mean in the masks. Cases without a mask, and test cases without a label map, are named and not scored. Training
+    cases are summed up by themselves, for a network knows them.
 
     Example: `scribbleseg evaluate predictions ACDC/ --out scores`
     """
@@ -239,14 +240,19 @@ def evaluate(
             f"{dataset.root}: expected a reference mask of at least one of {len(opened.files)} cases, found none; add "
             "masks to score with"
         )
-    scored = {score.case for score in scores}
-    trained = len(scored & set(dataset.train.names))
-    also = f", and {trained} training cases" if trained else ""
-    console.print(f"{len(scored) - trained} of {len(dataset.test)} test cases scored{also}")
-    print_table(score_table({predictions.name: scores}))
-    if out:
-        write_scores(scores, out)
-        console.print(f"Scores: {out}/scores.csv")
+    learned = set(dataset.train.names)
+    parts = {
+        predictions.name: [score for score in scores if score.case not in learned],
+        f"{predictions.name}, training cases": [score for score in scores if score.case in learned],
+    }
+    tested, trained = (len({score.case for score in part}) for part in parts.values())
+    also = f", and by themselves {trained} training cases" if trained else ""
+    console.print(f"{tested} of {len(dataset.test)} test cases scored{also}")
+    print_table(score_table({name: part for name, part in parts.items() if part}))
+    for folder, part in zip((out, out and out / "training"), parts.values(), strict=True):
+        if folder and part:
+            write_scores(part, folder)
+            console.print(f"Scores: {folder}/scores.csv")
 
 
 def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
