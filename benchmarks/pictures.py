@@ -84,7 +84,7 @@ def save(tiles: Sequence[np.ndarray], file: Path) -> None:
     gap = np.full((height, 2 * SCALE, 3), 255.0)
     cut = [each[(len(each) - height) // 2 :][:height] for each in tiles]
     row = [part for each in cut for part in (each, gap)][:-1]
-    Image.fromarray(np.concatenate(row, axis=1).astype(np.uint8)).quantize(64).save(file, optimize=True)
+    Image.fromarray(np.concatenate(row, axis=1).astype(np.uint8)).quantize(256).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ import csv
 import errno
 import json
 import math
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
@@ -367,3 +368,19 @@ def test_voxels_that_the_reference_leaves_unlabelled_are_left_out():
         a, b = labels[~unknown] == k, reference[~unknown] == k
         assert each.dice == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
     assert dice(labels, masked, regions) == {each.structure: pytest.approx(each.dice) for each in found}
+
+
+def test_pictures_without_a_scale_are_measured_in_pixels(tmp_path):
+    labels, reference = np.zeros((2, 1, 20, 20), np.uint8)
+    labels[0, 5:10, 5:10] = reference[0, 5:10, 7:12] = 1
+    scores = score("eye", labels, reference, (1.0, 1.0, 1.0), {"disc": (1,)}, in_pixels=True)
+    assert (scores[0].volume_ml, scores[0].hd95_mm) == (25.0, 2.0)
+    write_scores(scores, tmp_path)
+    for name in ("scores.csv", "scores.json", "summary.csv", "summary.json"):
+        text = (tmp_path / name).read_text()
+        assert "_px" in text
+        assert not re.search("_m[ml]", text)
+    assert read_scores(tmp_path / "scores.json") == scores
+    assert "HD95 px" in str(Scores(scores))
+    assert "mm" not in str(Scores(scores))
+    assert "HD95 mm" in str(Scores([replace(scores[0], in_pixels=False), *scores]))

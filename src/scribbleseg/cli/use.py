@@ -211,7 +211,7 @@ def evaluate(
     split: Split = None,
     fold: Fold = None,
 ) -> None:
-    """Score label maps against a data set's reference masks: Dice, HD95, ASSD and volume, in 3-D and millimetres.
+    """Score label maps against a data set's reference masks: Dice, HD95, ASSD and volume, in 3-D.
 
     Values mean what the dataset.json beside the label maps declares (`predict` and nnU-Net write one), else what they
     mean in the masks. Cases without a mask, and test cases without a label map, are named and not scored. Training
@@ -259,6 +259,7 @@ def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
     """The scores of all cases that have a mask, the cases that have none, and the voxels that masks leave out."""
     from rich.progress import track
 
+    from scribbleseg.data.orientation import is_picture
     from scribbleseg.evaluation.metrics import score
     from scribbleseg.types import UNLABELLED
 
@@ -272,7 +273,8 @@ def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
             continue
         case = (dataset.train if name in dataset.train.names else dataset.test).named(name)
         left_out += int((reference == UNLABELLED).sum())
-        scores += score(name, opened.read(case), reference, case.spacing_mm, dataset.scored)
+        labels, in_pixels = opened.read(case), is_picture(case.geometry)
+        scores += score(name, labels, reference, case.spacing_mm, dataset.scored, in_pixels)
     return scores, without_mask, left_out
 
 
@@ -301,9 +303,10 @@ def report(
 
 def score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:
     """Means over cases, a line for each structure of each run."""
-    from scribbleseg.evaluation.metrics import DISTANCES, TABLE, summarise
+    from scribbleseg.evaluation.metrics import DISTANCES, TABLE, summarise, titles
 
-    table = Table("", *(title for title, _, _ in TABLE), title="mean over cases", box=None)
+    everything = [each for of_run in scores.values() for each in of_run]
+    table = Table("", *titles(everything), title="mean over cases", box=None)
     for name, of_run in scores.items():
         for row in summarise(of_run):
             of = "" if row["distances"] == row["cases"] else f" ({row['distances']} of {row['cases']})"

@@ -1,8 +1,8 @@
 """Scores of a segmentation against its reference mask: overlap, surface distances and volume, per case and structure.
 
-Everything is measured in 3-D on the native grid, in millimetres. A structure is a set of label values, so that regions
-that contain each other (a whole tumour and its core) are scored from one label map. Empty masks follow one rule, chosen
-so that nobody gets a better distance or precision by predicting nothing:
+Everything is measured in 3-D on the native grid, in millimetres; in pixels where pictures have no scale. A structure is
+a set of label values, so that regions that contain each other (a whole tumour and its core) are scored from one label
+map. Empty masks follow one rule, chosen so that nobody gets a better distance or precision by predicting nothing:
 
 | prediction | reference | Dice, recall, precision | HD95, ASSD | counted as |
 |---|---|---|---|---|
@@ -17,6 +17,7 @@ out, so a summary always states next to it how many masks were missed or invente
 import csv
 import io
 import json
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -70,6 +71,7 @@ class Score:
         volume_error_ml: the prediction's volume minus the reference's.
         empty_slices_ml: the prediction's volume in slices of which the reference has nothing; slices lie across the
             axis along which voxels are much longer, or else the first.
+        in_pixels: whether the case is a picture without a scale: distances and volumes are numbers of pixels then.
     """
 
     case: str
@@ -83,6 +85,7 @@ class Score:
     reference_volume_ml: float
     volume_error_ml: float
     empty_slices_ml: float
+    in_pixels: bool = False
 
     @property
     def auxiliary(self) -> bool:
@@ -112,7 +115,7 @@ class Scores(tuple[Score, ...]):
         """A plain-text table of means over cases, one line for each structure and one for their mean."""
         if not self:
             return "Nothing was scored."
-        lines = [["structure", *(title for title, _, _ in TABLE)]]
+        lines = [["structure", *titles(self)]]
         for row in summarise(self):
             numbers = ("-" if np.isnan(row[key]) else f"{row[key]:.{digits}f}" for _, key, digits in TABLE)
             lines.append([row["structure"], *numbers])
@@ -121,6 +124,12 @@ class Scores(tuple[Score, ...]):
             "  ".join([name.ljust(widths[0]), *(n.rjust(w) for n, w in zip(numbers, widths[1:], strict=True))])
             for name, *numbers in lines
         )
+
+
+def titles(scores: Sequence[Score]) -> list[str]:
+    """The titles of TABLE with the unit of these scores: pixels where all cases are pictures without a scale."""
+    in_pixels = bool(scores) and all(score.in_pixels for score in scores)
+    return [_in_pixels(title) if in_pixels else title for title, _, _ in TABLE]
 
 
 def dice(
@@ -148,6 +157,7 @@ def score(
     reference: UInt8[np.ndarray, "..."],
     spacing_mm: tuple[float, float, float],
     regions: Mapping[str, tuple[int, ...]],
+    in_pixels: bool = False,
 ) -> list[Score]:
     """The scores of every region of one case, measured on the native grid.
 
@@ -159,6 +169,7 @@ def score(
         reference: the reference mask, of the same shape; voxels that are UNLABELLED in it are left out.
         spacing_mm: voxel size along depth, height, width.
         regions: what is scored, by name: the label values that it is made of; `Dataset.scored`.
+        in_pixels: whether the case has no scale (`orientation.is_picture`), so that a pixel is the unit.
 
     Raises:
         DataError: the same as in `dice`; the maps are not 3-D, or the spacing is not three positive numbers.
@@ -170,13 +181,13 @@ def score(
             f"case {case}: expected a (depth, height, width) map and three positive voxel sizes in mm, got shape "
             f"{labels.shape} and spacing {spacing_mm}; give a picture a depth of 1, and check the file's header"
         )
-    voxel_ml = float(np.prod(spacing_mm)) / 1000
+    voxel_ml = 1.0 if in_pixels else float(np.prod(spacing_mm)) / 1000
     scores = []
     for name, values in regions.items():
         a, b = np.isin(labels, values), np.isin(reference, values)
         distances = _surface_distances(a, b, spacing_mm)
         found, there = (np.moveaxis(mask, thick_axis(spacing_mm) or 0, 0) for mask in (a, b))
-        scores.append(Score(case, name, *_overlap(a, b), *distances, *_volumes_ml(found, there, voxel_ml)))
+        scores.append(Score(case, name, *_overlap(a, b), *distances, *_volumes_ml(found, there, voxel_ml), in_pixels))
     return scores
 
 
@@ -242,14 +253,20 @@ def paired_interval(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[float, f
 def write_scores(scores: Sequence[Score], folder: Path) -> None:
     """Writes `scores.csv`, `scores.json`, `summary.csv` and `summary.json`; NaN is an empty cell, or null.
 
+    Where all cases are pictures without a scale, the columns in mm and ml are called `_px`.
+
     Raises:
         DataError: the folder cannot be written to, or the disk is full; no file is left half-written.
     """
     rows = [asdict(s) | {"missed": s.missed, "invented": s.invented} for s in scores]
     columns = [*(f.name for f in fields(Score)), "missed", "invented"]
     summary = summarise(scores)
+    named = _in_pixels if all(score.in_pixels for score in scores) else str
     for name, table, header in (("scores", rows, columns), ("summary", summary, list(summary[0]) if summary else [])):
-        table = [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in table]
+        table = [
+            {named(k): None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in table
+        ]
+        header = [named(name) for name in header]
         text = io.StringIO()
         writer = csv.DictWriter(text, header, lineterminator="\n")
         writer.writeheader()
@@ -258,6 +275,11 @@ def write_scores(scores: Sequence[Score], folder: Path) -> None:
             path.write_text(text.getvalue(), encoding="utf-8")
         with atomically(folder / f"{name}.json") as path:
             path.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _in_pixels(column: str) -> str:
+    """The name of a column in mm or ml where pixels are the unit."""
+    return re.sub("[_ ]m[ml](?=_|$)", lambda unit: unit[0][0] + "px", column)
 
 
 def read_scores(path: Path) -> list[Score] | None:
@@ -273,21 +295,19 @@ def read_scores(path: Path) -> list[Score] | None:
     if not path.exists():
         return None
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        in_file = {_in_pixels(f.name): f.name for f in fields(Score)}
+        rows = [{in_file.get(name, name): v for name, v in row.items()} for row in json.loads(path.read_text("utf-8"))]
         if any(f.name not in row for row in rows for f in fields(Score)):
             return None
-        return [
-            Score(row["case"], row["structure"], *(_number(row[f.name]) for f in fields(Score)[2:])) for row in rows
-        ]
-    except (OSError, ValueError, TypeError) as error:
+        return [Score(**{f.name: _value(f.type, row[f.name]) for f in fields(Score)}) for row in rows]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: expected the scores that `scribbleseg evaluate` writes, got {error!r}; run it again"
         ) from error
 
 
-def _number(value: float | None) -> float:
-    """NaN for null."""
-    return float("nan") if value is None else float(value)
+def _value(kind: Any, value: Any) -> Any:
+    return float("nan") if value is None else kind(value)
 
 
 def _known(labels: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
