@@ -230,7 +230,7 @@ def test_a_link_that_leads_nowhere_is_an_error(root):
         folder(root)
 
 
-@pytest.mark.parametrize("name", ["b.tif", "b.img", "b.nii.gz.part", "b.json"])
+@pytest.mark.parametrize("name", ["b.bmp", "b.img", "b.nii.gz.part", "b.json"])
 def test_scribbles_that_are_not_read_do_not_make_a_test_case(root, name):
     (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / name)
     with pytest.raises(DataError, match=rf"{name}: expected scribbles as a file ending in .*convert it"):
@@ -240,16 +240,16 @@ def test_scribbles_that_are_not_read_do_not_make_a_test_case(root, name):
 def test_scribbles_that_are_not_read_of_channels_do_not_make_a_test_case_either(root):
     for name in "ab":
         (root / "images" / f"{name}.nii.gz").rename(root / "images" / f"{name}_0000.nii.gz")
-    (root / "scribbles" / "a.tif").write_bytes(b"")
+    (root / "scribbles" / "a.bmp").write_bytes(b"")
     assert folder(root).train.names == ("a", "b"), "a is drawn in a file that is read"
-    (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / "b.tif")
-    with pytest.raises(DataError, match=r"b\.tif: expected scribbles as a file"):
+    (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / "b.bmp")
+    with pytest.raises(DataError, match=r"b\.bmp: expected scribbles as a file"):
         folder(root)
 
 
 def test_scribbles_that_are_not_read_are_found_whichever_way_accents_are_stored(root):
     (root / "images" / "b.nii.gz").rename(root / "images" / "Jos\u00e9.nii.gz")
-    (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / unicodedata.normalize("NFD", "Jos\u00e9.tif"))
+    (root / "scribbles" / "b.nii.gz").rename(root / "scribbles" / unicodedata.normalize("NFD", "Jos\u00e9.bmp"))
     with pytest.raises(DataError, match="expected scribbles as a file"):
         folder(root)
 
@@ -266,9 +266,9 @@ def test_one_image_to_segment_says_nothing_of_its_neighbours(root, caplog):
 
 
 def test_files_that_are_not_read_are_named(root):
-    for name in ("images/thumbnail.jpg", "scribbles/notes.xlsx", "images/readme.txt", "images/.hidden.jpg"):
+    for name in ("images/thumbnail.gif", "scribbles/notes.xlsx", "images/readme.txt", "images/.hidden.gif"):
         (root / name).write_bytes(b"")
-    assert "not read: images/thumbnail.jpg, scribbles/notes.xlsx" in folder(root).notes
+    assert "not read: images/thumbnail.gif, scribbles/notes.xlsx" in folder(root).notes
 
 
 def test_an_image_that_is_there_whole_and_as_channels_is_an_error(root):

@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from pydantic import AfterValidator
 
+from scribbleseg.data.formats.names import PICTURES
 from scribbleseg.types import Geometry
 
 Plane = Literal["axial", "coronal", "sagittal", "stored"]
@@ -146,7 +147,7 @@ def _order(geometry: Geometry) -> list[int]:
 
 def is_picture(geometry: Geometry) -> bool:
     """Whether it is a picture or an array, whose file says nothing of where it lies or how long its pixels are."""
-    return geometry.suffix in ("", ".png")
+    return geometry.suffix in ("", *PICTURES)
 
 
 def _placed(geometry: Geometry) -> bool:

@@ -1,4 +1,4 @@
-"""Reads and writes images and label maps: NIfTI, NRRD, MetaImage, PNG and DICOM series, with their geometry.
+"""Reads and writes images and label maps: NIfTI, NRRD, MetaImage, pictures and DICOM series, with their geometry.
 
 Arrays are `depth height width`, the reverse of NIfTI's (x, y, z). A volume read from NIfTI and written back keeps its
 affine, qform, sform, their codes and its units to the bit. Files are written next to their place and then moved there,
@@ -14,26 +14,49 @@ from jaxtyping import Float32, Integer, Shaped
 
 from scribbleseg.data.formats.checks import check_same_grid
 from scribbleseg.data.formats.itk import open_itk, read_dicom, read_itk
-from scribbleseg.data.formats.names import ENDINGS, ITK, NIFTI, PNG, ending, stem, unread_in, volumes_in
+from scribbleseg.data.formats.names import (
+    ENDINGS,
+    IMAGE_ENDINGS,
+    ITK,
+    LABEL_ENDINGS,
+    NIFTI,
+    PICTURES,
+    PNG,
+    SEGMENTS,
+    ending,
+    stem,
+    unread_in,
+    volumes_in,
+)
 from scribbleseg.data.formats.nifti import as_nifti, open_nifti, read_nifti
+from scribbleseg.data.formats.pictures import colour_codes, colour_names, pens, read_colours, read_picture, save_png
 from scribbleseg.data.formats.plain import geometry_from_plain, geometry_to_plain
-from scribbleseg.data.formats.png import read_png, save_png
+from scribbleseg.data.formats.segments import Segment, read_segments
 from scribbleseg.files import FileError, atomically
 from scribbleseg.types import Geometry, Image, Probabilities
 
 __all__ = [
     "ENDINGS",
+    "IMAGE_ENDINGS",
     "ITK",
+    "LABEL_ENDINGS",
     "NIFTI",
+    "PICTURES",
     "PNG",
+    "SEGMENTS",
+    "Segment",
     "check_same_grid",
+    "colour_codes",
+    "colour_names",
     "ending",
     "geometry_from_plain",
     "geometry_to_plain",
     "label_ending",
+    "read_colours",
     "read_geometry",
     "read_image",
     "read_labels",
+    "read_segments",
     "stem",
     "unread_in",
     "volumes_in",
@@ -51,7 +74,7 @@ def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
     """Reads one image, from one file or from one file for each channel.
 
     Args:
-        paths: one file (a PNG or NRRD may hold several channels) or the folder of one DICOM series, or several of
+        paths: one file (a picture or NRRD may hold several channels) or the folder of one DICOM series, or several of
             these on the same grid.
 
     Returns:
@@ -64,6 +87,8 @@ def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
     paths = [paths] if isinstance(paths, Path) else list(paths)
     channels, geometries = [], []
     for path in paths:
+        if ending(path) == SEGMENTS:
+            raise FileError(path, "expected an image, found a segmentation", "give the image that it was drawn on")
         voxels, geometry = _read(path)
         if voxels.dtype.kind not in "biuf":
             raise FileError(path, f"expected numbers, found {voxels.dtype} voxels", "save it as integers or floats")
@@ -85,19 +110,27 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], 
     """Reads a label map with its values as they stand in the file; the data set says what they mean.
 
     Floating-point files are welcome as long as every value is a whole number but for 0.001, which is what a header's
-    slope and intercept may leave of one; a palette PNG gives its indices.
+    slope and intercept may leave of one; a PNG or TIFF with a palette gives its indices.
 
     Raises:
-        FileError: missing, damaged, of more than three dimensions, coloured, or with values that are not integers.
+        FileError: missing, damaged, of more than three dimensions, coloured, JPEG, with overlapping segments, or with
+            values that are not integers.
     """
-    voxels, geometry = _read(path, palette=True)
+    if ending(path) == SEGMENTS:
+        read_segments(path)  # which says where they overlap
+    voxels, geometry = _read(path, labels=True)
     if len(voxels) > 1 and (voxels == voxels[:1]).all():
         voxels = voxels[:1]  # a grey picture that was saved as RGB
     if len(voxels) > 1:
+        drawn = pens(path) if ending(path) in PICTURES else []
+        declare = ", ".join(f'"NAME": "{pen}"' for pen in drawn)
+        advice = (
+            f', or say what the pens mean in dataset.json: "colors": {{{declare}}} with your names' if drawn else ""
+        )
         raise FileError(
             path,
             f"expected one integer a voxel, found {len(voxels)} channels (colours?)",
-            "save label maps as greyscale or palette images with the label's number as the value",
+            f"save label maps as greyscale or palette images with the label's number as the value{advice}",
         )
     values = voxels[0]
     if values.dtype.kind == "f":
@@ -128,8 +161,8 @@ def read_geometry(path: Path) -> Geometry:
 
 
 def label_ending(geometry: Geometry) -> str:
-    """Returns the file ending that label maps on this grid are written with: ".png" for a PNG, else ".nii.gz"."""
-    return PNG if geometry.suffix == PNG else ".nii.gz"
+    """Returns the file ending that label maps on this grid are written with: ".png" for a picture, else ".nii.gz"."""
+    return PNG if geometry.suffix in PICTURES else ".nii.gz"
 
 
 def write_labels(path: Path, labels: Integer[np.ndarray, "depth height width"], geometry: Geometry) -> None:
@@ -195,8 +228,8 @@ def write_map(path: Path, values: Float32[np.ndarray, "depth height width"], geo
         nib.save(as_nifti(values.T, geometry), temporary)
 
 
-def _read(path: Path, palette: bool = False) -> tuple[Shaped[np.ndarray, "channel depth height width"], Geometry]:
-    """Reads any format; `palette` keeps the indices of a palette PNG instead of their colours."""
+def _read(path: Path, labels: bool = False) -> tuple[Shaped[np.ndarray, "channel depth height width"], Geometry]:
+    """Reads any format; `labels` keeps the indices of a palette instead of their colours, and refuses JPEG."""
     if path.is_dir():
         return read_dicom(path)
     kind = ending(path)
@@ -204,4 +237,4 @@ def _read(path: Path, palette: bool = False) -> tuple[Shaped[np.ndarray, "channe
         raise FileError(path, f"expected a file ending in {', '.join(ENDINGS)}", "convert it")
     if kind in NIFTI:
         return read_nifti(path)
-    return read_png(path, palette) if kind == PNG else read_itk(path)
+    return read_picture(path, labels) if kind in PICTURES else read_itk(path)

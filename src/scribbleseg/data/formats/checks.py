@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from scribbleseg.data.formats.content import check_ending
 from scribbleseg.data.formats.names import ending
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
@@ -21,10 +22,11 @@ SMALLEST_MM3 = 1e-18
 
 @contextmanager
 def damage_reported(path: Path) -> Iterator[None]:
-    """Turns a missing file, and whatever a reading library makes of a damaged one, into one FileError."""
+    """Turns a missing file, one of another format than its name says, and a damaged one, into one FileError."""
     if not path.is_file():
         raise FileError(path, "expected this file, found none", "add it or leave the case out")
     try:
+        check_ending(path)
         yield
     except FileError:
         raise

@@ -12,7 +12,7 @@ import SimpleITK
 from jaxtyping import Shaped
 
 from scribbleseg.data.formats.checks import check_affine, damage_reported, in_millimetres
-from scribbleseg.data.formats.names import ending
+from scribbleseg.data.formats.names import NRRD, ending
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
 
@@ -40,6 +40,7 @@ def open_itk(path: Path) -> tuple[Any, Geometry]:
     """Reads the header of one NRRD or MetaImage. Returns ITK's reader, which can read the voxels, and the grid."""
     with damage_reported(path):
         reader = SimpleITK.ImageFileReader()
+        reader.SetImageIO("NrrdImageIO" if ending(path) in NRRD else "MetaImageIO")  # whatever the case of its ending
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
     n = reader.GetDimension()

@@ -6,10 +6,22 @@ from pathlib import Path
 from scribbleseg.files import FileError
 
 NIFTI = (".nii.gz", ".nii")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+SEGMENTS = ".seg.nrrd"
+"""The ending of 3D Slicer's segmentations, which are label maps and never images."""
+NRRD = (SEGMENTS, ".nrrd", ".nhdr")
+META = (".mha", ".mhd")
+ITK = (*NRRD, *META)
 PNG = ".png"
-ENDINGS = (*NIFTI, *ITK, PNG)
+TIFF = (".tif", ".tiff")
+JPEG = (".jpg", ".jpeg")
+"""JPEG is for images only: its compression changes values."""
+PICTURES = (PNG, *TIFF, *JPEG)
+ENDINGS = (*NIFTI, *ITK, *PICTURES)
 """All endings of file names that can be read."""
+LABEL_ENDINGS = tuple(known for known in ENDINGS if known not in JPEG)
+"""The endings that label maps can have."""
+IMAGE_ENDINGS = tuple(known for known in ENDINGS if known != SEGMENTS)
+"""The endings that images can have."""
 
 COMPANIONS = (".raw", ".zraw", ".json", ".txt", ".csv", ".tsv", ".md", ".html", ".pdf", ".yaml", ".yml")
 """Endings of what people keep beside images: voxels of a header of its own, notes, tables."""
@@ -28,17 +40,21 @@ def stem(path: Path) -> str:
     return unicodedata.normalize("NFC", path.name[: -len(ending(path) or path.suffix) or None])
 
 
-def volumes_in(folder: Path) -> dict[str, Path]:
+def volumes_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Path]:
     """Returns the readable files of a folder by stem, sorted; empty where there is no such folder.
 
     Files of other kinds and hidden ones are passed over; `unread_in` names them.
+
+    Args:
+        folder: the folder.
+        endings: those that are looked for, such as `IMAGE_ENDINGS`.
 
     Raises:
         FileError: two files share a stem, so that nobody can say which one is meant, or a link leads nowhere.
     """
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or ending(path) is None:
+        if path.name.startswith(".") or ending(path) not in endings:
             continue
         if path.is_symlink() and not path.exists():
             raise FileError(
@@ -56,17 +72,18 @@ def volumes_in(folder: Path) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def unread_in(folder: Path, companions: bool = False) -> list[Path]:
+def unread_in(folder: Path, companions: bool = False, endings: tuple[str, ...] = ENDINGS) -> list[Path]:
     """Returns what is in a folder and cannot be read as an image, sorted.
 
     Args:
         folder: the folder.
         companions: whether `COMPANIONS` are among it. Hidden files are not.
+        endings: those that are read.
     """
     return sorted(
         path
         for path in (folder.iterdir() if folder.is_dir() else ())
         if not path.name.startswith(".")
         and (companions or not path.name.lower().endswith(COMPANIONS))
-        and not (ending(path) and path.is_file())
+        and not (ending(path) in endings and path.is_file())
     )
