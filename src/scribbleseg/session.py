@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 
 from scribbleseg.data import fingerprint
 from scribbleseg.data.encoding import declared, in_values
-from scribbleseg.data.formats import label_ending, write_labels
+from scribbleseg.data.formats import PNG, label_ending, write_labels
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.files import finish_folder, write_text
@@ -157,6 +157,12 @@ class Session(Generic[RecipeT]):
 
     @property
     def _values(self) -> Mapping[str, int]:
-        """The value of each label on disk: that of the data set's scribbles, where they tell these labels apart."""
+        """The value of each label on disk: that of the data set's scribbles, where they tell these labels apart.
+
+        Pictures hold no values below 0: where there are any, all label maps have nnU-Net's.
+        """
         values = self.dataset.scribble_values
-        return values if {*self.dataset.label_names, "ignore"} <= values.keys() else declared(self.dataset.label_names)
+        written = {label_ending(self.slices.geometry(name)) for name in self.slices.rows}
+        fit = PNG not in written or all(0 <= value <= np.iinfo(np.uint16).max for value in values.values())
+        known = {*self.dataset.label_names, "ignore"} <= values.keys()
+        return values if known and fit else declared(self.dataset.label_names)

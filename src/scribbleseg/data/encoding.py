@@ -8,13 +8,14 @@ a dataset.json declares.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
+from scribbleseg.data.colours import declared_colours
 from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED, DataError, Labels
 
@@ -30,11 +31,15 @@ class Encoding:
         label_names: the name of each label; `label_names[0]` is "background".
         labels: file value -> label, or UNLABELLED.
         remedy: what to do about a file with another value.
+        colours: 256 * (256 * red + green) + blue -> label, or UNLABELLED, where drawings are read by their colours.
+        full: whether the files are full masks, in which background is what nobody drew.
     """
 
     label_names: tuple[str, ...]
     labels: Mapping[int, int]
     remedy: str = "correct the file, or declare the value where the data set's labels are declared"
+    colours: Mapping[int, int] = field(default_factory=dict)
+    full: bool = False
 
     @property
     def of_references(self) -> "Encoding":
@@ -43,7 +48,7 @@ class Encoding:
         Another value that means "ignore" keeps its meaning: nobody knows what is there, and nothing there is scored.
         """
         zero = self.labels.get(0, 0)
-        return replace(self, labels={**self.labels, 0: 0 if zero == UNLABELLED else zero})
+        return replace(self, labels={**self.labels, 0: 0 if zero == UNLABELLED else zero}, full=True)
 
     @property
     def by_name(self) -> dict[str, int]:
@@ -52,6 +57,12 @@ class Encoding:
         for value, label in self.labels.items():
             values.setdefault("ignore" if label == UNLABELLED else self.label_names[label], value)
         return values
+
+    def label(self, name: str) -> int | None:
+        """The label of that name, or UNLABELLED for "ignore"; None for the name of none. Capitals are as good."""
+        names = {"ignore": UNLABELLED, **{each: n for n, each in enumerate(self.label_names)}}
+        alike = {each.casefold(): label for each, label in names.items()}
+        return names.get(name.strip(), alike.get(name.strip().casefold()))
 
     def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
         """Turns file values into labels. Raises FileError naming each value that was not declared."""
@@ -124,7 +135,7 @@ def values_of(file: Path, labels: Mapping[str, Any]) -> dict[str, int]:
 
 
 def declared_encoding(
-    file: Path, labels: Mapping[str, Any], needed: Sequence[str] = ("background", "ignore")
+    file: Path, labels: Mapping[str, Any], needed: Sequence[str] = ("background", "ignore"), colours: Any = None
 ) -> Encoding:
     """Returns the encoding that `{"background": 0, "RV": 1, ..., "ignore": 4}` declares.
 
@@ -132,9 +143,11 @@ def declared_encoding(
         file: the file that declares it, for messages.
         labels: the value of each name.
         needed: names that must be among them; full masks need no "ignore".
+        colours: the colour of each name, such as `{"RV": "#ff0000"}`, where drawings are read by colour.
 
     Raises:
-        DataError: a value is not a whole number or stands twice, or background, ignore or any structure is missing.
+        DataError: a value is not a whole number or stands twice, background, ignore or any structure is missing, or
+            colours that make no sense.
     """
     labels = values_of(file, labels)
     for name in needed:
@@ -151,4 +164,5 @@ def declared_encoding(
     values = {labels["background"]: 0} | {value: label for label, (value, _) in enumerate(structures, start=1)}
     if "ignore" in labels:
         values[labels["ignore"]] = UNLABELLED
-    return Encoding(("background", *(name for _, name in structures)), values)
+    names = ("background", *(name for _, name in structures))
+    return Encoding(names, values, colours={} if colours is None else declared_colours(file, names, colours))

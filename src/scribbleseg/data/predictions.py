@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scribbleseg.data.drawing import read_drawing
 from scribbleseg.data.encoding import Encoding, read_declaration, values_of
-from scribbleseg.data.formats import check_same_grid, read_labels, volumes_in
+from scribbleseg.data.formats import volumes_in
 from scribbleseg.data.views import coarse, in_labels
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
 
@@ -40,9 +41,7 @@ class Predictions:
             DataError: a value that is not declared, another grid than the image's, or a damaged file.
         """
         path = self.files[case.name]
-        values, geometry = read_labels(path)
-        check_same_grid(path, geometry, case.files[0], case.geometry)
-        labels = self.encoding.decode(path, values)
+        labels = read_drawing(path, self.encoding, case.files[:1], case.geometry)
         return np.where(labels == UNLABELLED, np.uint8(0), labels)
 
 
@@ -73,7 +72,7 @@ def _encoding(root: Path, dataset: Dataset) -> tuple[Dataset, Encoding]:
     file = root / "dataset.json"
     if not file.is_file():
         remedy = f"write {file} with the values of its labels by name, as `predict` does, or correct the label map"
-        return dataset, Encoding(dataset.label_names, dataset.mask_values, remedy)
+        return dataset, Encoding(dataset.label_names, dataset.mask_values, remedy, full=True)
     values = values_of(file, read_declaration(file)["labels"])
     names = ("background", *(name for name in values if name not in ("background", "ignore")))
     same = (seen for seen in (dataset, coarse(dataset)) if set(seen.label_names) == set(names))
@@ -83,4 +82,4 @@ def _encoding(root: Path, dataset: Dataset) -> tuple[Dataset, Encoding]:
         labels[0] = 0
     if "ignore" in values:
         labels[values["ignore"]] = UNLABELLED
-    return seen, Encoding(seen.label_names, labels, f"correct it, or declare the value in {file}")
+    return seen, Encoding(seen.label_names, labels, f"correct it, or declare the value in {file}", full=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scribbleseg.data.drawing import read_drawing
 from scribbleseg.data.encoding import Encoding, declared_encoding, read_declaration
-from scribbleseg.data.formats import check_same_grid, read_labels, volumes_in
+from scribbleseg.data.formats import volumes_in
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseError
 from scribbleseg.data.layouts.present import read_present
 from scribbleseg.files import FileError
@@ -74,7 +75,8 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     if not file.is_file():
         what = "a folder without it" if root.is_dir() else "nothing"
         raise DataError(f"{root}: expected a folder that `scribbleseg simulate` wrote, with dataset.json, found {what}")
-    encoding = declared_encoding(file, read_declaration(file)["labels"])
+    declaration = read_declaration(file)
+    encoding = declared_encoding(file, declaration["labels"], colours=declaration.get("colors"))
     scribble_names = _scribble_names(dataset, file, encoding.label_names)
     on_disk = volumes_in(root)
     files = {name: on_disk[name] for name in dataset.train.names if name in on_disk}
@@ -157,9 +159,7 @@ def _read_scribbled(
     if name not in files:
         return replace(case, scribbles=np.full_like(case.scribbles, UNLABELLED))
     try:
-        values, geometry = read_labels(files[name])
-        check_same_grid(files[name], geometry, case.files[0], case.geometry)
-        scribbles = encoding.decode(files[name], values)
+        scribbles = read_drawing(files[name], encoding, case.files[:1], case.geometry)
     except FileError as error:
         raise CaseError(name, [error]) from error
     return replace(case, scribbles=scribbles, files=(*case.files, files[name]))

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from scribbleseg.data.drawing import open_drawing, read_drawing
 from scribbleseg.data.encoding import Encoding
-from scribbleseg.data.formats import NIFTI, check_same_grid, read_geometry, read_image, read_labels
+from scribbleseg.data.formats import NIFTI, read_geometry, read_image
 from scribbleseg.files import FileError
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels
 
@@ -81,11 +82,11 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
             geometry = read_geometry(files.images[0])
     if files.scribbles is not None:
         with _collected(errors):
-            values, grid = read_labels(files.scribbles)
-            with _collected(errors):
-                scribbles = encoding.decode(files.scribbles, values)
+            drawing = open_drawing(files.scribbles, encoding, files.images)
             if geometry is not None:
-                check_same_grid(files.scribbles, grid, files.images[0], geometry)
+                with _collected(errors):
+                    drawing = drawing.on(files.images[0], geometry)
+            scribbles = drawing.decode(encoding)
     elif geometry is not None:
         scribbles = np.full(geometry.shape, UNLABELLED, np.uint8)
     if errors or image is None or scribbles is None or geometry is None:
@@ -125,7 +126,5 @@ def _read_reference(by_name: Mapping[str, CaseFiles], encoding: Encoding, name: 
         return None
     errors: list[FileError] = []
     with _collected(errors):
-        values, geometry = read_labels(files.reference)
-        check_same_grid(files.reference, geometry, files.images[0], read_geometry(files.images[0]))
-        return encoding.decode(files.reference, values)
+        return read_drawing(files.reference, encoding, files.images, read_geometry(files.images[0]))
     raise CaseError(name, errors)

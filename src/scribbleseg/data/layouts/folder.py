@@ -1,9 +1,12 @@
-"""Your own data: a folder of images and a folder of same-named scribbles, NIfTI, NRRD, MetaImage or PNG.
+"""Your own data: a folder of images and a folder of same-named scribbles, NIfTI, NRRD, MetaImage or pictures.
 
     images/CASE.nii.gz       or, with several channels, images/CASE_0000.nii.gz, images/CASE_0001.nii.gz, ...
     scribbles/CASE.nii.gz    a case with scribbles is trained on; a case without is a test case
     masks/CASE.nii.gz        optional: full reference masks, for evaluation, and to simulate scribbles from
     dataset.json             {"labels": {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}}
+
+Scribbles and masks may be segmentations of 3D Slicer, CASE.seg.nrrd, whose segments have the names of labels. PNG and
+TIFF files in colours are read by `"colors": {"liver": "#ff0000", ...}` in dataset.json, beside "labels".
 
 Without scribbles/, cases with masks are the training cases, entirely UNLABELLED until a folder of simulated scribbles
 is given; "ignore" is then not needed.
@@ -26,7 +29,17 @@ from typing import Any
 import numpy as np
 
 from scribbleseg.data.encoding import Encoding, declared_encoding, read_declaration
-from scribbleseg.data.formats import ENDINGS, ending, read_labels, stem, unread_in, volumes_in
+from scribbleseg.data.formats import (
+    IMAGE_ENDINGS,
+    LABEL_ENDINGS,
+    SEGMENTS,
+    ending,
+    read_labels,
+    read_segments,
+    stem,
+    unread_in,
+    volumes_in,
+)
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, cases, dataset
 from scribbleseg.files import FileError, first_of
 from scribbleseg.types import Cases, DataError, Dataset
@@ -46,14 +59,18 @@ def folder(folder: str | Path) -> Dataset:
         DataError: the layout is another one, or the labels are not declared; the message says what to write.
     """
     root = Path(folder)
-    images, scribbles, masks = (volumes_in(root / name) for name in ("images", "scribbles", "masks"))
+    images = volumes_in(root / "images", IMAGE_ENDINGS)
+    scribbles, masks = (volumes_in(root / name) for name in ("scribbles", "masks"))
     if not images:
-        raise DataError(f"{root}: expected images ({', '.join(ENDINGS)}), {_none_in(root / 'images')}; put them there")
+        raise DataError(
+            f"{root}: expected images ({', '.join(IMAGE_ENDINGS)}), {_none_in(root / 'images')}; put them there"
+        )
     if not scribbles and not masks:
         raise DataError(
             f"{root}: expected scribbles named like their images, {_none_in(root / 'scribbles')}; draw some, or add "
             "masks/ to simulate some from"
         )
+    _check_misplaced(root / "images")
     unread = [path for name in ("images", "scribbles", "masks") for path in unread_in(root / name)]
     beside = [path for path in unread_in(root / "scribbles", companions=True) if path not in unread]
     whole = {match[1] if (match := CHANNEL.fullmatch(name)) else name for name in images}
@@ -61,7 +78,7 @@ def folder(folder: str | Path) -> Dataset:
     encoding = _declared(root, scribbles)
     channels = group_channels(images.values(), whole_names={*scribbles, *masks})
     # Scribbles without an image are cases too: whoever drew them meant to train on them, so reading them must fail.
-    expected = {name: (root / "images" / path.name,) for name, path in scribbles.items()}
+    expected = {name: (_image_of(path, root / "images"),) for name, path in scribbles.items()}
     files = [
         CaseFiles(name, paths, scribbles.get(name), masks.get(name))
         for name, paths in sorted({**expected, **channels}.items())
@@ -87,6 +104,20 @@ def _none_in(folder: Path) -> str:
     return f"found none in {folder}" if folder.is_dir() else f"found no folder {folder}"
 
 
+def _check_misplaced(images: Path) -> None:
+    """Raises FileError for a segmentation among the images: their cases would become test cases."""
+    for path in images.iterdir() if images.is_dir() else ():
+        if ending(path) == SEGMENTS and not path.name.startswith("."):
+            raise FileError(
+                path, "expected images alone, found a segmentation of 3D Slicer", "move it to scribbles/ or masks/"
+            )
+
+
+def _image_of(scribbles: Path, images: Path) -> Path:
+    """The image that should be there, by the name and the format of its scribbles."""
+    return images / (f"{stem(scribbles)}.nrrd" if ending(scribbles) == SEGMENTS else scribbles.name)
+
+
 def _check_unread(unread: Iterable[Path], undrawn: Iterable[str], scribbles: Path) -> None:
     """Raises FileError for scribbles in a format that is not read: their cases would become test cases."""
     for path in unread:
@@ -94,7 +125,7 @@ def _check_unread(unread: Iterable[Path], undrawn: Iterable[str], scribbles: Pat
         if path.parent == scribbles and any(name.startswith(f"{case}.") for case in undrawn):
             raise FileError(
                 path,
-                f"expected scribbles as a file ending in {', '.join(ENDINGS)}, found this one",
+                f"expected scribbles as a file ending in {', '.join(LABEL_ENDINGS)}, found this one",
                 "convert it, or take it away if its case is to be a test case",
             )
 
@@ -115,10 +146,10 @@ def images(path: str | Path, n_channels: int | None = None) -> Cases:
         found = {stem(path): path}
     else:
         places = (path, path / "images", path / "imagesTs")
-        found = next((files for place in places if (files := volumes_in(place))), {})
+        found = next((files for place in places if (files := volumes_in(place, IMAGE_ENDINGS))), {})
     if not found:
-        raise DataError(f"{path}: expected an image or a folder of images ({', '.join(ENDINGS)}), found none")
-    if path.is_dir() and (unread := unread_in(next(iter(found.values())).parent)):
+        raise DataError(f"{path}: expected an image or a folder of images ({', '.join(IMAGE_ENDINGS)}), found none")
+    if path.is_dir() and (unread := unread_in(next(iter(found.values())).parent, endings=IMAGE_ENDINGS)):
         log.warning("not read in %s: %s", path, first_of([each.name for each in unread]))
     several = len({match[1] if (match := CHANNEL.fullmatch(name)) else name for name in found}) < len(found)
     channels: Mapping[str, tuple[Path, ...]] = {name: (file,) for name, file in found.items()}
@@ -165,31 +196,43 @@ def _declared(root: Path, scribbles: Mapping[str, Path]) -> Encoding:
                 f"{file}: expected this file to say what the masks' values mean, found none; write "
                 '{"labels": {"background": 0, "NAME": 1, ...}} with your names'
             )
-        return declared_encoding(file, read_declaration(file)["labels"], needed=("background",))
+        declaration = read_declaration(file)
+        return declared_encoding(file, declaration["labels"], ("background",), declaration.get("colors"))
     if not file.is_file():
         raise DataError(
             f"{file}: expected this file to say what the scribbles' values mean, found none. {_advice(scribbles)}"
         )
-    labels = read_declaration(file)["labels"]
+    declaration = read_declaration(file)
+    labels, colours = declaration["labels"], declaration.get("colors")
+    if "ignore" not in labels and colours is not None:
+        free = max((value for value in labels.values() if isinstance(value, int)), default=0) + 1
+        raise DataError(
+            f"{file}: expected the value that unlabelled pixels have where labels are written, found none; add "
+            f'"ignore": {free} to "labels"'
+        )
     if "ignore" not in labels:
         raise DataError(
             f'{file}: expected the value of unlabelled voxels as "ignore", found only {json.dumps(labels)}, so that '
             f"{labels.get('background', 0)} could mean background or unlabelled. {_advice(scribbles, labels)}"
         )
-    return declared_encoding(file, labels)
+    return declared_encoding(file, labels, colours=colours)
 
 
 def _advice(scribbles: Mapping[str, Path], labels: Mapping[str, Any] | None = None) -> str:
     """Says what to write into dataset.json, from the values that the first scribbles hold."""
     counts: Counter[int] = Counter()
+    names: dict[int, str] = {}
     for path in list(scribbles.values())[:5]:
         values, n = np.unique(read_labels(path)[0], return_counts=True)
+        names |= {segment.value: segment.name for segment in read_segments(path) or ()}
         counts.update(dict(zip(values.tolist(), n.tolist(), strict=True)))
-    # Scribbles are thin: whatever fills most of the image is what nobody drew.
-    ignore = counts.most_common(1)[0][0]
+    # Scribbles are thin: whatever fills most of the image is what nobody drew. In Slicer's segmentations that is 0.
+    ignore = 0 if names else counts.most_common(1)[0][0]
     drawn = sorted(set(counts) - {ignore})
     background = 0 if ignore != 0 else max(drawn, default=1)
-    names = {value: name for name, value in (labels or {}).items() if name != "background"}
+    if names:
+        background = next((value for value, name in names.items() if name.casefold() == "background"), max(counts) + 1)
+    names |= {value: name for name, value in (labels or {}).items() if name != "background"}
     structures = [value for value in drawn if value != background] or [background + 1]
     suggestion = {"background": background}
     suggestion |= {names.get(value, f"structure {value}"): value for value in structures}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scribbleseg.data.encoding import Encoding, declared, declared_encoding, read_declaration
-from scribbleseg.data.formats import PNG, volumes_in
+from scribbleseg.data.formats import IMAGE_ENDINGS, PICTURES, volumes_in
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset
 from scribbleseg.data.layouts.folder import CHANNEL
 from scribbleseg.types import UNLABELLED, DataError, Dataset
@@ -69,7 +69,7 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
             f"{file}: expected version 2 of nnU-Net's format, found version 1 (labels by number, modality); "
             "convert it with nnUNetv2_convert_old_nnUNet_dataset"
         )
-    encoding = declared_encoding(file, labels, needed=("background",))
+    encoding = declared_encoding(file, labels, needed=("background",), colours=declaration.get("colors"))
     in_order = declared(encoding.label_names)
     if labels != {name: in_order[name] for name in labels}:
         raise DataError(
@@ -83,13 +83,13 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
 
 def _images(images: Path, labels: Path, n_channels: int, suffix: str) -> dict[str, tuple[Path, ...]]:
     """Returns the channels that each case should have; a case is whatever has an image or a label map."""
-    on_disk = volumes_in(images)
+    on_disk = volumes_in(images, IMAGE_ENDINGS)
     names = {match[1] for name in on_disk if (match := CHANNEL.fullmatch(name))} | set(volumes_in(labels))
     expected = {
         name: tuple(_on_disk(images, f"{name}_{channel:04d}", suffix, on_disk) for channel in range(n_channels))
         for name in sorted(names)
     }
-    if suffix == PNG:  # one picture may hold all its colours
+    if suffix.lower() in PICTURES:  # one picture may hold all its colours
         return {name: paths[:1] if f"{name}_0001" not in on_disk else paths for name, paths in expected.items()}
     return expected
 
@@ -98,4 +98,4 @@ def _on_disk(folder: Path, name: str, suffix: str, on_disk: Mapping[str, Path]) 
     """The file of that name as the file system spells it, or the one that should be there."""
     path = folder / f"{name}{suffix}"
     found = on_disk.get(name, path)
-    return found if found.name.endswith(suffix) else path
+    return found if found.name.lower().endswith(suffix.lower()) else path
