@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 import SimpleITK
 
-from scribbleseg.data.formats import read_geometry, read_image, read_labels, volumes_in
+from scribbleseg.data.formats import read_geometry, read_image, read_labels, unread_in, volumes_in
 from scribbleseg.files import FileError
 
 VOXELS = np.arange(24, dtype=np.uint8).reshape(4, 3, 2)  # x y z
@@ -69,7 +69,7 @@ def test_endings_in_capitals_are_read(files):
         shouted = file.rename(files / file.name.replace("p01", file.suffix[1:]).upper())
         assert read_image(shouted)[0].size in (24, 12)
         assert read_geometry(shouted).suffix == file.name[3:]
-    assert len(volumes_in(files)) == 7
+    assert len(volumes_in(files)) == 6, "all but a JPEG beside volumes"
 
 
 def test_two_pictures_of_one_name_are_an_error(files):
@@ -77,6 +77,17 @@ def test_two_pictures_of_one_name_are_an_error(files):
         (files / f"p01.{end}").unlink()
     with pytest.raises(FileError, match=r"p01\.tif: expected one file named p01, also found p01\.png; keep one"):
         volumes_in(files)
+
+
+def test_jpeg_files_beside_volumes_are_previews(files):
+    for end in ("nii", "nrrd", "mha", "png", "tif"):
+        (files / f"p01.{end}").unlink()
+    (files / "p02.JPG").write_bytes((files / "p01.jpg").read_bytes())
+    assert list(volumes_in(files).values()) == [files / "p01.nii.gz"]
+    assert unread_in(files) == [files / "p01.jpg", files / "p02.JPG"]
+    (files / "p01.nii.gz").unlink()
+    assert list(volumes_in(files)) == ["p01", "p02"]
+    assert unread_in(files) == []
 
 
 def test_a_postscript_file_named_png_reaches_no_interpreter(files, monkeypatch):

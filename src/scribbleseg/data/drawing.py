@@ -149,9 +149,8 @@ def open_drawing(path: Path, encoding: Encoding, images: Sequence[Path] = ()) ->
     """
     if encoding.colours and ending(path) in PICTURES and (read := read_colours(path)) is not None:
         return Drawing(path, read[1], None, colours=read[0], images=tuple(images))
-    segments = read_segments(path) if path.is_file() else None
     values, geometry = read_labels(path)
-    return Drawing(path, geometry, values, segments)
+    return Drawing(path, geometry, values, read_segments(path))
 
 
 def read_drawing(path: Path, encoding: Encoding, images: Sequence[Path], geometry: Geometry) -> Labels:

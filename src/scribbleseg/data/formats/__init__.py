@@ -116,17 +116,14 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], 
         FileError: missing, damaged, of more than three dimensions, coloured, JPEG, with overlapping segments, or with
             values that are not integers.
     """
-    if ending(path) == SEGMENTS:
-        read_segments(path)  # which says where they overlap
+    read_segments(path)  # which says where they overlap
     voxels, geometry = _read(path, labels=True)
     if len(voxels) > 1 and (voxels == voxels[:1]).all():
         voxels = voxels[:1]  # a grey picture that was saved as RGB
     if len(voxels) > 1:
         drawn = pens(path) if ending(path) in PICTURES else []
         declare = ", ".join(f'"NAME": "{pen}"' for pen in drawn)
-        advice = (
-            f', or say what the pens mean in dataset.json: "colors": {{{declare}}} with your names' if drawn else ""
-        )
+        advice = f', or declare the pens in dataset.json: "colors": {{{declare}}} with your names' if drawn else ""
         raise FileError(
             path,
             f"expected one integer a voxel, found {len(voxels)} channels (colours?)",

@@ -43,7 +43,8 @@ def stem(path: Path) -> str:
 def volumes_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Path]:
     """Returns the readable files of a folder by stem, sorted; empty where there is no such folder.
 
-    Files of other kinds and hidden ones are passed over; `unread_in` names them.
+    Files of other kinds, hidden ones, and JPEG files beside volumes, which are previews, are passed over; `unread_in`
+    names them.
 
     Args:
         folder: the folder.
@@ -53,8 +54,9 @@ def volumes_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Pa
         FileError: two files share a stem, so that nobody can say which one is meant, or a link leads nowhere.
     """
     found: dict[str, Path] = {}
+    read = _read_in(folder, endings)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(".") or ending(path) not in endings:
+        if path.name.startswith(".") or ending(path) not in read:
             continue
         if path.is_symlink() and not path.exists():
             raise FileError(
@@ -80,10 +82,19 @@ def unread_in(folder: Path, companions: bool = False, endings: tuple[str, ...] =
         companions: whether `COMPANIONS` are among it. Hidden files are not.
         endings: those that are read.
     """
+    read = _read_in(folder, endings)
     return sorted(
         path
         for path in (folder.iterdir() if folder.is_dir() else ())
         if not path.name.startswith(".")
         and (companions or not path.name.lower().endswith(COMPANIONS))
-        and not (ending(path) in endings and path.is_file())
+        and not (ending(path) in read and path.is_file())
     )
+
+
+def _read_in(folder: Path, endings: tuple[str, ...]) -> tuple[str, ...]:
+    """The endings that are read in a folder: no JPEG where there are volumes."""
+    volumes = {*NIFTI, *ITK} - {SEGMENTS}
+    if any(ending(path) in volumes for path in (folder.iterdir() if folder.is_dir() else ())):
+        return tuple(known for known in endings if known not in JPEG)
+    return endings

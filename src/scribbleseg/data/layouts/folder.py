@@ -59,6 +59,7 @@ def folder(folder: str | Path) -> Dataset:
         DataError: the layout is another one, or the labels are not declared; the message says what to write.
     """
     root = Path(folder)
+    _check_misplaced(root / "images")
     images = volumes_in(root / "images", IMAGE_ENDINGS)
     scribbles, masks = (volumes_in(root / name) for name in ("scribbles", "masks"))
     if not images:
@@ -70,7 +71,6 @@ def folder(folder: str | Path) -> Dataset:
             f"{root}: expected scribbles named like their images, {_none_in(root / 'scribbles')}; draw some, or add "
             "masks/ to simulate some from"
         )
-    _check_misplaced(root / "images")
     unread = [path for name in ("images", "scribbles", "masks") for path in unread_in(root / name)]
     beside = [path for path in unread_in(root / "scribbles", companions=True) if path not in unread]
     whole = {match[1] if (match := CHANNEL.fullmatch(name)) else name for name in images}
@@ -105,7 +105,7 @@ def _none_in(folder: Path) -> str:
 
 
 def _check_misplaced(images: Path) -> None:
-    """Raises FileError for a segmentation among the images: their cases would become test cases."""
+    """Raises FileError for a segmentation among the images, which would be passed over."""
     for path in images.iterdir() if images.is_dir() else ():
         if ending(path) == SEGMENTS and not path.name.startswith("."):
             raise FileError(
