@@ -1,6 +1,7 @@
 """The run folder refuses to mix runs, and reads what a kill left."""
 
 import json
+from datetime import datetime
 
 import pytest
 
@@ -38,6 +39,7 @@ def test_provenance_is_recorded(tmp_path):
     assert details["seed"] == 0
     assert {"torch", "scribbleseg", "python"} <= details["versions"].keys()
     assert details["command"]
+    assert datetime.fromisoformat(details["date"]).tzinfo is not None
 
 
 def test_metrics_are_json_lines_and_a_line_cut_short_is_left_out(tmp_path):

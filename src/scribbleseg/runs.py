@@ -2,7 +2,7 @@
 
 RUN/
   recipe.json            the resolved recipe
-  run.json               name, seed, versions, command, data set, and its fingerprint once it has been read
+  run.json               name, seed, date, versions, command, data set, and its fingerprint once it has been read
   metrics.jsonl          one JSON record a line; the same curves are under tensorboard/
   recursion_0/           network.pt (weights after its M step), m_step.ckpt (while it runs), optimiser.pt (where the
                          next stage carries its optimiser on)
@@ -19,6 +19,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
@@ -234,8 +235,9 @@ def open_run(path: Path) -> Run:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, platform and the command that was given."""
+    """Date and time, versions, platform and the command that was given."""
     return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -11,7 +11,7 @@ from scribbleseg.annotate.check import check
 from scribbleseg.annotate.simulate import RULES, write_simulation
 from scribbleseg.api import seed
 from scribbleseg.data import open_dataset
-from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, turn_to
+from scribbleseg.data.orientation import Turn, codes, common_orientation, looked_at, plane, sides, turn_to
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import build_slices
 from scribbleseg.evaluation.metrics import score
@@ -234,3 +234,35 @@ class TestFolder:
             on_grid = grid.labels(case.scribbles, case.geometry)
             assert ((on_grid == 1).sum(axis=(1, 2)) > 3).all(), "a line in each of the four slices"
             assert (on_grid == 1).sum() < 100
+
+
+SHOWN = {"axial": ("PL", "RLAP"), "coronal": ("IL", "RLSI"), "sagittal": ("IP", "APSI")}
+"""What height and width grow towards where radiologists look at slices, and what they find left, right, above, below."""
+
+
+@pytest.mark.parametrize("asked", SHOWN)
+def test_slices_are_looked_at_with_the_right_on_the_left_and_count_as_stored(asked):
+    volume = np.arange(4 * 5 * 6).reshape(4, 5, 6)  # depth height width, of a file in LPS
+    ends, around = SHOWN[asked]
+    for own in ALL:
+        grid = geometry(own, moved((4, 5, 6), own), (1.0, 1.0, 1.0))
+        turn = looked_at(grid, turn_to(common_orientation([geometry(LPS)], asked), grid, asked))
+        depth = next(end for end in own if plane(end) == asked)
+        assert np.array_equal(turn(stored(volume, own)), stored(volume, depth + ends)), own
+        assert sides(grid, turn) == around
+
+
+def test_sides_follow_a_turn():
+    grid = geometry("SAR")
+    assert sides(grid, Turn()) == "LRPA"
+    assert sides(grid, Turn((0, 1, 2), (False, True, False))) == "LRAP"
+    assert sides(grid, Turn((0, 2, 1), (False, True, False))) == "PARL"
+
+
+def test_nothing_is_said_of_sides_that_nobody_knows():
+    oblique = np.diag([1.0, 1.0, 5.0, 1.0])
+    oblique[:3, :3] = oblique[:3, :3] @ [[0.7, -0.7, 0], [0.7, 0.7, 0], [0, 0, 1]]
+    for grid in (Geometry((1, 5, 5), np.eye(4), ".png"), Geometry((4, 5, 5), np.eye(4), ""), Geometry((4, 5, 5), oblique)):
+        turn = turn_to(LPS, grid)
+        assert looked_at(grid, turn) == turn
+        assert sides(grid, turn) == ""

@@ -31,6 +31,13 @@ def _each_axis_once(value: str) -> str:
 Orientation = Annotated[str, AfterValidator(_each_axis_once)]
 """What depth, height and width grow towards: superior or inferior, anterior or posterior, left or right, each once."""
 
+OPPOSITE = dict(zip("SIAPLR", "ISPARL", strict=True))
+"""The other end of each anatomical axis."""
+
+LOOKED_AT = {"axial": "PL", "coronal": "IL", "sagittal": "IP"}
+"""What height and width of a slice grow towards where people look at it, by its plane: the patient's right is on the
+left and the front or the head on top, which is the radiologists' convention."""
+
 THICK = 1.5
 """Slices are stacked along an axis whose voxels are so many times as long as along both others; ours."""
 
@@ -132,6 +139,37 @@ def turn_to(orientation: str | None, geometry: Geometry, asked: Plane | None = N
     axes = tuple(_along(own, end) for end in wanted)
     flips = tuple(own[axis] != end for axis, end in zip(axes, wanted, strict=True))
     return Turn(axes, flips)  # type: ignore[arg-type]
+
+
+def looked_at(geometry: Geometry, turn: Turn) -> Turn:
+    """How a volume is brought into slices for people to look at (`LOOKED_AT`), which count as they are stored.
+
+    What nobody knows the sides of, pictures and arrays, and oblique volumes are only cut into slices.
+
+    Args:
+        geometry: the volume's, as stored.
+        turn: cuts it into the slices that are to be looked at.
+    """
+    if not _placed(geometry) or _oblique(geometry):
+        return turn
+    own, depth = codes(geometry), turn.axes[0]
+    wanted = LOOKED_AT[plane(own[depth])]
+    height, width = (_along(own, end) for end in wanted)
+    return Turn((depth, height, width), (False, own[height] != wanted[0], own[width] != wanted[1]))
+
+
+def sides(geometry: Geometry, turn: Turn) -> str:
+    """The patient's sides at the left, the right, the top and the bottom of a slice after a turn, such as "RLAP".
+
+    Returns:
+        "" where nobody knows them: for pictures, arrays and oblique volumes.
+    """
+    if not _placed(geometry) or _oblique(geometry):
+        return ""
+    own = codes(geometry)
+    ends = [own[axis] for axis in turn.axes]
+    _, bottom, right = (OPPOSITE[end] if flip else end for end, flip in zip(ends, turn.flips, strict=True))
+    return OPPOSITE[right] + right + OPPOSITE[bottom] + bottom
 
 
 def slice_axis(geometry: Geometry) -> int:
