@@ -1,21 +1,23 @@
 """A run under review: its networks segment, are scored against references, and are shown in pictures."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
 from rich.progress import track
 
 from scribbleseg.data import fully_annotated, open_dataset
+from scribbleseg.data.orientation import Turn, is_picture, looked_at, sides
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.data.views import in_labels
 from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
-from scribbleseg.evaluation.report import Picture, RunSummary
+from scribbleseg.evaluation.report import Origin, Picture, RunSummary
 from scribbleseg.pipeline import AnySegmenter, data_of, load, phase_recipe, phases, recipe_of
 from scribbleseg.runs import Run
-from scribbleseg.types import UNLABELLED, Cases, Dataset, Labels, spread
+from scribbleseg.types import UNLABELLED, Case, Cases, Dataset, Labels, spread
 from scribbleseg.weights import load_segmenter
 
 PICTURED_CASES = 3
@@ -77,34 +79,79 @@ def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[Run
     ]
     summary = RunSummary(name, run.details["label_names"], scores=scores, pictures=pictures)
     summary = replace(summary, recipe=run.recipe, details=run.details, metrics=last[1].metrics)
-    return [*summaries, replace(summary, is_upper_bound=recipe_of(run).is_upper_bound)]
+    return [*summaries, replace(summary, is_upper_bound=recipe_of(run).is_upper_bound, origin=origin_of(run))]
+
+
+def origin_of(run: Run) -> Origin:
+    """What a run was made from, as its folder says; no image is read."""
+    data, (first, *_) = data_of(run), phases(run).values()
+    slices = open_slices(first.slices)
+    drawn = sum(slices.share(layer != UNLABELLED) for layer in (slices.scribbles, slices.held_out) if layer is not None)
+    return Origin(
+        data_set=f"{Path(data['folder']).name} ({data['format']})",
+        begun=run.details.get("date", ""),
+        training_cases=len(slices.rows),
+        drawn=None if recipe_of(run).is_upper_bound else drawn,
+        in_pixels=all(is_picture(slices.geometry(name)) for name in slices.rows),
+    )
+
+
+@dataclass(frozen=True)
+class _View:
+    """One slice of a case as people look at it.
+
+    Args:
+        case: the case, with its image.
+        turn: brings its arrays into slices to look at.
+        z: the slice's index, from 0.
+        shown: the channel that is shown where the image is not in colour.
+    """
+
+    case: Case
+    turn: Turn
+    z: int
+    shown: int
+
+    def picture(self, recursion: int | None, title: str, **maps: Labels | None) -> Picture:
+        """The slice's picture, with the label maps of the case on its native grid by their names in `Picture`."""
+        image, geometry = self.turn(self.case.image)[:, self.z], self.case.geometry
+        in_colour = is_picture(geometry) and len(image) == 3
+        layers = {name: None if labels is None else self.turn(labels)[self.z] for name, labels in maps.items()}
+        picture = Picture(
+            self.case.name, self.z, recursion, np.moveaxis(image, 0, -1) if in_colour else image[self.shown], **layers
+        )
+        placed = {"n_slices": self.turn.shape(geometry)[0], "pixel": self.turn.spacing_mm(geometry)[1:]}
+        return replace(picture, title=title, sides=sides(geometry, self.turn), **placed)
+
+
+def _view(case: Case, grid: Preprocess, labels: Labels, shown: int) -> _View:
+    """The fullest slice of a case in these labels."""
+    turn = looked_at(case.geometry, grid.turn(case.geometry))
+    return _View(case, turn, _fullest(turn(labels)), shown)
 
 
 def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric) -> Iterator[Picture]:
-    """The middle slice of a few training cases: scribbles, seeds, and what each recursion was taught and learned."""
+    """A slice of a few training cases: scribbles, and what each recursion was taught and learned."""
     recipe = phase_recipe(part)
     dataset, slices = dataset_of(run), open_slices(part.slices)
     segmenters = [load_segmenter(recipe, part, fabric, index) for index in range(part.recursions)]
+    title = f"training case{f', {phase}' if phase else ''}"
     for name in spread(dataset.train.names, PICTURED_CASES):
-        case = dataset.train.named(name)
-        rows = slices.rows[name]
-        turn = recipe.preprocess.turn(case.geometry)
-        scribbles = case.scribbles
+        case, rows = dataset.train.named(name), slices.rows[name]
+        scribbles, reference = case.scribbles, dataset.read_reference(name)
         if phase:
             scribbles = recipe.preprocess.native_labels(slices.scribbles[rows], case.geometry)
-        scribbles = turn(scribbles)
-        z = _fullest(scribbles)
-        reference = dataset.read_reference(name)
-        taught = [slices.layer("labels", recipe.labels_of(index))[rows] for index in range(part.recursions)]
-        maps = [turn(recipe.preprocess.native_labels(labels, case.geometry))[z] for labels in taught]
+        view = _view(case, recipe.preprocess, scribbles, dataset.shown)
         for index, segmenter in enumerate(segmenters):
-            shown = {"scribbles": scribbles[z], "seeds": maps[0], "pseudo_labels": maps[index]}
-            shown |= {
-                "prediction": turn(segmenter.segment(case))[z],
-                "reference": None if reference is None else turn(reference)[z],
-            }
-            title = f"training case{f', {phase}' if phase else ''}"
-            yield Picture(name, z, index, turn(case.image)[dataset.shown, z], title=title, **shown)
+            taught = slices.layer("labels", recipe.labels_of(index))[rows]
+            yield view.picture(
+                index,
+                title,
+                scribbles=None if recipe.is_upper_bound else scribbles,
+                pseudo_labels=recipe.preprocess.native_labels(taught, case.geometry),
+                prediction=segmenter.segment(case),
+                reference=reference,
+            )
 
 
 def _test_pictures(run: Run, fabric: Fabric, scores: list[Score], grid: Preprocess) -> Iterator[Picture]:
@@ -116,12 +163,10 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score], grid: Preproce
     names = list(dict.fromkeys(s.case for s in scores))
     by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name and not s.auxiliary]))
     for title, name in zip(("worst", "median", "best"), spread(by_dice, PICTURED_CASES), strict=False):
-        case = dataset.test.named(name)
-        turn = grid.turn(case.geometry)
-        reference = turn(dataset.reference(name))
-        z = _fullest(np.where(reference == 0, UNLABELLED, reference).astype(np.uint8))
-        shown = {"prediction": turn(segmenter.segment(case))[z], "reference": reference[z]}
-        yield Picture(name, z, None, turn(case.image)[dataset.shown, z], title=f"{title} test case", **shown)
+        case, reference = dataset.test.named(name), dataset.reference(name)
+        there = np.where(reference == 0, UNLABELLED, reference).astype(np.uint8)
+        view = _view(case, grid, there, dataset.shown)
+        yield view.picture(None, f"{title} test case", prediction=segmenter.segment(case), reference=reference)
 
 
 def _fullest(labels: Labels) -> int:

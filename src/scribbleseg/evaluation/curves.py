@@ -59,33 +59,33 @@ def by_recursion(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[i
     return {**shares, "agreement": sorted(agreed.items())}
 
 
-def draw_curves(views: list[dict[str, Any]]) -> Markup | None:
+def draw_curves(views: list[dict[str, Any]]) -> list[Markup]:
     """The training loss by iteration, and what is known of each recursion without any mask, of all runs.
 
     Args:
         views: for each run its "colour", its `loss_curve` as "loss" and its values `by_recursion`.
 
     Returns:
-        An SVG element, or None where there is nothing to draw.
+        An SVG element for each of these of which there is something to draw: side by side on wide screens, one below
+        the other on narrow ones.
     """
-    panels = [
-        name
+    return [
+        _panel(name, views)
         for name in ("loss", *TITLES)
         if any(view["loss"][0] if name == "loss" else view["by_recursion"][name] for view in views)
     ]
-    if not panels:
-        return None
-    figure = Figure(figsize=(11, 2.9), layout="constrained")
-    widths = [1.7 if name == "loss" else 1 for name in panels]
-    all_axes = np.atleast_1d(figure.subplots(1, len(panels), width_ratios=widths))
-    for name, axes in zip(panels, all_axes, strict=True):
-        if name == "loss":
-            _draw_losses(axes, views)
-        else:
-            _draw_shares(axes, name, views)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _style(axes)
-    return _svg(figure)
+
+
+def _panel(name: str, views: list[dict[str, Any]]) -> Markup:
+    figure = Figure(figsize=(4.2, 2.7), layout="constrained")
+    axes = figure.subplots()
+    if name == "loss":
+        _draw_losses(axes, views)
+    else:
+        _draw_shares(axes, name, views)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    _style(axes)
+    return _svg(figure, TITLES.get(name, "Training loss"))
 
 
 def _draw_losses(axes: Axes, views: list[dict[str, Any]]) -> None:
@@ -113,6 +113,8 @@ def _draw_shares(axes: Axes, share: str, views: list[dict[str, Any]]) -> None:
         axes.plot(recursions, values, color=view["colour"], marker="o", markersize=5)
     axes.set(title=TITLES[share], xlabel="recursion (0: seeds)")
     axes.set_ylim(0, None if share == "changed" else 1.02)
+    last = max(recursion for view in views for recursion, _ in view["by_recursion"][share])
+    axes.set_xlim(-0.3, max(last, 1) + 0.3)
     if share != "agreement":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
@@ -126,7 +128,7 @@ def _style(axes: Axes) -> None:
     axes.grid(axis="y", color=INK, alpha=0.12)
 
 
-def _svg(figure: Figure) -> Markup:
+def _svg(figure: Figure, title: str) -> Markup:
     """The figure as an SVG element for an HTML page: text stays text, in the page's own colour and font."""
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "scribbleseg"}):
@@ -135,4 +137,5 @@ def _svg(figure: Figure) -> Markup:
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace("xlink:href", "href").replace(INK, "currentColor")
     svg = re.sub(r'<metadata>.*?</metadata>| xmlns(:\w+)?="[^"]*"| id="[a-z]\w*_\d+"', "", svg, flags=re.DOTALL)
-    return Markup(re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*"', r"\1", svg, count=1))
+    svg = re.sub(r' (?:width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1))

@@ -1,39 +1,33 @@
-"""The report's pictures: slices with their label maps laid over them, as data URIs of the page."""
+"""The report's pictures: a slice with its label maps laid over it, in the order in which they came about."""
 
-import base64
-import hashlib
-import io
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image as PillowImage
-from skimage.measure import find_contours
+from jaxtyping import Num, UInt8
 
+from scribbleseg.evaluation.drawing import (
+    BACKGROUND_COLOUR,
+    STRUCTURE_COLOURS,
+    embedded,
+    errors,
+    identifier,
+    outlines,
+    overlay,
+)
 from scribbleseg.evaluation.metrics import dice
 from scribbleseg.types import UNLABELLED, DataError
 
 MAX_PICTURES = 12
-"""How many pictures of each run are shown (ours: nobody looks at more, and the file stays small)."""
+"""How many slices of each run are shown (ours: nobody looks at more, and the file stays small)."""
 
-STRUCTURE_COLOURS = ("#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442", "#d55e00", "#0072b2")
-"""Okabe & Ito's palette (jfly.uni-koeln.de/color), made to be told apart with every kind of colour vision."""
+NAMED = 6
+"""With more structures than this, tables and pictures give means, and single structures elsewhere (ours)."""
 
-BACKGROUND_COLOUR = "#4b5b9a"
-"""The colour of what is labelled as background: a blue that no structure has and that leaves the image visible."""
-
-LAYERS = {
-    "image": ("Image", 0.0, False, False),
-    "scribbles": ("Scribbles", 1.0, True, False),
-    "seeds": ("Seeds", 0.55, True, False),
-    "pseudo_labels": ("Pseudo-labels", 0.55, True, False),
-    "prediction": ("Prediction", 0.45, False, True),
-    "reference": ("Reference", 0.45, False, True),
-}
-"""The layers in the order of the pipeline: title, opacity, is background tinted, is the reference's outline drawn."""
+LAYERS = ("scribbles", "pseudo_labels", "prediction", "reference")
+"""The label maps of a picture."""
 
 
 @dataclass(frozen=True)
@@ -44,26 +38,45 @@ class Picture:
         case: the name of the case.
         slice_index: the slice's index along depth, from 0.
         recursion: the recursion's number, from 0, or None where there is none.
-        image: the slice's intensities, `height width`; shown between their 1st and 99th percentile.
+        image: the slice's intensities, `height width`, shown between their 1st and 99th percentile, or its red, green
+            and blue, `height width 3`.
         scribbles: the scribbles, uint8 `height width` like all label maps here.
-        seeds: the seed areas grown from the scribbles.
-        pseudo_labels: what the network was trained on in this recursion.
+        pseudo_labels: what the network was trained on in this recursion: first the seed areas.
         prediction: the network's prediction after this recursion.
         reference: the reference mask.
         title: a remark, such as why this slice is shown. Pictures of one slice with different titles are shown in
             different figures.
+        n_slices: the number of slices of the case.
+        pixel: height and width of a pixel, in mm or any other unit.
+        sides: letters of the patient's sides that are at the left, the right, the top and the bottom, such as "RLAP";
+            "" where nobody knows.
     """
 
     case: str
     slice_index: int
     recursion: int | None
-    image: Float[np.ndarray, "height width"]
+    image: Num[np.ndarray, "height width *rgb"]
     scribbles: UInt8[np.ndarray, "..."] | None = None
-    seeds: UInt8[np.ndarray, "..."] | None = None
     pseudo_labels: UInt8[np.ndarray, "..."] | None = None
     prediction: UInt8[np.ndarray, "..."] | None = None
     reference: UInt8[np.ndarray, "..."] | None = None
     title: str = ""
+    n_slices: int = 1
+    pixel: tuple[float, float] = (1.0, 1.0)
+    sides: str = ""
+
+
+@dataclass
+class Shared:
+    """What several pictures of a page show, kept once, by id.
+
+    Args:
+        images: data URIs of images with their width and height in pixels of the slice.
+        outlines: the outlines of all structures of a slice.
+    """
+
+    images: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    outlines: dict[str, list[str]] = field(default_factory=dict)
 
 
 def label_colours(label_names: Iterable[Sequence[str]]) -> dict[str, str]:
@@ -76,52 +89,116 @@ def label_colours(label_names: Iterable[Sequence[str]]) -> dict[str, str]:
     return dict(zip(names, itertools.cycle(STRUCTURE_COLOURS), strict=False))
 
 
-def picture_groups(
-    pictures: Sequence[Picture], label_names: Sequence[str], colours: Mapping[str, str], images: dict[str, str]
+def figures(
+    pictures: Sequence[Picture], label_names: Sequence[str], colours: Mapping[str, str], shared: Shared
 ) -> list[dict[str, Any]]:
-    """The figures of a run, one for each slice and title, as the template shows them.
+    """The figures of a run, one for each slice and title, as the template shows them; of MAX_PICTURES slices.
 
-    In a figure there is a row for each recursion, with its layers side by side; what stays the same is shown once.
+    A figure has columns: the scribbles, then for each recursion what it was trained on above what it predicted, then
+    the reference above the errors of the last prediction. Without recursions each map is a column by itself.
 
     Args:
-        pictures: the pictures of one run, of which the first MAX_PICTURES are shown.
+        pictures: the pictures of one run.
         label_names: the run's label names by value, background first.
         colours: the colour of each label, by its name.
-        images: the page's images by id; those of the figures are added.
+        shared: what the page shows several times; images and outlines of these figures are added.
 
     Raises:
         DataError: a picture's maps differ in shape or hold undeclared values.
     """
     groups: dict[tuple[str, int, str], list[Picture]] = {}
-    for picture in pictures[:MAX_PICTURES]:
-        _check(picture, len(label_names))
+    for picture in pictures:
         groups.setdefault((picture.case, picture.slice_index, picture.title), []).append(picture)
-    return [_figure(group, label_names, colours, images) for group in groups.values()]
+    shown = list(groups.values())[:MAX_PICTURES]
+    for picture in itertools.chain.from_iterable(shown):
+        _check(picture, len(label_names))
+    return [_figure(group, label_names, colours, shared) for group in shown]
+
+
+def n_figures(pictures: Sequence[Picture]) -> int:
+    """How many slices, by title, the pictures are of."""
+    return len({(picture.case, picture.slice_index, picture.title) for picture in pictures})
 
 
 def _figure(
-    group: list[Picture], label_names: Sequence[str], colours: Mapping[str, str], images: dict[str, str]
+    group: list[Picture], label_names: Sequence[str], colours: Mapping[str, str], shared: Shared
 ) -> dict[str, Any]:
     """The figure of one slice, from its pictures."""
-    group.sort(key=lambda picture: -1 if picture.recursion is None else picture.recursion)
-    layers = [layer for layer in LAYERS if any(getattr(picture, layer) is not None for picture in group)]
-    palette = [BACKGROUND_COLOUR, *(colours[name] for name in label_names[1:])]
-    box = _box(group)
-    rows = []
-    for picture, above in zip(group, [None, *group], strict=False):
-        tiles = [_tile(picture, layer, box, palette) if _is_new(picture, above, layer) else None for layer in layers]
-        rows.append({"recursion": picture.recursion, "dice": _slice_dice(picture, label_names), "tiles": tiles})
+    group = sorted(group, key=lambda picture: -1 if picture.recursion is None else picture.recursion)
+    first, box = group[0], _box(group)
     height, width = (edge.stop - edge.start for edge in box)
+    image, uri = embedded(first.image, box)
+    shared.images[image] = uri, width, height
+    palette = [BACKGROUND_COLOUR, *(colours[name] for name in label_names[1:])]
     return {
-        "case": group[0].case,
-        "slice": group[0].slice_index,
-        "title": group[0].title,
-        "layers": [LAYERS[layer][0] for layer in layers],
-        "rows": rows,
+        "case": first.case,
+        "slice": f"slice {first.slice_index + 1} of {first.n_slices}" if first.n_slices > 1 else "",
+        "title": first.title,
+        "columns": _columns(group, label_names, box, palette),
         "width": width,
         "height": height,
-        "image": _embed(group[0].image, box, images),
+        "aspect": width * first.pixel[1] / (height * first.pixel[0]),
+        "sides": first.sides,
+        "image": image,
+        "outline": _shared_outline(group[-1], box, shared),
     }
+
+
+def _shared_outline(picture: Picture, box: tuple[slice, slice], shared: Shared) -> str | None:
+    """The id of the outlines of a picture's reference, which are added to what the page shows several times."""
+    paths = [] if picture.reference is None else list(outlines(picture.reference[box]).values())
+    if not paths:
+        return None
+    name = identifier(paths)
+    shared.outlines[name] = paths
+    return name
+
+
+def _columns(
+    group: Sequence[Picture], label_names: Sequence[str], box: tuple[slice, slice], palette: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The columns of a figure, each with a head and its tiles from top to bottom."""
+    first, last = group[0], group[-1]
+    drawn = None if first.scribbles is None else outlines(first.scribbles[box], background=True)
+    image, strokes = {"title": "Image"}, drawn and [(palette[value], path) for value, path in drawn.items()]
+    columns = [_column("Input", {"title": "Scribbles", "strokes": strokes}, image) if strokes else _column("Input", image)]
+    for picture in group:
+        taught, predicted = picture.pseudo_labels, picture.prediction
+        tiles = [
+            None if taught is None else {"title": "Trained on", "labels": overlay(taught[box], palette, True)},
+            None if predicted is None else _predicted(picture, label_names, box, palette),
+        ]
+        columns.append(_column("" if picture.recursion is None else f"Recursion {picture.recursion}", *tiles))
+    if last.reference is not None:
+        reference = last.reference[box]
+        tiles = [{"title": "Reference", "labels": overlay(reference, palette, False), "outlined": True}]
+        if last.prediction is not None:
+            of = "" if last.recursion is None else f" of recursion {last.recursion}"
+            tiles.append({"title": f"Errors{of}", "errors": errors(last.prediction[box], reference), "outlined": True})
+        columns.append(_column("Comparison", *tiles))
+    if last.recursion is not None:
+        return columns
+    single = [tile for column in columns for tile in column["tiles"] if tile]
+    return [_column("", tile) for tile in sorted(single, key=lambda tile: tile["title"] != "Image")]
+
+
+def _predicted(
+    picture: Picture, label_names: Sequence[str], box: tuple[slice, slice], palette: Sequence[str]
+) -> dict[str, Any]:
+    """The tile of a prediction, with the Dice of this slice: in short, and of each of its structures."""
+    assert picture.prediction is not None
+    scores = _slice_dice(picture, label_names)
+    each = ", ".join(f"{name} {value:.2f}" for name, value in scores.items())
+    mean = f"mean {np.mean(list(scores.values())):.2f}" if scores else ""
+    labels = overlay(picture.prediction[box], palette, False)
+    tile = {"title": "Predicted", "labels": labels, "outlined": picture.reference is not None}
+    return tile | {"note": each if len(scores) <= NAMED else mean, "each": each}
+
+
+def _column(head: str, *tiles: dict[str, Any] | None) -> dict[str, Any]:
+    """A column with its head; a tile has a title and what is laid over the image, None is an empty place."""
+    nothing = {"labels": None, "errors": None, "strokes": None, "outlined": False, "note": "", "each": ""}
+    return {"head": head, "tiles": [tile and nothing | tile for tile in tiles]}
 
 
 def _check(picture: Picture, n_labels: int) -> None:
@@ -131,19 +208,10 @@ def _check(picture: Picture, n_labels: int) -> None:
         where = f"picture of case {picture.case}, slice {picture.slice_index}, {layer}: "
         if labels is None:
             continue
-        if labels.shape != picture.image.shape:
-            raise DataError(f"{where}expected the image's shape {picture.image.shape}, got {labels.shape}")
-        if layer != "image" and (unknown := np.unique(labels[(labels >= n_labels) & (labels != UNLABELLED)])).size:
+        if labels.shape != picture.image.shape[:2]:
+            raise DataError(f"{where}expected the image's shape {picture.image.shape[:2]}, got {labels.shape}")
+        if (unknown := np.unique(labels[(labels >= n_labels) & (labels != UNLABELLED)])).size:
             raise DataError(f"{where}expected values 0 to {n_labels - 1} or {UNLABELLED}, got {unknown.tolist()}")
-
-
-def _is_new(picture: Picture, above: Picture | None, layer: str) -> bool:
-    """Whether a row shows the layer: it is there, and it may change by recursion or differs from the row above."""
-    labels = getattr(picture, layer)
-    if labels is None:
-        return False
-    changes = layer in ("pseudo_labels", "prediction")
-    return above is None or changes or not np.array_equal(labels, getattr(above, layer))
 
 
 def _slice_dice(picture: Picture, label_names: Sequence[str]) -> dict[str, float]:
@@ -156,65 +224,24 @@ def _slice_dice(picture: Picture, label_names: Sequence[str]) -> dict[str, float
 
 
 def _box(group: Sequence[Picture]) -> tuple[slice, slice]:
-    """The part of a slice that is shown: every structure in any of its maps, with a margin around them."""
-    shape = group[0].image.shape
+    """The part of a slice that is shown: all that was drawn and every structure in any map, with a margin around."""
+    shape = group[0].image.shape[:2]
     inside = np.zeros(shape, bool)
     for picture in group:
-        for layer in list(LAYERS)[1:]:
+        for layer in LAYERS:
             labels = getattr(picture, layer)
             if labels is not None:
-                inside |= (labels > 0) & (labels != UNLABELLED)
+                inside |= (labels != UNLABELLED) & ((labels > 0) | (layer == "scribbles"))
     rows, columns = np.nonzero(inside)
     if not len(rows):
         return slice(0, shape[0]), slice(0, shape[1])
-    side = 1.35 * max(np.ptp(rows), np.ptp(columns)) + 8  # a square, so that tiles line up
-    edges = [(edge.min() + edge.max() + 1) / 2 + np.array([-side, side]) / 2 for edge in (rows, columns)]
-    (top, bottom), (left, right) = (np.clip(np.round(e), 0, n).astype(int) for e, n in zip(edges, shape, strict=True))
-    return slice(int(top), int(bottom)), slice(int(left), int(right))
-
-
-def _embed(image: Float[np.ndarray, "height width"], box: tuple[slice, slice], images: dict[str, str]) -> str:
-    """Adds an image to those of the page, once, and returns its id."""
-    image = np.nan_to_num(image, posinf=0, neginf=0)
-    low, high = np.percentile(image, (1, 99))
-    grey = np.clip((image[box] - low) / max(high - low, 1e-12), 0, 1) * 255
-    buffer = io.BytesIO()
-    PillowImage.fromarray(grey.astype(np.uint8)).save(buffer, "JPEG", quality=90)
-    uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    name = f"image-{hashlib.sha256(buffer.getvalue()).hexdigest()[:16]}"  # several runs show the same slice
-    images[name] = uri
-    return name
-
-
-def _tile(picture: Picture, layer: str, box: tuple[slice, slice], palette: Sequence[str]) -> dict[str, Any]:
-    """One label map laid over the image, as a PNG with a palette, and the reference's contours."""
-    title, opacity, background, contours = LAYERS[layer]
-    tile: dict[str, Any] = {"title": title, "overlay": None, "contours": []}
-    if layer == "image":
-        return tile
-    tile["overlay"] = _overlay(getattr(picture, layer)[box], palette, opacity, background)
-    if contours and picture.reference is not None:
-        reference = picture.reference[box]
-        tile["contours"] = [_contour(reference == v) for v in np.unique(reference) if v not in (0, UNLABELLED)]
-    return tile
-
-
-def _overlay(
-    labels: UInt8[np.ndarray, "height width"], palette: Sequence[str], opacity: float, background: bool
-) -> str:
-    """A label map as a data URI: labels in their colours, background faint or clear, UNLABELLED clear."""
-    colours = [*palette, *([BACKGROUND_COLOUR] * (256 - len(palette)))]
-    alpha = [opacity / 2 if background else 0.0, *([opacity] * 254), 0.0]
-    if opacity == 1 and background:
-        alpha[0] = 1.0  # strokes are thin: show all of them as they are
-    image = PillowImage.fromarray(np.ascontiguousarray(labels))
-    image.putpalette(bytes(int(colour[i : i + 2], 16) for colour in colours for i in (1, 3, 5)))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", transparency=bytes(round(255 * a) for a in alpha), optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _contour(mask: Bool[np.ndarray, "height width"]) -> str:
-    """The outline of a mask as an SVG path; pixel (0, 0) covers [0, 1] x [0, 1]."""
-    lines = find_contours(np.pad(mask, 1).astype(float), 0.5)
-    return "".join("M" + "L".join(f"{x - 0.5:.1f} {y - 0.5:.1f}" for y, x in line) + "Z" for line in lines)
+    pixel = group[0].pixel
+    side = max(1.35 * np.ptp(edge) * size + 8 * max(pixel) for edge, size in zip((rows, columns), pixel, strict=True))
+    edges = [  # a square, so that tiles line up
+        (edge.min() + edge.max() + 1) / 2 + np.array([-side, side]) / 2 / size
+        for edge, size in zip((rows, columns), pixel, strict=True)
+    ]
+    (top, bottom), (left, right) = (
+        (max(0, int(np.floor(low))), min(n, int(np.ceil(high)))) for (low, high), n in zip(edges, shape, strict=True)
+    )
+    return slice(top, bottom), slice(left, right)

@@ -1,31 +1,62 @@
 """The report: one HTML file that says how good the networks are, where they fail and what they were trained on.
 
-It needs nothing but a browser: no script, no font, no picture from elsewhere. Curves are inline SVG, an image is
-embedded once and its label maps lie over it, so that a report of dozens of pictures stays at a few megabytes.
+It needs nothing but a browser: no font, no picture from elsewhere, and a short script without which all is still there,
+only smaller. Curves are inline SVG, an image is embedded once and its label maps lie over it, so that a report of
+dozens of pictures stays at a few megabytes.
 """
 
+import base64
+import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from scribbleseg.evaluation.curves import by_recursion, draw_curves, loss_curve
+from scribbleseg.evaluation.drawing import BACKGROUND_COLOUR, ERROR_COLOURS
+from scribbleseg.evaluation.glossary import GLOSSARY
 from scribbleseg.evaluation.metrics import Score, paired_interval, summarise
-from scribbleseg.evaluation.pictures import BACKGROUND_COLOUR, MAX_PICTURES, Picture, label_colours, picture_groups
+from scribbleseg.evaluation.pictures import MAX_PICTURES, NAMED, Picture, Shared, figures, label_colours, n_figures
+from scribbleseg.evaluation.verdict import Difference, verdict
 from scribbleseg.files import atomically
 from scribbleseg.types import DataError
 
-__all__ = ["MAX_PICTURES", "Picture", "RunSummary", "write_report"]
+__all__ = ["MAX_PICTURES", "Origin", "Picture", "RunSummary", "write_report"]
 
 RUN_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 """Paul Tol's bright scheme (personal.sron.nl/~pault), readable on white and on black."""
 
+AGREEMENT = "agreement with held-out scribbles"
+"""What the page's head says only where a run has one."""
+
 UPPER_BOUND_COLOUR = "#888888"
 """The colour of runs that were trained on full masks."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run was made from. Everything may be unknown.
+
+    Args:
+        data_set: the data set's folder and format, for people to read.
+        begun: the date and time when it was begun, in ISO 8601; "" for runs of versions that did not note it.
+        training_cases: their number.
+        drawn: the share of the voxels of the training cases that somebody drew on, 0 to 1; None for full masks.
+        in_pixels: whether its images are pictures without a scale, so that distances are pixels, and what `Score` calls
+            ml is thousands of pixels.
+    """
+
+    data_set: str = ""
+    begun: str = ""
+    training_cases: int | None = None
+    drawn: float | None = None
+    in_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,9 +70,10 @@ class RunSummary:
         details: seed, versions, data fingerprint and whatever else belongs to the run's provenance.
         metrics: the records of the run's metrics.jsonl, events "train" and "relabel".
         scores: the scores of the test cases.
-        pictures: the pictures to show, at most MAX_PICTURES of them.
+        pictures: the pictures to show, of at most MAX_PICTURES slices.
         is_upper_bound: whether the run was trained on full masks: the others are compared with it.
         paper: Dice in the paper that it reproduces, by structure, and their "mean"; empty where there is none.
+        origin: what it was made from.
     """
 
     name: str
@@ -53,6 +85,7 @@ class RunSummary:
     pictures: Sequence[Picture] = ()
     is_upper_bound: bool = False
     paper: Mapping[str, float] = field(default_factory=dict)
+    origin: Origin = Origin()
 
 
 def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentation from scribbles") -> None:
@@ -68,12 +101,6 @@ def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentat
     """
     if not runs:
         raise DataError(f"{path}: expected at least one run to report, got none")
-    html = _template().render(_page(runs, title))
-    with atomically(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-
-
-def _template() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -81,13 +108,15 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
-    return environment.get_template("report.html.jinja")
+    environment.filters |= {"number": _number, "volume": _volume}
+    html = environment.get_template("report.html.jinja").render(_page(runs, title))
+    with atomically(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
 
 
 def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
     """What the template shows of the page."""
-    images: dict[str, str] = {}
+    shared = Shared()
     colours = label_colours(run.label_names for run in runs)
     run_colours = itertools.cycle(RUN_COLOURS)
     views = [
@@ -95,36 +124,60 @@ def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
             run,
             UPPER_BOUND_COLOUR if run.is_upper_bound else next(run_colours),
             _upper_bound(run, runs),
-            picture_groups(run.pictures, run.label_names, colours, images),
+            figures(run.pictures, run.label_names, colours, shared),
         )
         for run in runs
     ]
-    return {
+    return _comparison(views) | {
         "title": title,
         "runs": views,
-        "best": _best(views),
-        "upper_bounds": list(dict.fromkeys(view["upper_bound"] for view in views if view["difference"])),
-        "same_cases": len({frozenset(view["case_names"]) for view in views if view["cases"]}) <= 1,
-        "same_structures": len({frozenset(view["structures"]) for view in views if view["cases"]}) <= 1,
-        "structures": list(dict.fromkeys(itertools.chain.from_iterable(view["structures"] for view in views))),
+        "facts": _facts(runs, views),
         "label_colours": colours,
         "background_colour": BACKGROUND_COLOUR,
+        "error_colours": ERROR_COLOURS,
         "curves": draw_curves(views),
-        "images": images,
+        "shared": shared,
         "recipes": _side_by_side([run.recipe for run in runs]),
         "details": _side_by_side([run.details for run in runs]),
         "max_pictures": MAX_PICTURES,
+        "glossary": GLOSSARY,
+    } | _script()
+
+
+def _script() -> dict[str, Any]:
+    """The page's script, and the digest by which its policy knows it: no other script can run in the page."""
+    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_digest": digest}  # noqa: S704 our own file, not anybody's text
+
+
+def _comparison(views: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the template shows of all runs together."""
+    scored = [view for view in views if view["cases"]]
+    structures = list(dict.fromkeys(itertools.chain.from_iterable(view["structures"] for view in views)))
+    units = {view["units"] for view in scored}
+    return {
+        "best": _best(views),
+        "upper_bounds": list(dict.fromkeys(view["upper_bound"] for view in views if view["difference"])),
+        "same_cases": len({frozenset(view["case_names"]) for view in scored}) <= 1,
+        "same_structures": len({frozenset(view["structures"]) for view in scored}) <= 1,
+        "structures": structures,
+        "many": len(structures) > NAMED,
+        "units": units.pop() if len(units) == 1 else None,
     }
 
 
 def _run_view(
-    run: RunSummary, colour: str, upper_bound: RunSummary | None, pictures: list[dict[str, Any]]
+    run: RunSummary, colour: str, upper_bound: RunSummary | None, shown: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What the template shows of a run."""
     cases = _cases(run.scores)
     masks = [score for score in run.scores if not score.auxiliary]
     trained = [record for record in run.metrics if record.get("event") == "train"]
     speeds = [record["images_per_second"] for record in trained if "images_per_second" in record]
+    difference = upper_bound and _difference(cases, upper_bound)
+    known = by_recursion(run.metrics)
+    agreement = known["agreement"][-1][1] if known["agreement"] else None
     return {
         "name": run.name,
         "colour": colour,
@@ -137,13 +190,49 @@ def _run_view(
         "poor": sum(score.dice < 0.5 for score in masks),
         "masks": len(masks),
         "upper_bound": upper_bound and upper_bound.name,
-        "difference": upper_bound and _difference(cases, _cases(upper_bound.scores)),
+        "difference": difference,
+        "agreement": agreement,
+        "verdict": verdict(run.scores, difference, agreement),
+        "units": ("px", "pixels") if run.origin.in_pixels else ("mm", "ml"),
         "loss": loss_curve(trained),
-        "by_recursion": by_recursion(run.metrics),
+        "by_recursion": known,
         "speed": float(np.median(speeds)) if speeds else None,
-        "pictures": pictures,
-        "more_pictures": max(0, len(run.pictures) - MAX_PICTURES),
+        "figures": shown,
+        "more_figures": n_figures(run.pictures) - len(shown),
     }
+
+
+def _facts(runs: Sequence[RunSummary], views: list[dict[str, Any]]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the page's head says: a title, and the values that runs have, with the names of those where they differ."""
+    said: dict[str, list[str]] = {
+        "data set": [run.origin.data_set for run in runs],
+        "begun": [_date(run.origin.begun) for run in runs],
+        "training cases": ["" if (n := run.origin.training_cases) is None else str(n) for run in runs],
+        "voxels drawn": [_drawn(run) for run in runs],
+        AGREEMENT: [
+            "" if view["agreement"] is None else _number(view["agreement"], 2) for view in views
+        ],
+    }
+    facts = []
+    for title, values in said.items():
+        names: dict[str, list[str]] = {}
+        for run, value in zip(runs, values, strict=True):
+            names.setdefault(value, []).append(run.name)
+        known = [value for value in names if value] or ["–"]
+        facts.append((title, [(value, "" if len(known) == 1 else ", ".join(names[value])) for value in known]))
+    return [fact for fact in facts if fact[0] != AGREEMENT or fact[1][0][0] != "–"]
+
+
+def _date(begun: str) -> str:
+    """An ISO date with its time to the minute."""
+    return datetime.fromisoformat(begun).strftime("%Y-%m-%d %H:%M") if begun else ""
+
+
+def _drawn(run: RunSummary) -> str:
+    """The share of the voxels that were drawn, with two digits."""
+    if run.is_upper_bound:
+        return "all, by reference masks"
+    return "" if run.origin.drawn is None else f"{float(f'{100 * run.origin.drawn:.2g}'):g} %"
 
 
 def _structures(run: RunSummary) -> list[str]:
@@ -165,6 +254,11 @@ def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")  # + 0.0: no minus zero
 
 
+def _volume(value_ml: float, unit: str, sign: bool = False) -> str:
+    """A volume as the page shows it: in ml, or as a number of pixels, which `Score` takes for cubic millimetres."""
+    return _number(value_ml, 1, sign) if unit == "ml" else _number(1000 * value_ml, 0, sign)
+
+
 def _cases(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Cases with their mean Dice, worst first."""
     by_case: dict[str, dict[str, Score]] = {}
@@ -181,14 +275,14 @@ def _cases(scores: Sequence[Score]) -> list[dict[str, Any]]:
     return sorted(cases, key=lambda case: (case["dice"], case["name"]))
 
 
-def _difference(cases: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The difference of two runs' mean Dice over the cases that both have, with its paired interval."""
-    other = {case["name"]: case["dice"] for case in others}
+def _difference(cases: list[dict[str, Any]], upper_bound: RunSummary) -> Difference | None:
+    """The difference of a run's mean Dice to the upper bound's over the cases that both have, with its interval."""
+    other = {case["name"]: case["dice"] for case in _cases(upper_bound.scores)}
     both = sorted((case["name"], case["dice"]) for case in cases if case["name"] in other)
     if not both:
         return None
     mean, low, high = paired_interval([mine for _, mine in both], [other[name] for name, _ in both])
-    return {"mean": mean, "low": low, "high": high, "cases": len(both)}
+    return Difference(mean, low, high, len(both), upper_bound.name)
 
 
 def _best(views: list[dict[str, Any]]) -> dict[str, Any] | None:
