@@ -237,7 +237,7 @@ class TestFolder:
 
 
 SHOWN = {"axial": ("PL", "RLAP"), "coronal": ("IL", "RLSI"), "sagittal": ("IP", "APSI")}
-"""What height and width grow towards where radiologists look at slices, and what they find left, right, above, below."""
+"""What height and width grow towards where radiologists look at slices; what is left, right, above, below."""
 
 
 @pytest.mark.parametrize("asked", SHOWN)
@@ -262,7 +262,8 @@ def test_sides_follow_a_turn():
 def test_nothing_is_said_of_sides_that_nobody_knows():
     oblique = np.diag([1.0, 1.0, 5.0, 1.0])
     oblique[:3, :3] = oblique[:3, :3] @ [[0.7, -0.7, 0], [0.7, 0.7, 0], [0, 0, 1]]
-    for grid in (Geometry((1, 5, 5), np.eye(4), ".png"), Geometry((4, 5, 5), np.eye(4), ""), Geometry((4, 5, 5), oblique)):
+    picture, array = (Geometry((1, 5, 5), np.eye(4), suffix) for suffix in (".png", ""))
+    for grid in (picture, array, Geometry((4, 5, 5), oblique)):
         turn = turn_to(LPS, grid)
         assert looked_at(grid, turn) == turn
         assert sides(grid, turn) == ""

@@ -68,13 +68,11 @@ def overlay(labels: UInt8[np.ndarray, "height width"], palette: Sequence[str], b
 
 
 def errors(labels: UInt8[np.ndarray, "height width"], reference: UInt8[np.ndarray, "height width"]) -> str:
-    """The pixels that a prediction has wrong, as a PNG's data URI in ERROR_COLOURS; clear where either is UNLABELLED."""
+    """The pixels that a prediction has wrong, in ERROR_COLOURS, as a PNG's data URI (see `error_map`)."""
     return _palette_png(error_map(labels, reference), ["#000000", *ERROR_COLOURS.values()], [0, 255, 255, 255])
 
 
-def error_map(
-    labels: UInt8[np.ndarray, "..."], reference: UInt8[np.ndarray, "..."]
-) -> UInt8[np.ndarray, "..."]:
+def error_map(labels: UInt8[np.ndarray, "..."], reference: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Which of ERRORS each pixel is, counted from 1; 0 where it is right or where either map is UNLABELLED."""
     known = (labels != UNLABELLED) & (reference != UNLABELLED)
     kinds = [(reference > 0) & (labels == 0), (reference == 0) & (labels > 0), labels != reference]

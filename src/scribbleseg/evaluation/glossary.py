@@ -15,14 +15,14 @@ GLOSSARY = {
     "confused": "Prediction and reference have different structures there.",
     "reference": "The mask that predictions are compared with. Training from scribbles never sees it.",
     "scribbles": "The strokes that somebody drew; all that training is given besides the images.",
-    "voxels drawn": "The share of the voxels of all training cases that somebody drew on, on the grid that training sees.",
+    "voxels drawn": "The share of the voxels of all training cases that have a scribble, on the grid of the training.",
     "seed areas": "What scribbles grow into before the first training: the pixels that they make nearly sure.",
     "recursion": "One round of training. Recursion 0 learns from the seed areas; before each later one the network "
     "relabels the training images.",
     "trained on": "The labels that a recursion learned from; pixels without colour had none.",
     "full supervision": "Training on the reference masks themselves: what training from scribbles is compared with.",
-    "agreement with held-out scribbles": "The mean Dice over drawn pixels alone, in a share of the slices whose scribbles "
-    "training did not see: the one figure that needs no mask.",
+    "agreement with held-out scribbles": "The mean Dice over drawn pixels alone, in slices whose scribbles training "
+    "did not see: the one figure that needs no mask.",
     "95 % interval": "From a bootstrap over paired cases: in 95 of 100 draws of other cases the difference lies there. "
     "It does not cover the luck of one training.",
 }

@@ -160,8 +160,11 @@ def _columns(
     """The columns of a figure, each with a head and its tiles from top to bottom."""
     first, last = group[0], group[-1]
     drawn = None if first.scribbles is None else outlines(first.scribbles[box], background=True)
-    image, strokes = {"title": "Image"}, drawn and [(palette[value], path) for value, path in drawn.items()]
-    columns = [_column("Input", {"title": "Scribbles", "strokes": strokes}, image) if strokes else _column("Input", image)]
+    given: list[dict[str, Any]] = [{"title": "Image"}]
+    if drawn:
+        strokes = [(palette[value], path) for value, path in drawn.items()]
+        given.insert(0, {"title": "Scribbles", "strokes": strokes})
+    columns = [_column("Input", *given)]
     for picture in group:
         taught, predicted = picture.pseudo_labels, picture.prediction
         tiles = [

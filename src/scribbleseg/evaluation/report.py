@@ -128,27 +128,31 @@ def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
         )
         for run in runs
     ]
-    return _comparison(views) | {
-        "title": title,
-        "runs": views,
-        "facts": _facts(runs, views),
-        "label_colours": colours,
-        "background_colour": BACKGROUND_COLOUR,
-        "error_colours": ERROR_COLOURS,
-        "curves": draw_curves(views),
-        "shared": shared,
-        "recipes": _side_by_side([run.recipe for run in runs]),
-        "details": _side_by_side([run.details for run in runs]),
-        "max_pictures": MAX_PICTURES,
-        "glossary": GLOSSARY,
-    } | _script()
+    return (
+        _comparison(views)
+        | {
+            "title": title,
+            "runs": views,
+            "facts": _facts(runs, views),
+            "label_colours": colours,
+            "background_colour": BACKGROUND_COLOUR,
+            "error_colours": ERROR_COLOURS,
+            "curves": draw_curves(views),
+            "shared": shared,
+            "recipes": _side_by_side([run.recipe for run in runs]),
+            "details": _side_by_side([run.details for run in runs]),
+            "max_pictures": MAX_PICTURES,
+            "glossary": GLOSSARY,
+        }
+        | _script()
+    )
 
 
 def _script() -> dict[str, Any]:
     """The page's script, and the digest by which its policy knows it: no other script can run in the page."""
     script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"script": Markup(script), "script_digest": digest}  # noqa: S704 our own file, not anybody's text
+    return {"script": Markup(script), "script_digest": digest}
 
 
 def _comparison(views: list[dict[str, Any]]) -> dict[str, Any]:
@@ -158,6 +162,7 @@ def _comparison(views: list[dict[str, Any]]) -> dict[str, Any]:
     units = {view["units"] for view in scored}
     return {
         "best": _best(views),
+        "unscored": [view for view in views if view["agreement"] is not None] or views[:1],
         "upper_bounds": list(dict.fromkeys(view["upper_bound"] for view in views if view["difference"])),
         "same_cases": len({frozenset(view["case_names"]) for view in scored}) <= 1,
         "same_structures": len({frozenset(view["structures"]) for view in scored}) <= 1,
@@ -209,9 +214,7 @@ def _facts(runs: Sequence[RunSummary], views: list[dict[str, Any]]) -> list[tupl
         "begun": [_date(run.origin.begun) for run in runs],
         "training cases": ["" if (n := run.origin.training_cases) is None else str(n) for run in runs],
         "voxels drawn": [_drawn(run) for run in runs],
-        AGREEMENT: [
-            "" if view["agreement"] is None else _number(view["agreement"], 2) for view in views
-        ],
+        AGREEMENT: ["" if view["agreement"] is None else _number(view["agreement"], 2) for view in views],
     }
     facts = []
     for title, values in said.items():

@@ -68,8 +68,9 @@ def _whole(scores: Sequence[Score]) -> str:
     """How good the segmentations are on the whole."""
     mean = summarise(scores)[-1]
     cases = f"{mean['cases']} test case{'' if mean['cases'] == 1 else 's'}"
-    rough = f", which are so few that every figure here is rough" if mean["cases"] < FEW_CASES else ""
-    return f"On the whole the segmentations are {grade(mean['dice_mean'])}: mean Dice {mean['dice_mean']:.3f} over {cases}{rough}."
+    rough = ", which are so few that every figure here is rough" if mean["cases"] < FEW_CASES else ""
+    what = f"{grade(mean['dice_mean'])}: mean Dice {mean['dice_mean']:.3f} over {cases}{rough}"
+    return f"On the whole the segmentations are {what}."
 
 
 def _weakest(scores: Sequence[Score]) -> str:
@@ -107,8 +108,8 @@ def _leaning(scores: Sequence[Score]) -> str:
     recall, precision = mean["recall_mean"], mean["precision_mean"]
     if abs(recall - precision) < EVEN:
         return ""
-    figures = f"recall {recall:.2f}, precision {precision:.2f}"
-    return f"Too {'little' if recall < precision else 'much'} is marked rather than too {'much' if recall < precision else 'little'} ({figures})."
+    leaning = "less is marked than should be" if recall < precision else "more is marked than should be"
+    return f"On the whole {leaning} (recall {recall:.2f}, precision {precision:.2f})."
 
 
 def _distance(difference: Difference) -> str:
@@ -132,10 +133,11 @@ def _signed(value: float) -> str:
 def _agreed(agreement: float | None, scored: bool) -> list[str]:
     """What the agreement with held-out scribbles says: much where it is low, little of outlines where it is high."""
     if agreement is None or np.isnan(agreement):
-        return [] if scored else ["How good these segmentations are is not known: look at the pictures, or draw a mask."]
+        unknown = "How good these segmentations are is not known: look at the pictures, or draw a mask of a few cases."
+        return [] if scored else [unknown]
     said = f"The last network's agreement with scribbles that were held out from training is {agreement:.2f}"
     if agreement >= AGREES:
-        return [f"{said}: it says what people drew. People draw where they are sure, so that outlines may still be off."]
+        return [f"{said}: it says what people drew. They draw where they are sure, so outlines may still be off."]
     if agreement >= DIFFERS:
         return [f"{said}: it confuses some of what people drew. Look at the pictures before you use it."]
     return [f"{said}: it does not say what people drew. Do not use it as it is."]
