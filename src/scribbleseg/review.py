@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning_fabric import Fabric
@@ -83,7 +84,7 @@ def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[Run
 
 
 def origin_of(run: Run) -> Origin:
-    """What a run was made from, as its folder says; no image is read."""
+    """What a run was made from, as its folder says; whether images have a scale, the first training case tells."""
     data, (first, *_) = data_of(run), phases(run).values()
     slices = open_slices(first.slices)
     drawn = sum(slices.share(layer != UNLABELLED) for layer in (slices.scribbles, slices.held_out) if layer is not None)
@@ -92,7 +93,7 @@ def origin_of(run: Run) -> Origin:
         begun=run.details.get("date", ""),
         training_cases=len(slices.rows),
         drawn=None if recipe_of(run).is_upper_bound else drawn,
-        in_pixels=all(is_picture(slices.geometry(name)) for name in slices.rows),
+        in_pixels=is_picture(dataset_of(run).train.geometry(next(iter(slices.rows)))),
     )
 
 
@@ -116,12 +117,15 @@ class _View:
         """The slice's picture, with the label maps of the case on its native grid by their names in `Picture`."""
         image, geometry = self.turn(self.case.image)[:, self.z], self.case.geometry
         in_colour = is_picture(geometry) and len(image) == 3
-        layers = {name: None if labels is None else self.turn(labels)[self.z] for name, labels in maps.items()}
+        layers: dict[str, Any] = {
+            name: None if labels is None else self.turn(labels)[self.z] for name, labels in maps.items()
+        }
         picture = Picture(
             self.case.name, self.z, recursion, np.moveaxis(image, 0, -1) if in_colour else image[self.shown], **layers
         )
-        placed = {"n_slices": self.turn.shape(geometry)[0], "pixel": self.turn.spacing_mm(geometry)[1:]}
-        return replace(picture, title=title, sides=sides(geometry, self.turn), **placed)
+        pixel = self.turn.spacing_mm(geometry)[1:]
+        picture = replace(picture, title=title, n_slices=self.turn.shape(geometry)[0], pixel=pixel)
+        return replace(picture, sides=sides(geometry, self.turn))
 
 
 def _view(case: Case, grid: Preprocess, labels: Labels, shown: int) -> _View:

@@ -180,7 +180,7 @@ def _run_view(
     masks = [score for score in run.scores if not score.auxiliary]
     trained = [record for record in run.metrics if record.get("event") == "train"]
     speeds = [record["images_per_second"] for record in trained if "images_per_second" in record]
-    difference = upper_bound and _difference(cases, upper_bound)
+    difference = None if upper_bound is None else _difference(cases, upper_bound)
     known = by_recursion(run.metrics)
     agreement = known["agreement"][-1][1] if known["agreement"] else None
     return {
