@@ -111,7 +111,7 @@ def figures(html: str) -> list[str]:
 
 def layers(figure: str) -> list[str]:
     """The titles of a figure's tiles, column by column."""
-    return [title.strip() for title in re.findall(r'<div class="piece">([^<]+)<', figure)]
+    return [title.strip() for title in re.findall(r'<div class="piece">\s*(?:<abbr[^>]*>)?([^<]+)<', figure)]
 
 
 def test_a_report_names_every_run_case_and_setting(tmp_path: Path):
