@@ -503,6 +503,8 @@ def test_a_colour_image_keeps_its_colours():
 def test_images_larger_than_screens_are_made_smaller():
     _, uri = drawing.embedded(np.random.default_rng(0).normal(size=(30, 3000)), (slice(None), slice(None)))
     assert decoded(uri, "L").shape == (10, 1024)
+    labels = np.repeat(np.array([[0, 1]], np.uint8), 1500, axis=1).repeat(30, axis=0)
+    assert decoded(drawing.overlay(labels, ["#000000", "#ffffff"], False), "RGBA").shape == (10, 1000, 4)
 
 
 @given(*(arrays(np.uint8, (5, 4), elements=st.sampled_from([0, 1, 2, UNLABELLED])) for _ in range(2)))

@@ -31,7 +31,7 @@ ERROR_COLOURS = dict(zip(ERRORS, ("#ff2d6f", "#19d3ff", "#ffd400"), strict=True)
 """Red, cyan, yellow: they differ in lightness, too, for readers who confuse hues (ours)."""
 
 LARGEST = 1024
-"""Images with more pixels along a side are made smaller; no screen shows a tile larger (ours)."""
+"""Images and label maps with more pixels along a side are made smaller; few screens show a tile larger (ours)."""
 
 FINE = 512
 """Outlines of maps with more pixels along a side are simplified, within a pixel of the screen (ours)."""
@@ -103,7 +103,8 @@ def _identifier(data: bytes) -> str:
 
 
 def _palette_png(values: UInt8[np.ndarray, "height width"], colours: Sequence[str], alphas: Sequence[int]) -> str:
-    image = PillowImage.fromarray(np.ascontiguousarray(values))
+    step = -(-max(values.shape) // LARGEST)
+    image = PillowImage.fromarray(np.ascontiguousarray(values[::step, ::step]))
     image.putpalette(bytes(int(colour[i : i + 2], 16) for colour in colours for i in (1, 3, 5)))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", transparency=bytes(alphas), optimize=True)
