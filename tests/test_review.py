@@ -112,6 +112,7 @@ def test_a_run_on_coloured_pictures_is_told_in_pixels(fabric, tmp_path):
     list(pipeline.train(session))
     (summary,) = summarise_run(session.run, fabric)
     assert summary.origin.in_pixels
+    assert [score.reference_volume_ml for score in summary.scores] == [144.0]
     assert {picture.image.shape for picture in summary.pictures} == {(32, 32, 3)}
     assert [(p.case, p.recursion) for p in summary.pictures] == [("c", None), *((n, r) for n in "ab" for r in (0, 1))]
     write_report(tmp_path / "report.html", [summary])

@@ -40,9 +40,10 @@ def score_cases(segmenter: AnySegmenter, dataset: Dataset, cases: Cases, descrip
         if reference is not None and (reference != UNLABELLED).any():
             case = cases.named(name)
             labels, unmerged = segmenter.segment_unmerged(case)
-            scores += score(name, labels, reference, case.spacing_mm, dataset.scored)
+            in_pixels = is_picture(case.geometry)
+            scores += score(name, labels, reference, case.spacing_mm, dataset.scored, in_pixels)
             if regions := _unmerged_regions(dataset):
-                scores += score(name, unmerged, reference, case.spacing_mm, regions)
+                scores += score(name, unmerged, reference, case.spacing_mm, regions, in_pixels)
     return scores
 
 

@@ -399,7 +399,7 @@ def test_the_agreement_stands_in_for_scores_that_are_not_there(tmp_path: Path):
 
 def test_pictures_have_no_millimetres(tmp_path: Path):
     def words(in_pixels: bool) -> str:
-        scores = [made_up_score("a", "RV", 0.5, volume_error_ml=-0.031), made_up_score("b", "RV", 0.7)]
+        scores = [made_up_score("a", "RV", 0.5, volume_error_ml=-31.2), made_up_score("b", "RV", 0.7)]
         html = written(tmp_path, [made_up_run("base", scores=scores, origin=Origin(in_pixels=in_pixels))])
         return re.sub(r"<style>.*?</style>|<[^>]+>", "", html, flags=re.DOTALL)
 
@@ -407,7 +407,8 @@ def test_pictures_have_no_millimetres(tmp_path: Path):
     in_pixels = words(True)
     assert not re.search(r"\b(mm|ml)\b", in_pixels)
     assert re.search(r"HD95, px.*volume error, pixels", in_pixels, re.DOTALL)
-    assert "−31" in in_pixels  # thousandths of what would be ml
+    assert "−31" in in_pixels
+    assert "−31.2" not in in_pixels
 
 
 def test_runs_in_different_units_share_a_page(tmp_path: Path):

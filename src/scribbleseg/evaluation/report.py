@@ -48,8 +48,7 @@ class Origin:
         begun: the date and time when it was begun, in ISO 8601; "" for runs of versions that did not note it.
         training_cases: their number.
         drawn: the share of the voxels of the training cases that somebody drew on, 0 to 1; None for full masks.
-        in_pixels: whether its images are pictures without a scale, so that distances are pixels, and what `Score` calls
-            ml is thousands of pixels.
+        in_pixels: whether its images are pictures without a scale, so that distances and volumes are pixels.
     """
 
     data_set: str = ""
@@ -257,9 +256,9 @@ def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return f"{round(value, digits) + 0.0:{'+' if sign else ''}.{digits}f}".replace("-", "−")  # + 0.0: no minus zero
 
 
-def _volume(value_ml: float, unit: str, sign: bool = False) -> str:
-    """A volume as the page shows it: in ml, or as a number of pixels, which `Score` takes for cubic millimetres."""
-    return _number(value_ml, 1, sign) if unit == "ml" else _number(1000 * value_ml, 0, sign)
+def _volume(value: float, unit: str, sign: bool = False) -> str:
+    """A volume as the page shows it: in ml, or as a whole number of pixels."""
+    return _number(value, 1 if unit == "ml" else 0, sign)
 
 
 def _cases(scores: Sequence[Score]) -> list[dict[str, Any]]:
