@@ -74,6 +74,10 @@ def test_check_passes_sound_data(phantoms):
 def test_seeds_then_train_goes_on_from_them(phantoms, tmp_path):
     out = tmp_path / "run"
     assert "seed areas" in call("seeds", phantoms, "--out", out, "--workers", 1, *SETTINGS)
+    page = (out / "seeds.html").read_text(encoding="utf-8")
+    assert "No network has learned from them yet" in page
+    assert ">Seed areas</" in page
+    assert ">Predicted</" not in page
     assert len(list((out / "labels" / "0").glob("*.nii.gz"))) == 2
     call("train", phantoms, "--out", out, "--resume", "--workers", 1, "--accelerator", "cpu", *SETTINGS)
 

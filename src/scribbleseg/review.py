@@ -15,7 +15,7 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.data.views import in_labels
 from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
-from scribbleseg.evaluation.report import Origin, Picture, RunSummary
+from scribbleseg.evaluation.report import MAX_PICTURES, Origin, Picture, RunSummary
 from scribbleseg.pipeline import AnySegmenter, data_of, load, phase_recipe, phases, recipe_of
 from scribbleseg.runs import Run
 from scribbleseg.types import UNLABELLED, Case, Cases, Dataset, Labels, spread
@@ -82,6 +82,23 @@ def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[Run
     summary = RunSummary(name, run.details["label_names"], scores=scores, pictures=pictures)
     summary = replace(summary, recipe=run.recipe, details=run.details, metrics=last[1].metrics)
     return [*summaries, replace(summary, is_upper_bound=recipe_of(run).is_upper_bound, origin=origin_of(run))]
+
+
+def summarise_seeds(run: Run) -> RunSummary:
+    """What a report says of a run of one network that has grown its seed areas, and trained nothing yet.
+
+    Raises:
+        DataError: where its data set has gone.
+    """
+    recipe, dataset, slices = phase_recipe(run), dataset_of(run), open_slices(run.slices)
+    pictures = []
+    for name in spread(dataset.train.names, MAX_PICTURES):
+        case = dataset.train.named(name)
+        areas = recipe.preprocess.native_labels(slices.layer("labels", 0)[slices.rows[name]], case.geometry)
+        view = _view(case, recipe.preprocess, case.scribbles, dataset.shown)
+        pictures.append(view.picture(None, "training case", scribbles=case.scribbles, pseudo_labels=areas))
+    summary = RunSummary(run.details["name"], run.details["label_names"], pictures=pictures, origin=origin_of(run))
+    return replace(summary, recipe=run.recipe, details=run.details)
 
 
 def origin_of(run: Run) -> Origin:

@@ -135,7 +135,7 @@ def test_a_report_names_every_run_case_and_setting(tmp_path: Path):
     assert "slice 5 of 9" in html
     (figure,) = figures(html)
     assert layers(figure) == [
-        *("Scribbles", "Image", "Trained on", "Predicted", "Trained on", "Predicted"),
+        *("Scribbles", "Image", "Seed areas", "Predicted", "Trained on", "Predicted"),
         *("Reference", "Errors of recursion 1"),
     ]
     assert re.findall(r">(Recursion \d)<", figure) == ["Recursion 0", "Recursion 1"]
@@ -158,6 +158,7 @@ def test_the_worst_case_comes_first(tmp_path: Path):
         {"metrics": ()},
         {"recipe": {}, "details": {}},
         {"scores": (), "metrics": (), "recipe": {}, "details": {}},
+        {"scores": (), "metrics": [{"event": "train", "iteration": 1, "loss": 0.0}]},
         {"metrics": [{"event": "train", "iteration": 1, "loss": 0.0}]},
         {"metrics": [{"event": "relabel", "recursion": 0, "labelled": 0.5}]},
         {"metrics": [{"event": "train", "recursion": 0, "iteration": i, "loss": math.nan} for i in range(3)]},
@@ -169,7 +170,7 @@ def test_the_worst_case_comes_first(tmp_path: Path):
 def test_missing_pieces_are_left_out(pieces, tmp_path: Path):
     html = written(tmp_path, [made_up_run("base", **pieces), RunSummary("only a name", ())])
     assert "only a name" in html
-    assert ("nothing was scored" in html) == (pieces.get("scores") == ())
+    assert ("nothing was scored" in html) == (pieces.get("scores") == () and bool(pieces.get("metrics", True)))
 
 
 def test_names_are_text_never_markup(tmp_path: Path):
@@ -213,7 +214,7 @@ def test_runs_with_other_labels_and_other_structures_share_a_page(tmp_path: Path
     first, clusters, last = figures(html)  # two of the same slice, for it has two titles
     assert layers(first) == ["Scribbles", "Image", "Reference"]
     assert layers(clusters) == ["Image", "Trained on", "Predicted", "Reference", "Errors of recursion 0"]
-    assert layers(last) == ["Scribbles", *layers(clusters)]
+    assert layers(last) == ["Scribbles", "Image", "Seed areas", *layers(clusters)[2:]]
     assert "Dice NCR/NET 0" in clusters
     assert "scored on different structures" not in written(tmp_path, runs[:2])
 

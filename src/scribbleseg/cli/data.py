@@ -215,12 +215,14 @@ def seeds(
     seed: Seed = 0,
     workers: Workers = 0,
 ) -> None:
-    """Grow scribbles into seed areas and stop, to look at them: label maps in OUT/labels/0, in original geometry.
+    """Grow scribbles into seed areas and stop, to look at them: OUT/seeds.html, and label maps in OUT/labels/0.
 
     Example: `scribbleseg seeds ACDC/ --out runs/first --set seeds.tau=0.95`
     """
     from scribbleseg.em import grow_seeds
+    from scribbleseg.evaluation.report import write_report
     from scribbleseg.pipeline import begin
+    from scribbleseg.review import summarise_seeds
     from scribbleseg.training.hardware import cores, make_fabric
 
     fabric = make_fabric("cpu")
@@ -231,4 +233,5 @@ def seeds(
     session.prepare(session.recipe.preprocess, session.recipe.held_out)
     grow_seeds(session)
     print_growth(session)
-    console.print(f"Label maps: {session.run.labels(0)}")
+    write_report(out / "seeds.html", [summarise_seeds(session.run)], "Seed areas")
+    console.print(f"Pictures: {(out / 'seeds.html').resolve()}. Label maps: {session.run.labels(0)}")

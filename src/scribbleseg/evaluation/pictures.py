@@ -167,8 +167,9 @@ def _columns(
     columns = [_column("Input", *given)]
     for picture in group:
         taught, predicted = picture.pseudo_labels, picture.prediction
+        title = "Trained on" if picture.recursion or not drawn else "Seed areas"
         tiles = [
-            None if taught is None else {"title": "Trained on", "labels": overlay(taught[box], palette, True)},
+            None if taught is None else {"title": title, "labels": overlay(taught[box], palette, True)},
             None if predicted is None else _predicted(picture, label_names, box, palette),
         ]
         columns.append(_column("" if picture.recursion is None else f"Recursion {picture.recursion}", *tiles))

@@ -38,6 +38,9 @@ AGREEMENT = "agreement with held-out scribbles"
 UPPER_BOUND_COLOUR = "#888888"
 """The colour of runs that were trained on full masks."""
 
+UNTRAINED = "These are the areas that the scribbles grow into. No network has learned from them yet."
+"""What is said of a run that has seed areas alone."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -181,6 +184,7 @@ def _run_view(
     speeds = [record["images_per_second"] for record in trained if "images_per_second" in record]
     difference = None if upper_bound is None else _difference(cases, upper_bound)
     known = by_recursion(run.metrics)
+    begun = bool(run.scores or run.metrics)
     agreement = known["agreement"][-1][1] if known["agreement"] else None
     return {
         "name": run.name,
@@ -196,7 +200,8 @@ def _run_view(
         "upper_bound": upper_bound and upper_bound.name,
         "difference": difference,
         "agreement": agreement,
-        "verdict": verdict(run.scores, difference, agreement),
+        "verdict": verdict(run.scores, difference, agreement) if begun else [UNTRAINED],
+        "begun": begun,
         "units": ("px", "pixels") if run.origin.in_pixels else ("mm", "ml"),
         "loss": loss_curve(trained),
         "by_recursion": known,
