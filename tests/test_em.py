@@ -552,7 +552,7 @@ def changed(recipe: Recipe, **stage) -> Recipe:
 
 def test_a_run_goes_on_with_another_recipe_where_that_has_no_bearing_on_what_is_done(dataset, fabric, tmp_path):
     session = begun(dataset, tmp_path / "run", fabric)
-    session.prepare(TINY.preprocess)
+    session.prepare(session.recipe.preprocess)
     em.grow_seeds(session)
     other = replace(changed(TINY, iterations=6), network=UNet(base=2, padded=True))
     session = begun(dataset, tmp_path / "run", fabric, other)
