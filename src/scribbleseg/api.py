@@ -161,7 +161,7 @@ def train(
 
 def finish(session: Session, on_recursion: Callable[[Recursion], None] | None = None) -> Model:
     """Train a session that `pipeline.begin` made to its end. Raises DataError."""
-    with torch.random.fork_rng([]):  # the caller's random numbers stay as they were
+    with session, torch.random.fork_rng([]):  # the caller's random numbers stay as they were
         for recursion in pipeline.train(session):
             if on_recursion:
                 on_recursion(recursion)

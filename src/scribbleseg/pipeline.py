@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from scribbleseg import em, hierarchy
 from scribbleseg.duration import in_words, seconds
 from scribbleseg.em import Recursion
+from scribbleseg.lock import release
 from scribbleseg.old_runs import is_old, renewed, renewed_data
 from scribbleseg.recipe import Recipe
 from scribbleseg.runs import Run, create_run, open_run
@@ -96,10 +97,12 @@ def begin(
 ) -> Session:
     """Fit a recipe to a data set and make the run folder, or with `resume` go on with the one that is there.
 
-    There is no other way to a training, so that a recipe never trains on labels that it was not made for.
+    There is no other way to a training, so that a recipe never trains on labels that it was not made for. The run is
+    locked; the session as a context manager (`with`) gives the lock back at its end.
 
     Raises:
-        DataError: for a recipe that does not fit the data, or a folder that holds something else.
+        DataError: for a recipe that does not fit the data, or a folder that holds something else or that another
+            process works on.
     """
     pipeline, path = PIPELINES[recipe.kind], Path(out)
     fitted, seen = pipeline.fit(recipe, dataset)
@@ -114,7 +117,11 @@ def begin(
             goes_on = partial(em.has_done if phase else pipeline.has_done, part.recipe)
             create_run(part.run.path, to_plain(part.recipe), details, resume or bool(phase), goes_on)
 
-    on_leader(fabric, create)
+    try:
+        on_leader(fabric, create)
+    except BaseException:
+        release(path)
+        raise
     return session
 
 

@@ -126,18 +126,18 @@ def train_rows(
 
 def _train_row_quietly(title: str, recipe: AnyRecipe, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
     progress = run_folder(out, title, seed).with_suffix(".progress.txt")
-    with progress.open("w") as file, redirect_stdout(file):
+    with progress.open("a") as file, redirect_stdout(file):
         _train_row(title, recipe, dataset, out, seed, accelerator)
     progress.unlink()
 
 
 def _train_row(title: str, recipe: AnyRecipe, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:
     fabric = make_fabric(accelerator)
-    session = begin(dataset, run_folder(out, title, seed), recipe, fabric=fabric, seed=seed, resume=True)
-    _inherit(first_phase(session), out)
-    for _ in train(session):
-        pass
-    test_scores(session.run, fabric)
+    with begin(dataset, run_folder(out, title, seed), recipe, fabric=fabric, seed=seed, resume=True) as session:
+        _inherit(first_phase(session), out)
+        for _ in train(session):
+            pass
+        test_scores(session.run, fabric)
 
 
 def _inherit(session: Session[Recipe], out: Path) -> None:

@@ -9,6 +9,7 @@ RUN/
   labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the geometry and the values of the data set, with
                          dataset.json; another folder for each recursion that relabelled
   slices/                the cache: preprocessed slices and label maps, memory-mapped
+  lock, lock.json        held by the process that works on the run, and which one that is
 
 A hierarchy's folder has recipe.json and run.json, and such a folder for each phase: whole/ and substructures/.
 """
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from scribbleseg.files import atomically, finish_folder, link_or_copy, read_records, write_text
+from scribbleseg.lock import HOLDER, LOCK, hold
 from scribbleseg.types import DataError
 
 PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai", "nibabel", "simpleitk")
@@ -60,7 +62,7 @@ class Run:
         """Add to what run.json says, or change it."""
         known = self.details
         if any(known.get(key) != value for key, value in details.items()):
-            write_text(self.path / "run.json", json.dumps(known | details, indent=1) + "\n")
+            write_text(self.path / "run.json", _text(known | details))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -166,6 +168,20 @@ def has_begun(path: Path) -> bool:
     return (path / "run.json").exists() and next(path.glob("**/slices/index.json"), None) is not None
 
 
+def _is_free(path: Path, recipe: dict[str, Any]) -> bool:
+    """Whether nothing lies in a folder but what a run leaves that was stopped while its folder was being made."""
+    for file in path.glob("*"):
+        temporary = file.name.startswith(".") and file.name.endswith(("-run.json", "-recipe.json", f"-{HOLDER}"))
+        same = file.name == "recipe.json" and file.is_file() and file.read_bytes() == _text(recipe).encode()
+        if not (temporary or same or file.name in (LOCK, HOLDER)):
+            return False
+    return True
+
+
+def _text(plain: dict[str, Any]) -> str:
+    return json.dumps(plain, indent=1) + "\n"
+
+
 def create_run(
     path: Path,
     recipe: dict[str, Any],
@@ -173,7 +189,9 @@ def create_run(
     resume: bool,
     goes_on: Callable[[Run], bool] = lambda run: False,
 ) -> Run:
-    """Make a run folder, or with `resume` continue one of the same recipe, seed and data.
+    """Make a run folder, or with `resume` continue one of the same recipe, seed and data, and hold its lock.
+
+    `lock.release` gives the lock back.
 
     Args:
         path: the folder.
@@ -184,16 +202,17 @@ def create_run(
             takes this recipe from now on.
 
     Raises:
-        DataError: if the folder exists and `resume` is off, or holds a run of something else or of another version.
+        DataError: if the folder exists and `resume` is off, or holds a run of something else or of another version, or
+            another process works on it.
     """
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: expected a folder for the run, found a file; give another --out")
+    if not (path / "run.json").exists() and not _is_free(path, recipe):
+        raise DataError(f"{path}: expected a new or empty folder for the run, found files; give another --out")
+    hold(path)
     if not has_begun(path):
-        if not (path / "run.json").exists() and path.exists() and any(path.iterdir()):
-            raise DataError(f"{path}: expected a new or empty folder for the run, found files; give another --out")
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "recipe.json", json.dumps(recipe, indent=1) + "\n")
-        write_text(path / "run.json", json.dumps(details | provenance(), indent=1) + "\n")
+        write_text(path / "run.json", _text(details | provenance()))  # first: it says that this is a run
+        write_text(path / "recipe.json", _text(recipe))
         return Run(path)
     run = Run(path)
     if not resume:
@@ -216,7 +235,7 @@ def create_run(
                 "resume with what it was started with, or give another --out"
             )
     if changed:
-        write_text(path / "recipe.json", json.dumps(recipe, indent=1) + "\n")
+        write_text(path / "recipe.json", _text(recipe))
     return run
 
 

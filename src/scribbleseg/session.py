@@ -16,6 +16,7 @@ from scribbleseg.data.formats import PNG, label_ending, write_labels
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.files import finish_folder, write_text
+from scribbleseg.lock import release
 from scribbleseg.runs import Run
 from scribbleseg.settings import from_plain
 from scribbleseg.types import UNLABELLED, DataError, Dataset
@@ -43,7 +44,7 @@ def on_leader(fabric: Fabric, work: Callable[[], object]) -> None:
 
 @dataclass(frozen=True)
 class Session(Generic[RecipeT]):
-    """A recipe on a data set, in a run folder, on some hardware.
+    """A recipe on a data set, in a run folder, on some hardware; `with` gives the run's lock back at the end.
 
     Args:
         recipe: fitted to the data.
@@ -60,6 +61,12 @@ class Session(Generic[RecipeT]):
     fabric: Fabric
     seed: int = 0
     workers: int = 1
+
+    def __enter__(self) -> "Session[RecipeT]":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        release(self.run.path)
 
     @property
     def leads(self) -> bool:

@@ -107,14 +107,14 @@ def say_what_will_happen(dataset: "Dataset") -> None:
     fabric = make_fabric()
     with tempfile.TemporaryDirectory() as scratch:
         recipe = chosen_or_fitting(None, None, Path(scratch), fabric)
-        session = begin(dataset, Path(scratch) / "run", recipe, fabric=fabric)
-        console.print(f"`scribbleseg train` would do: {plan(session)}", soft_wrap=True)
-        some = spread(session.dataset.train.names, LOOKED_AT)
-        few = replace(session.dataset, train=session.dataset.train.only(some))
-        session = replace(session, dataset=few, workers=cores())
-        session.prepare(session.recipe.preprocess)
-        grow_seeds(session)
-        print_growth(session, f"Seed areas in {len(some)} training case(s)")
+        with begin(dataset, Path(scratch) / "run", recipe, fabric=fabric) as begun:
+            console.print(f"`scribbleseg train` would do: {plan(begun)}", soft_wrap=True)
+            some = spread(begun.dataset.train.names, LOOKED_AT)
+            few = replace(begun.dataset, train=begun.dataset.train.only(some))
+            session = replace(begun, dataset=few, workers=cores())
+            session.prepare(session.recipe.preprocess)
+            grow_seeds(session)
+            print_growth(session, f"Seed areas in {len(some)} training case(s)")
 
 
 def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
@@ -228,10 +228,10 @@ def seeds(
     fabric = make_fabric("cpu")
     dataset = open_at(Place(data, format, split, fold, scribbles))
     one = chosen_or_fitting(recipe, set, out, make_fabric(), kind="em")  # `train` goes on with it, perhaps on a GPU
-    session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=True)
-    session = replace(session, workers=workers or cores())
-    session.prepare(session.recipe.preprocess, session.recipe.held_out)
-    grow_seeds(session)
-    print_growth(session)
-    write_report(out / "seeds.html", [summarise_seeds(session.run)], "Seed areas")
+    with begin(dataset, out, one, fabric=fabric, seed=seed, resume=True) as begun:
+        session = replace(begun, workers=workers or cores())
+        session.prepare(session.recipe.preprocess, session.recipe.held_out)
+        grow_seeds(session)
+        print_growth(session)
+        write_report(out / "seeds.html", [summarise_seeds(session.run)], "Seed areas")
     console.print(f"Pictures: {(out / 'seeds.html').resolve()}. Label maps: {session.run.labels(0)}")

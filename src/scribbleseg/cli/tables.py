@@ -197,9 +197,9 @@ def tune_crf(
     dataset = open_at(Place(data, format, split, fold, scribbles))
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
-    session = begin(rest, out, one.beginning(1), fabric=make_fabric(accelerator), seed=seed, resume=True)
-    console.print(f"First of all the network. {plan(session)}", soft_wrap=True)
-    found = tune.tune_crf(session, held_out, most=trials)
+    with begin(rest, out, one.beginning(1), fabric=make_fabric(accelerator), seed=seed, resume=True) as session:
+        console.print(f"First of all the network. {plan(session)}", soft_wrap=True)
+        found = tune.tune_crf(session, held_out, most=trials)
     _print_trials(found, data, out)
 
 

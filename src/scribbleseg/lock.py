@@ -1,0 +1,90 @@
+"""The lock on a run folder: one process at a time works on a run, and a second one is told which process that is.
+
+It is a lock of the operating system (`filelock`, which torch brings along): it ends with the process that holds it,
+also with one that is killed, so that no lock is ever left to be cleared away by hand. What it relies on: that the file
+system has such locks, and on a network that it passes them on to other machines, as NFS, SMB, GPFS, and Lustre mounted
+with `flock` do. Where it does not (NFS mounted with `nolock`, Lustre with `localflock`), processes on one machine are
+still kept apart, but not those on two. Where there are no locks at all, a warning says so.
+"""
+
+import atexit
+import json
+import logging
+import os
+import platform
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from scribbleseg.files import FileError, write_text
+from scribbleseg.types import DataError
+
+log = logging.getLogger(__name__)
+
+LOCK, HOLDER = "lock", "lock.json"
+"""The two files in a run folder: what is locked, and who has locked it, for people to read."""
+
+_held: dict[Path, FileLock | None] = {}
+"""The folders that this process holds; None where the file system has no locks."""
+
+
+def hold(folder: Path) -> None:
+    """Take the lock of a run folder for this process, which may hold it already; the folder is made if absent.
+
+    A process is one holder: its threads are not told apart.
+
+    Raises:
+        DataError: another process holds it, or the folder cannot be written to.
+    """
+    folder = folder.resolve()
+    if folder in _held:
+        return
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    taken: FileLock | None = lock
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise DataError(
+            f"{folder}: expected a run that no other process works on, found {_holder(folder)} at work on it; "
+            "wait for its end or stop it, or give another --out"
+        ) from None
+    except PermissionError as error:
+        raise FileError(folder, f"could not be written: {error.strerror or error}", "give another --out") from error
+    except OSError as error:
+        if not folder.is_dir():
+            raise FileError(folder, f"could not be made: {error.strerror or error}", "give another --out") from error
+        log.warning("%s: its file system has no locks (%s): do not train one run twice at once", folder, error.strerror)
+        taken = None
+    _held[folder] = taken
+    since = datetime.now().astimezone().isoformat(" ", "minutes")
+    about = {"pid": os.getpid(), "host": platform.node(), "since": since}
+    write_text(folder / HOLDER, json.dumps(about) + "\n")
+
+
+def release(folder: Path) -> None:
+    """Give back the lock of a run folder, and those of folders inside it; what is not held is passed over."""
+    folder = folder.resolve()
+    for path in [path for path in _held if path == folder or folder in path.parents]:
+        lock = _held.pop(path)
+        with suppress(OSError):  # the folder may have been removed
+            (path / HOLDER).unlink(missing_ok=True)
+        if lock is not None:
+            lock.release(force=True)
+
+
+def _holder(folder: Path) -> str:
+    """Who holds a lock, in words, as far as is written down."""
+    try:
+        about = json.loads((folder / HOLDER).read_text())
+        return f"process {about['pid']} of {about['host']} (since {about['since']})"
+    except (OSError, ValueError, KeyError, TypeError):  # that process is just about to write it
+        return "another process"
+
+
+@atexit.register
+def _release_all() -> None:
+    for folder in list(_held):
+        release(folder)
