@@ -25,6 +25,7 @@ from scribbleseg.seeds.random_walker import RandomWalker, Seeder
 from scribbleseg.session import Session
 from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels, Probabilities
+from scribbleseg.workers import end_with_parent
 
 SMALLEST_MM, LARGEST_MM = 1e-4, 1e3
 """Voxels of an array that are smaller or larger are a mistake: they would ask for an absurd grid."""
@@ -152,6 +153,7 @@ def train(
     """
     fabric = make_fabric(accelerator, devices)
     fabric.launch()
+    end_with_parent()
     if recipe is None:
         recipe = choose(Path(out), fabric)[0]
     chosen = find(recipe) if isinstance(recipe, str) else recipe

@@ -3,11 +3,10 @@
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import product
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from scribbleseg.runs import Run, open_run
 from scribbleseg.session import Session
 from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import DataError, Dataset
+from scribbleseg.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def train_rows(
         accelerator: the hardware, as in `make_fabric`.
 
     Raises:
-        DataError: for data that cannot be trained on or scored, or a folder that holds the row of another recipe or
-            data set.
+        DataError: for data that cannot be trained on or scored, a folder that holds the row of another recipe or
+            data set or that another process works on, or a worker that has died. Rows beside it stop at a checkpoint.
     """
     if all(dataset.read_reference(name) is None for name in dataset.test.names):
         raise DataError(
@@ -114,14 +114,10 @@ def train_rows(
         return
     out.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+    with Workers(jobs, "spawn", torch.set_num_threads, (threads,)) as pool:
         futures = [pool.submit(_train_row_quietly, *each) for each in work]
-        try:
-            for future in track(as_completed(futures), "Rows", total=len(futures)):
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for future in track(as_completed(futures), "Rows", total=len(futures)):
+            future.result()
 
 
 def _train_row_quietly(title: str, recipe: AnyRecipe, dataset: Dataset, out: Path, seed: int, accelerator: str) -> None:

@@ -1,5 +1,6 @@
 """The M step learns, sees labelled pixels only, and continues where it was killed or where the last one stopped."""
 
+import signal
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -75,6 +76,22 @@ def test_a_killed_m_step_ends_with_the_same_weights(fit, often, average):
     records = []
     resumed = fit(11, records.append, average=average)
     assert records[0]["iteration"] == 5
+    assert_same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_an_interrupted_m_step_leaves_a_checkpoint_of_the_iteration_it_was_at(fit, often, average):
+    whole = fit(11, name="whole", average=average)
+
+    def interrupt(record):
+        if record["iteration"] == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(11, interrupt, average=average)
+    records = []
+    resumed = fit(11, records.append, average=average)
+    assert records[0]["iteration"] == 7
     assert_same_weights(whole, resumed)
 
 

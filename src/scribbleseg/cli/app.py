@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scribbleseg.signals import stopping
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -24,6 +26,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory", re.IGNORECASE)
 """What torch says where memory runs out, in errors of no type of their own."""
+
+LOST_RANK = re.compile("gloo|nccl|connection (closed|reset) by peer", re.IGNORECASE)
+"""What torch says where another process of a distributed training has ended, in errors of no type of their own."""
 
 app = typer.Typer(
     help="Train segmentation networks from scribbles. Start with: scribbleseg demo",
@@ -118,38 +123,58 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        from scribbleseg.types import DataError
-
-        logging.basicConfig(format="%(message)s", level=logging.WARNING)
-        try:
-            function(*args, **kwargs)
-        except DataError as error:
-            raise _refusal(str(error)) from None
-        except OSError as error:
-            raise _refusal(
-                f"{error.filename or 'output'}: {error.strerror or error}; check the path, its permissions "
-                "and the room on the disk, and give the same command again (train: with --resume); "
-                "what was complete is kept"
-            ) from None
-        except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not OUT_OF_MEMORY.search(str(error)):
+        with stopping() as stopped:
+            try:
+                logging.basicConfig(format="%(message)s", level=logging.WARNING)
+                function(*args, **kwargs)
+            except typer.Exit:
                 raise
-            reason = (str(error).splitlines() or ["no more is free"])[0]
-            raise _refusal(
-                f"expected enough memory, ran out of it ({reason}); take a machine with more, or train on smaller "
-                "batches (stages.batch) or a coarser grid (preprocess.spacing_mm)"
-            ) from None
-        except KeyboardInterrupt:
-            errors.print("Stopped. What was complete is kept; the same command goes on (train: with --resume).")
-            raise typer.Exit(130) from None
+            except BaseException as error:
+                if stopped() or isinstance(error, KeyboardInterrupt):
+                    _say("Stopped. What was complete is kept; the same command goes on (train: with --resume).")
+                    raise typer.Exit(130) from None
+                if (explained := _explained(error)) is None:
+                    raise
+                raise _refusal(*explained) from None
 
     return app.command()(guarded)
 
 
-def _refusal(message: str) -> typer.Exit:
+def _explained(error: BaseException) -> tuple[str, int] | None:
+    """An error in one sentence, and the exit code for it; None for a mistake in the program."""
+    from scribbleseg.types import DataError
+    from scribbleseg.workers import WorkerDied
+
+    if isinstance(error, DataError):
+        return str(error), 1 if isinstance(error, WorkerDied) else 2
+    if isinstance(error, OSError):
+        return (
+            f"{error.filename or 'output'}: {error.strerror or error}; check the path, its permissions "
+            "and the room on the disk, and give the same command again (train: with --resume); "
+            "what was complete is kept"
+        ), 2
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
+        reason = (str(error).splitlines() or ["no more is free"])[0]
+        return (
+            f"expected enough memory, ran out of it ({reason}); take a machine with more, or train on smaller "
+            "batches (stages.batch) or a coarser grid (preprocess.spacing_mm)"
+        ), 2
+    if isinstance(error, RuntimeError) and LOST_RANK.search(str(error)):
+        return (
+            "expected all processes of this training to go on together, but one of them has ended (it may have been "
+            "killed, or been out of memory); give the same command again, with --resume"
+        ), 1
+    return None
+
+
+def _refusal(message: str, code: int = 2) -> typer.Exit:
+    _say(Text.assemble(("error", "bold red"), f": {message}"))
+    return typer.Exit(code)
+
+
+def _say(message: str | Text) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
-        errors.print(Text.assemble(("error", "bold red"), f": {message}"), soft_wrap=True)
-    return typer.Exit(2)
+        errors.print(message, soft_wrap=True)
 
 
 def print_table(table: Table) -> None:

@@ -108,9 +108,11 @@ def train(
     """
     from scribbleseg.pipeline import begin
     from scribbleseg.training.hardware import cores, make_fabric
+    from scribbleseg.workers import end_with_parent
 
     fabric = make_fabric(accelerator, devices, nodes)
     fabric.launch()
+    end_with_parent()
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
     one = chosen_or_fitting(recipe, set, out, fabric)
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=resume)

@@ -5,10 +5,9 @@ The probability that the first scribble it meets has label k is the pixel's prob
 10.1109/TPAMI.2006.233). Can et al. 2018 keep the pixels above a threshold tau as seed areas.
 """
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +19,7 @@ from scipy.sparse import coo_array
 
 from scribbleseg.seeds.laplacian import Dirichlet, solve_directly, solve_iteratively
 from scribbleseg.types import UNLABELLED, DataError, Image, Labels, Probabilities
+from scribbleseg.workers import Workers
 
 Block = Float64[np.ndarray, "channel depth height width"]
 Seeds = Int[np.ndarray, "depth height width"]
@@ -213,7 +213,7 @@ def grow(
         uint8 `depth height width`, one for each volume.
 
     Raises:
-        DataError: a volume is bad; the areas of all volumes before it have been yielded.
+        DataError: a volume is bad, or a worker has died; the areas of all volumes before it have been yielded.
         ValueError: fewer than one worker.
     """
     if workers < 1:
@@ -231,20 +231,15 @@ def grow(
 
 
 def _in_processes(seeder: Seeder, volumes: Iterable[Volume], workers: int) -> Iterator[Labels]:
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with Workers(workers, "forkserver") as pool:
         waiting: deque[Future[Labels]] = deque()
-        try:
-            for image, scribbles, spacing_mm in volumes:
-                # `asarray` turns a memory map into what can be sent.
-                waiting.append(pool.submit(seeder, np.asarray(image), np.asarray(scribbles), spacing_mm))
-                if len(waiting) == 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
+        for image, scribbles, spacing_mm in volumes:
+            # `asarray` turns a memory map into what can be sent.
+            waiting.append(pool.submit(seeder, np.asarray(image), np.asarray(scribbles), spacing_mm))
+            if len(waiting) == 2 * workers:
                 yield waiting.popleft().result()
-        finally:  # an error, or a caller who stops early
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[float], seeder: str) -> None:

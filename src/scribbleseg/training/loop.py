@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from scribbleseg.data.slices import FIXED, Slices
 from scribbleseg.files import atomically
+from scribbleseg.signals import postponing
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.batch import Batch
 from scribbleseg.training.crf_loss import DenseCRFLoss
@@ -171,6 +172,8 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
     """Train `network` in place on the labelled pixels; slices without any are left out.
 
     A run that was killed and continues from its checkpoint ends, on a CPU, with the same weights as one that was not.
+    Ctrl-C and the other signals of `scribbleseg.signals` stop it after an iteration, with a checkpoint; a second one at
+    once, without.
 
     Args:
         network: maps images to logits.
@@ -189,7 +192,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
     first = _restore(network, optimisers, ema, course)
     model.train()
     record = _Record(training, fabric)
-    with _progress(disable=not fabric.is_global_zero) as progress:
+    with postponing() as asked_to_stop, _progress(disable=not fabric.is_global_zero) as progress:
         bar = progress.add_task(course.name, total=training.iterations, completed=first, loss="")
         for iteration in range(first, training.iterations):
             optimisers.freeze_others(iteration)
@@ -208,10 +211,13 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
                 progress.update(bar, loss=f"loss {values['loss']:.4f}")
                 if fabric.is_global_zero:
                     course.log(values)
-            if fabric.is_global_zero and (done % CHECKPOINT_EVERY == 0 or done == training.iterations):
+            stops = asked_to_stop()
+            if fabric.is_global_zero and (stops or done % CHECKPOINT_EVERY == 0 or done == training.iterations):
                 weights = {"network": network.state_dict()} | ({} if ema is None else {"ema": ema.state_dict()})
                 save_state(course.checkpoint, {"iteration": done, **optimisers.state(), **weights})
             progress.update(bar, completed=done)
+            if stops:
+                break  # the block raises KeyboardInterrupt
     if ema is not None:
         network.load_state_dict(ema.module.state_dict())
 

@@ -1,0 +1,18 @@
+"""The program `scribbleseg`: Ctrl-C ends it in one line also while its parts are being imported."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from scribbleseg.cli import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.stderr.write("Stopped.\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Worker processes: they end with the process that started them, however that ends, and leave Ctrl-C to it."""
+
+import _thread
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import Any
+
+from scribbleseg.signals import inherited_blocked
+from scribbleseg.types import DataError
+
+GRACE_S = 5.0
+"""Seconds that a worker has to leave its files in order once it is let go (ours)."""
+
+
+class WorkerDied(DataError):
+    """A worker process ended without an answer."""
+
+
+class Workers(ProcessPoolExecutor):
+    """Processes that work for this one, as a context manager. They do not fork: torch would not survive it.
+
+    Each holds the end of a pipe whose other end is held by this process alone, so that it learns when this process
+    ends, even by SIGKILL, or when the block is left by an error or by Ctrl-C: then KeyboardInterrupt is raised in what
+    it is at, and `GRACE_S` later it is gone in any case.
+
+    Args:
+        number: how many processes.
+        method: "spawn", or "forkserver", which starts them faster, where there is one.
+        prepare: called in each worker before any work, with `arguments`.
+        arguments: what `prepare` is called with.
+    """
+
+    def __init__(
+        self, number: int, method: str, prepare: Callable[..., object] | None = None, arguments: tuple = ()
+    ) -> None:
+        known = multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context(method if method in known else "spawn")
+        self._theirs, self._leash = context.Pipe(duplex=False)
+        super().__init__(number, context, _begin, (self._theirs, prepare, arguments))
+
+    def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
+        """Have a function called by one of the workers, which are started by the first call."""
+        with inherited_blocked():
+            return super().submit(_work, function, args, kwargs)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if kind is not None:
+            self._leash.close()
+        self.shutdown(cancel_futures=kind is not None)
+        self._leash.close()
+        self._theirs.close()
+        if kind is not None and issubclass(kind, BrokenProcessPool):
+            raise WorkerDied(
+                "expected an answer of every worker process, but one of them has died (it may have been killed, or "
+                "been out of memory); give the same command again, with fewer processes (--workers, --jobs) if need be"
+            ) from None
+
+
+def end_with_parent() -> None:
+    """End this process once the one that started it has ended: for the ranks that `Fabric.launch` starts beside 0.
+
+    Where processes do not pass to another parent (Windows), nothing happens.
+    """
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+_busy = threading.Event()
+
+
+def _begin(theirs: Connection, prepare: Callable[..., object] | None, arguments: tuple) -> None:
+    """What a worker does first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where the mask of signals is not inherited
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_follow, args=(theirs,), daemon=True).start()
+    if prepare is not None:
+        prepare(*arguments)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    if not _busy.is_set():
+        os._exit(1)
+    raise KeyboardInterrupt
+
+
+def _follow(theirs: Connection) -> None:
+    """End this process once the other end of the pipe is closed, which the process that holds it does or its end."""
+    wait([theirs])
+    if hasattr(signal, "pthread_kill"):  # it also wakes a thread that sleeps
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os._exit(1)
+
+
+def _work(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    """Call a function in a worker; a KeyboardInterrupt ends the worker."""
+    try:
+        _busy.set()
+        return function(*args, **kwargs)
+    except KeyboardInterrupt:
+        os._exit(1)
+    finally:
+        _busy.clear()
