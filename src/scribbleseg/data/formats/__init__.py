@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Integer, Shaped
 
 from scribbleseg.data.formats.checks import check_same_grid
+from scribbleseg.data.formats.checksums import unpacked_bytes
 from scribbleseg.data.formats.itk import open_itk, read_dicom, read_itk
 from scribbleseg.data.formats.names import (
     ENDINGS,
@@ -234,4 +235,14 @@ def _read(path: Path, labels: bool = False) -> tuple[Shaped[np.ndarray, "channel
         raise FileError(path, f"expected a file ending in {', '.join(ENDINGS)}", "convert it")
     if kind in NIFTI:
         return read_nifti(path)
-    return read_picture(path, labels) if kind in PICTURES else read_itk(path)
+    if kind in PICTURES:
+        return read_picture(path, labels)
+    unpacked = unpacked_bytes(path)
+    voxels, geometry = read_itk(path)
+    if unpacked not in (None, voxels.nbytes):
+        raise FileError(
+            path,
+            f"expected {voxels.nbytes} bytes of voxels, as its header says, found {unpacked}",
+            "it is damaged: copy or download it again",
+        )
+    return voxels, geometry

@@ -3,6 +3,7 @@
 A grid is in millimetres whatever the file's unit is; the header is written in the unit that it was read in.
 """
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from scribbleseg.data.formats.checks import check_affine, damage_reported, in_millimetres
+from scribbleseg.data.formats.checksums import read_to_end
 from scribbleseg.data.formats.names import ending
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
@@ -53,7 +55,12 @@ def read_nifti(path: Path) -> tuple[Shaped[np.ndarray, "1 depth height width"], 
     """Reads one volume and its grid. Raises FileError."""
     nifti, geometry = open_nifti(path)
     with damage_reported(path):
-        voxels = np.asanyarray(nifti.dataobj)
+        if str(ending(path)).endswith(".gz"):  # nibabel stops before the checksum
+            with gzip.open(path) as stream:
+                voxels = np.asanyarray(type(nifti).from_stream(stream).dataobj)
+                read_to_end(stream)
+        else:
+            voxels = np.asanyarray(nifti.dataobj)
     return voxels.T.reshape(1, *geometry.shape), geometry
 
 

@@ -11,6 +11,7 @@ import SimpleITK
 import tifffile
 from jaxtyping import Integer, Shaped, UInt8
 
+from scribbleseg.data.formats.checksums import check_png
 from scribbleseg.data.formats.checks import damage_reported
 from scribbleseg.data.formats.names import JPEG, PNG, TIFF, ending
 from scribbleseg.files import FileError
@@ -100,6 +101,8 @@ def _pixels(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarra
             )
         if ending(path) in TIFF:
             return _tiff(path, indices, lossless)
+        if ending(path) == PNG:
+            check_png(path)
         if ending(path) == PNG and (deep := _deep_png(path)) is not None:
             return deep, deep.shape[-1] == 4
         with PIL.Image.open(path, formats=["PNG" if ending(path) == PNG else "JPEG"]) as picture:
