@@ -22,6 +22,7 @@ from scribbleseg.session import Beliefs, Session, on_leader
 from scribbleseg.settings import from_plain
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
+from scribbleseg.training.state import read_checkpoint
 from scribbleseg.types import UNLABELLED, DataError, Dataset, spread
 from scribbleseg.weights import load_segmenter, load_weights, read_single_components, read_weights, save_weights
 
@@ -315,7 +316,8 @@ def _taught(session: Session[Recipe], index: int) -> dict[str, Any]:
 def _continue_from(run: Run) -> tuple[int, int]:
     """Recursion and iteration that a resumed run continues at."""
     index = run.recursions
-    checkpoint = run.checkpoint(index)
-    if not checkpoint.exists():
+    state = read_checkpoint(run.checkpoint(index))
+    if state is None:
+        run.checkpoint(index).unlink(missing_ok=True)  # a damaged one has been warned of
         return index, 0
-    return index, torch.load(checkpoint, map_location="cpu", weights_only=True)["iteration"]
+    return index, state["iteration"]

@@ -1,15 +1,20 @@
 """Writes files as a whole or not at all, and reports errors by the file that they are about."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from scribbleseg.types import DataError
+
+DIGEST = "sha256"
+"""The field of a JSON object that holds the digest of all others."""
 
 
 class FileError(DataError):
@@ -69,13 +74,81 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Reads a file of one JSON object a line, without a last line that a kill cut short; no file means no records."""
+def write_json(path: Path, plain: Mapping[str, Any]) -> None:
+    """Writes a JSON object with a digest of it, as a whole or not at all. Raises DataError where it cannot be written.
+
+    Args:
+        path: the file.
+        plain: values that JSON can hold.
+    """
+    write_text(path, json.dumps({**plain, DIGEST: _digest(plain)}, indent=1) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads a JSON object, and compares its digest where it has one. Fields that are missing raise FileError, too.
+
+    Args:
+        path: the file.
+        remedy: what to do where it is damaged.
+
+    Raises:
+        FileError: it is missing or damaged.
+    """
+    if not path.is_file():
+        raise FileError(path, "expected this file, found none", remedy)
     try:
-        lines = path.read_text().splitlines()
+        plain = json.loads(path.read_text(), object_hook=lambda pairs: _Fields(pairs).of(path, remedy))
+    except ValueError as error:
+        raise FileError(path, f"expected whole JSON, found a damaged file ({error})", remedy) from error
+    if not isinstance(plain, dict):
+        raise FileError(path, f"expected a JSON object, found {type(plain).__name__}", remedy)
+    if plain.pop(DIGEST, None) not in (None, _digest(plain)):
+        by_hand = f"where somebody changed it on purpose, delete its line {DIGEST}"
+        raise FileError(path, "expected what its digest is of, found something else", f"{remedy}; {by_hand}")
+    return plain
+
+
+class _Fields(dict):
+    """A JSON object of a file, in which a field that is missing is an error about the file."""
+
+    def of(self, file: Path, remedy: str) -> "_Fields":
+        self.file, self.remedy = file, remedy
+        return self
+
+    def __missing__(self, name: str) -> Any:
+        raise FileError(self.file, f"expected a field {name}, found none", self.remedy)
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+def read_records(path: Path, needs: Mapping[str, type] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """Reads a file of one JSON object a line, without a last line that a kill cut short; no file means no records.
+
+    Args:
+        path: the file.
+        needs: the fields that every record has, with their types.
+
+    Raises:
+        FileError: a line is damaged.
+    """
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    records = []
+    for number, line in enumerate([*lines, last], start=1):
+        try:
+            record = json.loads(line)
+            if not all(isinstance(record[name], kind) for name, kind in needs.items()):
+                raise ValueError("a field has another type")
+            records.append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            if number <= len(lines):
+                problem = f"expected one JSON record a line, found line {number} damaged ({error!r})"
+                raise FileError(path, problem, "delete that line") from error
+    return records
 
 
 def finish_folder(partial: Path, folder: Path) -> None:

@@ -105,6 +105,8 @@ def begin(
             process works on.
     """
     pipeline, path = PIPELINES[recipe.kind], Path(out)
+    if seed < 0:
+        raise DataError(f"expected a random seed of 0 or more, got {seed}")
     fitted, seen = pipeline.fit(recipe, dataset)
     session: Session = Session(fitted, seen, Run(path), fabric, seed)
     data = {"folder": str(seen.root.resolve()), "format": seen.name, "options": seen.options}
@@ -138,22 +140,27 @@ def first_phase(session: Session) -> Session[Recipe]:
 
 def recipe_of(run: Run) -> AnyRecipe:
     """The recipe that a run was trained by, also of a run that scribbleseg 0.1 made. Raises DataError."""
-    data = _plain(run)
-    if data["kind"] not in PIPELINES:
-        raise DataError(
-            f"{run.path}: expected a recipe of {' or '.join(PIPELINES)}, got {data['kind']}; update scribbleseg"
-        )
-    return from_plain(PIPELINES[data["kind"]].recipe_type, data)
+    kind = _plain(run)["kind"]
+    if not isinstance(kind, str) or kind not in PIPELINES:
+        raise DataError(f"{run.path}: expected a recipe of {' or '.join(PIPELINES)}, got {kind}; update scribbleseg")
+    return _read(PIPELINES[kind].recipe_type, run)
 
 
 def phase_recipe(run: Run) -> Recipe:
     """The recipe of one of the `phases` of a run. Raises DataError."""
-    return from_plain(Recipe, _plain(run))
+    return _read(Recipe, run)
 
 
 def data_of(run: Run) -> dict[str, Any]:
     """The "folder", "format" and "options" that open the data set of a run again as it was for training."""
     return renewed_data(run.details["data"]) if is_old(run.recipe) else run.details["data"]
+
+
+def _read(kind: type, run: Run) -> Any:
+    try:
+        return from_plain(kind, _plain(run))
+    except DataError as error:
+        raise DataError(f"{run.path / 'recipe.json'}: {error}") from None
 
 
 def _plain(run: Run) -> dict[str, Any]:

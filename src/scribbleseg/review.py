@@ -58,6 +58,8 @@ def test_scores(run: Run, fabric: Fabric) -> list[Score]:
     *_, last = phases(run).values()
     folder = run.path / f"test_scores_{last.recursions - 1}"
     if (kept := read_scores(folder / "scores.json")) is not None:
+        if not (folder / "summary.json").exists():  # earlier versions could be stopped before it
+            write_scores(kept, folder)
         return kept
     dataset = dataset_of(run)
     scores = score_cases(load(run, fabric), dataset, dataset.test)

@@ -27,11 +27,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.files import atomically, finish_folder, link_or_copy, read_records, write_text
+from scribbleseg.files import (
+    FileError,
+    atomically,
+    finish_folder,
+    link_or_copy,
+    read_json,
+    read_records,
+    write_json,
+    write_text,
+)
 from scribbleseg.lock import HOLDER, LOCK, hold
 from scribbleseg.types import DataError
 
 PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai", "nibabel", "simpleitk")
+
+RESTORE = "restore it from a copy, or train anew into another --out"
+"""What to do about a damaged file of a run."""
 
 MOST_DIFFERENCES = 3
 """Differences that are named where a run is to be resumed with something else."""
@@ -46,28 +58,34 @@ class Run:
     @property
     def recipe(self) -> dict[str, Any]:
         """The resolved recipe, as plain data."""
-        return json.loads((self.path / "recipe.json").read_text())
+        return read_json(self.path / "recipe.json", RESTORE)
 
     @property
     def details(self) -> dict[str, Any]:
         """Name, seed, versions, command, data set, fingerprint."""
-        return json.loads((self.path / "run.json").read_text())
+        return read_json(self.path / "run.json", RESTORE)
 
     @property
     def version(self) -> str:
         """The version of scribbleseg that made it."""
-        return str(self.details["versions"]["scribbleseg"])
+        version = self.details["versions"]["scribbleseg"]
+        try:
+            _release(version)
+        except (AttributeError, ValueError) as error:
+            problem = f"expected the version that a run was made with, found {version!r}"
+            raise FileError(self.path / "run.json", problem, RESTORE) from error
+        return version
 
     def add(self, **details: Any) -> None:
         """Add to what run.json says, or change it."""
         known = self.details
         if any(known.get(key) != value for key, value in details.items()):
-            write_text(self.path / "run.json", _text(known | details))
+            write_json(self.path / "run.json", known | details)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """All records, oldest first."""
-        return read_records(self.path / "metrics.jsonl")
+        """All records, oldest first. Raises FileError for a damaged line."""
+        return read_records(self.path / "metrics.jsonl", {"event": str, "recursion": int})
 
     @property
     def slices(self) -> Path:
@@ -172,14 +190,10 @@ def _is_free(path: Path, recipe: dict[str, Any]) -> bool:
     """Whether nothing lies in a folder but what a run leaves that was stopped while its folder was being made."""
     for file in path.glob("*"):
         temporary = file.name.startswith(".") and file.name.endswith(("-run.json", "-recipe.json", f"-{HOLDER}"))
-        same = file.name == "recipe.json" and file.is_file() and file.read_bytes() == _text(recipe).encode()
+        same = file.name == "recipe.json" and read_json(file, RESTORE) == json.loads(json.dumps(recipe))
         if not (temporary or same or file.name in (LOCK, HOLDER)):
             return False
     return True
-
-
-def _text(plain: dict[str, Any]) -> str:
-    return json.dumps(plain, indent=1) + "\n"
 
 
 def create_run(
@@ -211,8 +225,8 @@ def create_run(
         raise DataError(f"{path}: expected a new or empty folder for the run, found files; give another --out")
     hold(path)
     if not has_begun(path):
-        write_text(path / "run.json", _text(details | provenance()))  # first: it says that this is a run
-        write_text(path / "recipe.json", _text(recipe))
+        write_json(path / "run.json", details | provenance())  # first: it says that this is a run
+        write_json(path / "recipe.json", recipe)
         return Run(path)
     run = Run(path)
     if not resume:
@@ -235,7 +249,7 @@ def create_run(
                 "resume with what it was started with, or give another --out"
             )
     if changed:
-        write_text(path / "recipe.json", _text(recipe))
+        write_json(path / "recipe.json", recipe)
     return run
 
 

@@ -1,19 +1,19 @@
 """Weights of networks on disk, and the segmenters made of them."""
 
-import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
+from scribbleseg.files import FileError
 from scribbleseg.old_runs import is_old, renamed_weights
 from scribbleseg.recipe import Recipe
 from scribbleseg.relabel.predict import Segmenter
 from scribbleseg.runs import Run
-from scribbleseg.training.loop import save_state
 from scribbleseg.training.network import NetworkModule, trial
+from scribbleseg.training.state import read_state, save_state
 from scribbleseg.types import DataError
 
 
@@ -31,18 +31,26 @@ def save_weights(network: NetworkModule, path: Path, single_components: Sequence
 
 def load_weights(network: NetworkModule, path: Path) -> NetworkModule:
     """Load into `network` in place what `save_weights` wrote, and return it. Raises DataError for a damaged file."""
-    network.load_state_dict(read_weights(path)["state"])
-    return network
+    return _put(read_weights(path)["state"], network, path)
 
 
 def read_weights(path: Path) -> dict[str, Any]:
     """What `save_weights` wrote: "channels", "single_components" and "state". Raises DataError for a damaged file."""
+    return read_state(path)
+
+
+def _put(state: Mapping[str, Tensor], network: NetworkModule, path: Path) -> NetworkModule:
+    """Put weights into a network and return it. Raises FileError for those of another network."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise DataError(
-            f"{path}: expected weights, found a damaged file ({error}); copy it again or retrain"
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise FileError(
+            path,
+            f"expected weights of the network in recipe.json, found those of another ({reason})",
+            "one of the two files is damaged or of another run: restore it from a copy",
         ) from error
+    return network
 
 
 def read_single_components(path: Path) -> frozenset[int]:
@@ -64,6 +72,6 @@ def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | No
     label_names = tuple(run.details["label_names"])
     weights = read_weights(path)
     network = trial(recipe.network.build, weights["channels"], len(label_names))
-    network.load_state_dict(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"])
+    _put(renamed_weights(weights["state"]) if is_old(run.recipe) else weights["state"], network, path)
     single = frozenset(weights.get("single_components", ()))
     return Segmenter(network, recipe.preprocess, label_names, fabric, recipe.views, single)

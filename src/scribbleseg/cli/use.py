@@ -101,9 +101,11 @@ class _Progress:
     """What a command has done in a folder of label maps, on disk until it has finished, so that it can go on."""
 
     def __init__(self, out: Path, task: Mapping[str, Any]) -> None:
+        from scribbleseg.files import read_json
+
         self.out, self.file, self.task = out, out / UNFINISHED, dict(task)
-        known = json.loads(self.file.read_text()) if self.file.exists() else {}
-        done = known["done"] if known.get("task") == self.task else {}
+        known = read_json(self.file, "delete it and give --overwrite") if self.file.exists() else {}
+        done = known.get("done", {}) if known.get("task") == self.task else {}
         there = {path.name.partition(".")[0] for path in out.glob("*")}
         self.done: dict[str, dict[str, Any] | None] = {
             n: rank for n, rank in done.items() if n.partition(".")[0] in there
@@ -111,11 +113,11 @@ class _Progress:
 
     def write(self, name: str | None = None, rank: dict[str, Any] | None = None) -> None:
         """Write down that a case is done, with its rank where there is one."""
-        from scribbleseg.files import write_text
+        from scribbleseg.files import write_json
 
         if name is not None:
             self.done[name] = rank
-        write_text(self.file, json.dumps({"task": self.task, "done": self.done}) + "\n")
+        write_json(self.file, {"task": self.task, "done": self.done})
 
     def forget(self) -> None:
         """Leave no trace."""

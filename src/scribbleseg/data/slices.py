@@ -19,7 +19,7 @@ from scribbleseg.data.fingerprint import Fingerprint
 from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.files import atomically, link_or_copy
+from scribbleseg.files import atomically, link_or_copy, read_json, write_json
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def build_slices(
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     with _complete_or_absent(folder) as partial:
         index = _write_layers(cases, preprocess, partial, label_names, held_out)
-        (partial / "index.json").write_text(json.dumps({"key": key, **index}, indent=1))
+        write_json(partial / "index.json", {"key": key, **index})
     return open_slices(folder)
 
 
@@ -304,8 +304,9 @@ def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"
 
 
 def open_slices(folder: Path) -> Slices:
-    """Open a cache that `build_slices` wrote; reads nothing but its index."""
-    return Slices(folder, json.loads((folder / "index.json").read_text()))
+    """Open a cache that `build_slices` wrote; reads nothing but its index. Raises FileError where that is damaged."""
+    remedy = f"delete {folder} and go on with `train --resume`, which makes it again"
+    return Slices(folder, read_json(folder / "index.json", remedy))
 
 
 def _warn_of_lost_classes(name: str, before: np.ndarray, after: np.ndarray) -> None:

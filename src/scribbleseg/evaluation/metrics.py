@@ -251,9 +251,10 @@ def paired_interval(a: ArrayLike, b: ArrayLike, seed: int = 0) -> tuple[float, f
 
 
 def write_scores(scores: Sequence[Score], folder: Path) -> None:
-    """Writes `scores.csv`, `scores.json`, `summary.csv` and `summary.json`; NaN is an empty cell, or null.
+    """Writes `summary.csv`, `summary.json`, `scores.csv` and `scores.json`; NaN is an empty cell, or null.
 
-    Where all cases are pictures without a scale, the columns in mm and ml are called `_px`.
+    `scores.json`, by which `read_scores` knows that all is there, comes last. Where all cases are pictures without a
+    scale, the columns in mm and ml are called `_px`.
 
     Raises:
         DataError: the folder cannot be written to, or the disk is full; no file is left half-written.
@@ -262,7 +263,7 @@ def write_scores(scores: Sequence[Score], folder: Path) -> None:
     columns = [*(f.name for f in fields(Score)), "missed", "invented"]
     summary = summarise(scores)
     named = _in_pixels if all(score.in_pixels for score in scores) else str
-    for name, table, header in (("scores", rows, columns), ("summary", summary, list(summary[0]) if summary else [])):
+    for name, table, header in (("summary", summary, list(summary[0]) if summary else []), ("scores", rows, columns)):
         table = [
             {named(k): None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in table
         ]

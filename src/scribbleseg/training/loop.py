@@ -1,6 +1,5 @@
 """The M step's loop: one network, one map of labels, a number of iterations; continues where it was killed."""
 
-import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from scribbleseg.data.slices import FIXED, Slices
-from scribbleseg.files import atomically
 from scribbleseg.signals import postponing
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.batch import Batch
@@ -26,6 +24,7 @@ from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.losses import Loss, PartialCrossEntropy, PartialDice, ScribblesAndAreas
 from scribbleseg.training.network import NetworkModule, Outputs, set_batch_statistics
 from scribbleseg.training.optimisers import SGD, Adam, CosineAdam
+from scribbleseg.training.state import read_checkpoint, read_state, save_state
 from scribbleseg.types import UNLABELLED, DataError
 
 LOG_EVERY = 50
@@ -173,7 +172,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
 
     A run that was killed and continues from its checkpoint ends, on a CPU, with the same weights as one that was not.
     Ctrl-C and the other signals of `scribbleseg.signals` stop it after an iteration, with a checkpoint; a second one at
-    once, without.
+    once, without. A damaged checkpoint is warned of, and the M step begins anew.
 
     Args:
         network: maps images to logits.
@@ -303,15 +302,18 @@ class _Optimisers:
 
 def _restore(network: NetworkModule, optimisers: _Optimisers, ema: AveragedModel | None, course: Course) -> int:
     """Go on from the checkpoint, if there is one, else from where the M step before stopped; the first iteration."""
-    path = course.checkpoint if course.checkpoint.exists() else course.before
-    if path is None:
+    state, first = read_checkpoint(course.checkpoint), 0
+    if state is not None:
+        first = state["iteration"]
+    elif course.before is None:
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        state = read_state(course.before)
     network.load_state_dict(state["network"])
     optimisers.load(state)
     if ema is not None and "ema" in state:
         ema.load_state_dict(state["ema"])
-    return state["iteration"] if path == course.checkpoint else 0
+    return first
 
 
 class _Record:
@@ -342,14 +344,6 @@ class _Record:
 def _mix(*numbers: int) -> int:
     """One well-mixed 63-bit seed from several small numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
-
-
-def save_state(path: Path, state: dict) -> None:
-    """Write tensors and plain values as a whole or not at all. Raises DataError where they cannot be written."""
-    buffer = io.BytesIO()  # torch.save itself hides why a file could not be written
-    torch.save(state, buffer)
-    with atomically(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
 
 
 def _progress(disable: bool) -> Progress:
