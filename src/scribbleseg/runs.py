@@ -156,9 +156,10 @@ class Run:
             with atomically(self.slices / name) as temporary:
                 link_or_copy(donor.slices / name, temporary)
         for index in own:
-            for layer in donor.slices.glob(f"*_{index}.raw"):
-                with atomically(self.slices / layer.name) as temporary:
-                    link_or_copy(layer, temporary)
+            for ending in ("crc32", "raw"):
+                for layer in donor.slices.glob(f"*_{index}.{ending}"):
+                    with atomically(self.slices / layer.name) as temporary:
+                        link_or_copy(layer, temporary)
             if donor.labels(index).is_dir():
                 partial = self.labels(index).with_name(f"{index}.partial")
                 shutil.rmtree(partial, ignore_errors=True)
@@ -183,7 +184,8 @@ class Run:
 
 def has_begun(path: Path) -> bool:
     """Whether a run is there that has read its data; before that, nothing is there that anybody could want back."""
-    return (path / "run.json").exists() and next(path.glob("**/slices/index.json"), None) is not None
+    signs = ("**/slices/index.json", "**/recursion_*/network.pt")
+    return (path / "run.json").exists() and any(next(path.glob(sign), None) is not None for sign in signs)
 
 
 def _is_free(path: Path, recipe: dict[str, Any]) -> bool:

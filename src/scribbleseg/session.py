@@ -112,7 +112,10 @@ class Session(Generic[RecipeT]):
     def _prepare(self, preprocess: Preprocess, held_out: float) -> None:
         there = (self.run.slices / "index.json").exists()
         slices = build_slices(self.dataset.train, preprocess, self.run.slices, self.dataset.label_names, held_out)
-        if there and fingerprint(self.dataset.train) != slices.index["fingerprint"]:
+        found = fingerprint(self.dataset.train) if there else slices.index["fingerprint"]
+        if found != self.run.details.get("fingerprint", slices.index["fingerprint"]):
+            if not there:  # somebody deleted the cache, and the data has changed since
+                shutil.rmtree(self.run.slices)
             raise DataError(
                 f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "
                 "found others; resume with what it was started with, or give another --out"

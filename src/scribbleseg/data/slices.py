@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from scribbleseg.data.fingerprint import Fingerprint
 from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.files import atomically, link_or_copy, read_json, write_json
+from scribbleseg.files import FileError, atomically, link_or_copy, read_json, write_json, write_text
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 log = logging.getLogger(__name__)
@@ -56,12 +57,35 @@ LAYERS: dict[str, Layer] = {
 FIXED = ("images", "inside", "scribbles", "held_out")
 
 
+CHECKSUM = ".crc32"
+"""The ending of the file that holds the checksum of a layer of labels; those of the others are in the index."""
+
+
+def _checksum(path: Path) -> int:
+    """The checksum of a file: it tells damage, and costs less than reading the file does."""
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def _checksum_beside(path: Path) -> int | None:
+    """The checksum in the file beside a layer; None where there is none, as in caches of earlier versions."""
+    file = path.with_suffix(CHECKSUM)
+    if not file.exists():
+        return None
+    written = file.read_bytes().strip()
+    return int(written) if written.isdigit() else -1
+
+
 @dataclass(frozen=True)
 class Slices:
     """Slices of all cases one after the other: `images[rows[name]]` are those of one case, from the bottom up.
 
     Args:
-        folder: holds a file for each layer, such as `images.raw` and `labels_0.raw`, and `index.json`.
+        folder: holds a file for each layer, such as `images.raw` and `labels_0.raw` (with `labels_0.crc32`), and
+            `index.json`.
         index: what `index.json` holds.
     """
 
@@ -138,9 +162,22 @@ class Slices:
 
         Raises:
             FileNotFoundError: it is not complete.
+            FileError: it is damaged, which the first look at it tells by its checksum.
         """
         path = self._path(kind, index)
-        return np.memmap(path, LAYERS[kind].dtype, "r", shape=self._shape(kind, path.stat().st_size))
+        size = path.stat().st_size
+        if path not in self._sound:
+            known = self.index.get("checksums", {}).get(kind) if index is None else _checksum_beside(path)
+            if known is not None and _checksum(path) != known:
+                remedy = f"delete {self.folder} and go on with `train --resume`, which makes it again"
+                raise FileError(path, "expected what its checksum is of, found something else", remedy)
+            self._sound.add(path)
+        return np.memmap(path, LAYERS[kind].dtype, "r", shape=self._shape(kind, size))
+
+    @cached_property
+    def _sound(self) -> set[Path]:
+        """The layers whose checksums have been compared."""
+        return set()
 
     def has(self, kind: str, index: int | str | None = None) -> bool:
         """Whether that layer is complete on disk."""
@@ -164,8 +201,9 @@ class Slices:
         return np.memmap(path, layer.dtype, "r+", shape=shape)
 
     def finish(self, kind: str, index: int | str) -> None:
-        """Declare a layer complete, in one atomic rename."""
+        """Declare a layer complete, in one atomic rename, with its checksum in a file beside it."""
         path = self._path(kind, index)
+        write_text(path.with_suffix(CHECKSUM), f"{_checksum(path.with_suffix('.partial'))}\n")
         os.replace(path.with_suffix(".partial"), path)
 
     def _path(self, kind: str, index: int | str | None) -> Path:
@@ -206,7 +244,8 @@ def build_slices(
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     with _complete_or_absent(folder) as partial:
         index = _write_layers(cases, preprocess, partial, label_names, held_out)
-        write_json(partial / "index.json", {"key": key, **index})
+        checksums = {path.stem: _checksum(path) for path in sorted(partial.glob("*.raw"))}
+        write_json(partial / "index.json", {"key": key, **index, "checksums": checksums})
     return open_slices(folder)
 
 
@@ -299,7 +338,8 @@ def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"
             for kind in ("images", "inside"):
                 link_or_copy(slices.folder / f"{kind}.raw", partial / f"{kind}.raw")
             (partial / "scribbles.raw").write_bytes(np.ascontiguousarray(scribbles).tobytes())
-            shutil.copyfile(slices.folder / "index.json", partial / "index.json")
+            checksums = {path.stem: _checksum(path) for path in sorted(partial.glob("*.raw"))}
+            write_json(partial / "index.json", {**slices.index, "checksums": checksums})
     return open_slices(folder)
 
 
