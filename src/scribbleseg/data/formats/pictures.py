@@ -11,8 +11,8 @@ import SimpleITK
 import tifffile
 from jaxtyping import Integer, Shaped, UInt8
 
-from scribbleseg.data.formats.checksums import check_png
 from scribbleseg.data.formats.checks import damage_reported
+from scribbleseg.data.formats.checksums import check_png
 from scribbleseg.data.formats.names import JPEG, PNG, TIFF, ending
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
