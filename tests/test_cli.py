@@ -466,3 +466,12 @@ def test_classes_that_hardly_grow_are_named(phantoms, tmp_path):
     assert "Myo and LV hardly grew beyond the scribbles" in said
     grown = call("seeds", phantoms, "--out", tmp_path / "other", "--workers", 1, *SETTINGS)
     assert "LV hardly grew" not in grown
+
+
+def test_check_grows_cases_that_are_drawn_however_few_they_are(phantoms, tmp_path):
+    shutil.copytree(phantoms, tmp_path / "hearts")
+    for file in sorted((tmp_path / "hearts" / "scribbles").glob("*"))[1:]:
+        file.unlink()
+    said = call("check", tmp_path / "hearts")
+    assert "0 faults" in said
+    assert "Seed areas in 1 training case(s)" in said

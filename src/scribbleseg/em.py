@@ -13,7 +13,7 @@ from rich.progress import track
 from scribbleseg.evaluation.agreement import agreement
 from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.recipe import Recipe, Stage, begins_as, resolve, seen_by
-from scribbleseg.relabel.components import ENOUGH, only_scribbled, scribbles_in_components
+from scribbleseg.relabel.components import ENOUGH, areas_of_lost, only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, Views, predict, sample
 from scribbleseg.runs import Run
@@ -280,6 +280,10 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
             labels = clamp(relabel.decide(refined, samples), seeds)
             if relabel.only_scribbled:
                 labels = only_scribbled(labels, scribbles)
+            if relabel.clamp == "scribbles":
+                likeliest = refined.argmax(axis=1).astype(np.uint8)
+                areas = areas_of_lost(likeliest, scribbles, slices.layer("labels", 0)[rows])
+                labels = clamp(labels, clamp(areas, scribbles))
             yield name, {"labels": labels, **(_soft(refined, labels, seeds) if needs else {})}
 
     session.store(index, relabelled(), needs)

@@ -81,7 +81,7 @@ def write_json(path: Path, plain: Mapping[str, Any]) -> None:
         path: the file.
         plain: values that JSON can hold.
     """
-    write_text(path, json.dumps({**plain, DIGEST: _digest(plain)}, indent=1) + "\n")
+    write_text(path, json.dumps({DIGEST: _digest(plain), **plain}, indent=1) + "\n")
 
 
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
@@ -104,7 +104,8 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         raise FileError(path, f"expected a JSON object, found {type(plain).__name__}", remedy)
     if plain.pop(DIGEST, None) not in (None, _digest(plain)):
         by_hand = f"where somebody changed it on purpose, delete its line {DIGEST}"
-        raise FileError(path, "expected what its digest is of, found something else", f"{remedy}; {by_hand}")
+        problem = f"its checksum ({DIGEST}) does not match: it is damaged, or was changed"
+        raise FileError(path, problem, f"{remedy}; {by_hand}")
     return plain
 
 

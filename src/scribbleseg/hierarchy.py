@@ -14,7 +14,7 @@ from scribbleseg import em
 from scribbleseg.annotate.simulate import ShiftedSkeleton, Skeleton, simulate
 from scribbleseg.data import coarse
 from scribbleseg.data.brain import in_brain, surrounded
-from scribbleseg.data.slices import derive_slices
+from scribbleseg.data.slices import derive_slices, open_slices
 from scribbleseg.em import Recursion, check_channels, grow_seeds, recur
 from scribbleseg.recipe import Recipe, resolve
 from scribbleseg.relabel.decide import clamp
@@ -131,6 +131,11 @@ def fit(recipe: Hierarchy, dataset: Dataset) -> tuple[Hierarchy, Dataset]:
                 f"recipe fields whole.annotation, substructures.annotation: expected scribbles, got {phase.annotation}"
                 "; a network of all structures learns from masks by itself (ji2019.sub_full)"
             )
+    if recipe.substructures.held_out:
+        raise DataError(
+            f"recipe field substructures.held_out: expected 0, got {recipe.substructures.held_out}; phase 2 learns "
+            "from clusters, not from scribbles: set whole.held_out"
+        )
     first_case = dataset.train[0]
     if first_case.present is None and (first_case.scribbles == UNLABELLED).all():
         raise DataError(f"{dataset.root}: expected scribbles, found none; give their folder (--scribbles)")
@@ -158,8 +163,8 @@ def part(session: Session[Hierarchy], phase: str) -> Session[Recipe]:
 def has_done(recipe: Hierarchy, run: Run) -> bool:
     """Whether all that a run has done so far is what this recipe would have done, so that it can go on with it."""
     whole, parts = (Run(run.path / phase) for phase in phases)
-    if not (parts.slices / "index.json").exists():  # phase 2 has not begun
-        return em.has_done(recipe.whole, whole)
+    if not (whole.slices / "index.json").exists() or not open_slices(whole.slices).has("labels", "clusters"):
+        return em.has_done(recipe.whole, whole)  # phase 2 has not begun
     done = from_plain(Hierarchy, run.recipe)
     return recipe == replace(done, substructures=recipe.substructures) and em.has_done(recipe.substructures, parts)
 

@@ -1,8 +1,8 @@
 """The lock on a run folder: one process at a time works on a run, and a second one is told which process that is.
 
 It is a lock of the operating system (`filelock`, which torch brings along): it ends with the process that holds it,
-also with one that is killed, so that no lock is ever left to be cleared away by hand. What it relies on: that the file
-system has such locks, and on a network that it passes them on to other machines, as NFS, SMB, GPFS, and Lustre mounted
+also with one that is killed, so that no lock is ever left to be cleared away by hand. It relies on the file system to
+have such locks, and to pass them on to other machines where it is a network's, as NFS, SMB, GPFS, and Lustre mounted
 with `flock` do. Where it does not (NFS mounted with `nolock`, Lustre with `localflock`), processes on one machine are
 still kept apart, but not those on two. Where there are no locks at all, a warning says so.
 """
@@ -62,6 +62,11 @@ def hold(folder: Path) -> None:
     since = datetime.now().astimezone().isoformat(" ", "minutes")
     about = {"pid": os.getpid(), "host": platform.node(), "since": since}
     write_text(folder / HOLDER, json.dumps(about) + "\n")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether this process holds the lock of a run folder."""
+    return folder.resolve() in _held
 
 
 def release(folder: Path) -> None:

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from scribbleseg import em, hierarchy
 from scribbleseg.duration import in_words, seconds
 from scribbleseg.em import Recursion
-from scribbleseg.lock import release
+from scribbleseg.lock import is_held, release
 from scribbleseg.old_runs import is_old, renewed, renewed_data
 from scribbleseg.recipe import Recipe
 from scribbleseg.runs import Run, create_run, open_run
@@ -119,10 +119,12 @@ def begin(
             goes_on = partial(em.has_done if phase else pipeline.has_done, part.recipe)
             create_run(part.run.path, to_plain(part.recipe), details, resume or bool(phase), goes_on)
 
+    held = is_held(path)  # by a session of this process, which keeps it
     try:
         on_leader(fabric, create)
     except BaseException:
-        release(path)
+        if not held:
+            release(path)
         raise
     return session
 

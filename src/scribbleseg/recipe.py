@@ -40,7 +40,8 @@ class Relabel:
         only_scribbled: whether connected components of a structure in which no scribble of it lies become UNLABELLED
             (ours).
         clamp: what is put back: the seed "areas", as in Can et al. 2018, section 2.2, or the "scribbles" alone, so that
-            what was grown from them can be overruled (ours).
+            what was grown from them can be overruled (ours); but not by a network that does not know the label: areas
+            of labels whose own scribbles it does not find in a case stay there (`components.areas_of_lost`).
     """
 
     refine: Annotated[Identity | DenseCRF, Field(discriminator="kind")] = Identity()

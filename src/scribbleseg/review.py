@@ -16,6 +16,7 @@ from scribbleseg.data.slices import open_slices
 from scribbleseg.data.views import in_labels
 from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
 from scribbleseg.evaluation.report import MAX_PICTURES, Origin, Picture, RunSummary
+from scribbleseg.files import write_text
 from scribbleseg.pipeline import AnySegmenter, data_of, load, phase_recipe, phases, recipe_of
 from scribbleseg.runs import Run
 from scribbleseg.types import UNLABELLED, Case, Cases, Dataset, Labels, spread
@@ -54,16 +55,22 @@ def _unmerged_regions(dataset: Dataset) -> dict[str, tuple[int, ...]]:
 
 
 def test_scores(run: Run, fabric: Fabric) -> list[Score]:
-    """Scores of the last network on the data set's test cases, kept in the run folder; none without references."""
+    """Scores of the last network on the data set's test cases, kept in the run folder; none without references.
+
+    Scores of other weights, such as those of a network that was deleted and trained anew, are made again.
+    """
     *_, last = phases(run).values()
     folder = run.path / f"test_scores_{last.recursions - 1}"
-    if (kept := read_scores(folder / "scores.json")) is not None:
+    of, weights = folder / "weights.sha256", run.weights
+    known = not of.exists() or of.read_text().strip() == weights  # earlier versions did not note it
+    if known and (kept := read_scores(folder / "scores.json")) is not None:
         if not (folder / "summary.json").exists():  # earlier versions could be stopped before it
             write_scores(kept, folder)
         return kept
     dataset = dataset_of(run)
     scores = score_cases(load(run, fabric), dataset, dataset.test)
     write_scores(scores, folder)
+    write_text(of, weights + "\n")
     return scores
 
 

@@ -141,6 +141,8 @@ class Run:
         """Drop the records of training that a resumed run will make again."""
 
         def kept(record: dict[str, Any]) -> bool:
+            if record["event"] == "agreement":  # of a network that is there
+                return record["recursion"] < recursion
             return (record["recursion"], record.get("iteration", 0)) <= (recursion, iteration)
 
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.metrics if kept(r)))
@@ -184,7 +186,7 @@ class Run:
 
 def has_begun(path: Path) -> bool:
     """Whether a run is there that has read its data; before that, nothing is there that anybody could want back."""
-    signs = ("**/slices/index.json", "**/recursion_*/network.pt")
+    signs = ("**/slices/index.json", "**/recursion_*/network.pt", "**/recursion_*/m_step.ckpt")
     return (path / "run.json").exists() and any(next(path.glob(sign), None) is not None for sign in signs)
 
 

@@ -131,3 +131,25 @@ def test_a_training_on_ct_goes_on_where_it_was(tmp_path):
     grid = Preprocess(windows=None).resolve(train)
     first = build_slices(train, grid, tmp_path / "slices")
     assert build_slices(train, grid, tmp_path / "slices").index == first.index
+
+
+def undrawn(name: str) -> Case:
+    case = abdomen(name)
+    return replace(case, scribbles=np.full_like(case.scribbles, UNLABELLED))
+
+
+def test_the_window_is_chosen_from_cases_that_are_drawn_however_few_they_are():
+    many = cases(*(abdomen(f"c{n:02d}") if n == 7 else undrawn(f"c{n:02d}") for n in range(20)))
+    assert ct_windows(many) == ct_windows(cases(abdomen("c07")))
+
+
+def test_cases_with_other_channels_than_the_first_are_warned_of(caplog):
+    case = abdomen()
+    other = replace(case, name="b", image=np.concatenate([case.image, case.image]))
+    assert ct_windows(cases(case, other)) == ()
+    assert "case b is not in Hounsfield units, or has other channels" in caplog.text
+
+
+def test_a_window_that_is_empty_is_refused():
+    with pytest.raises(ValueError, match=r"expected the lower intensity first, got \[100.0, 100.0\]"):
+        Preprocess(windows=((100.0, 100.0),))

@@ -383,4 +383,5 @@ def test_pictures_without_a_scale_are_measured_in_pixels(tmp_path):
     assert read_scores(tmp_path / "scores.json") == scores
     assert "HD95 px" in str(Scores(scores))
     assert "mm" not in str(Scores(scores))
-    assert "HD95 mm" in str(Scores([replace(scores[0], in_pixels=False), *scores]))
+    assert "HD95 mm or px" in str(Scores([replace(scores[0], in_pixels=False), *scores]))
+    assert "HD95 mm  " in str(Scores([replace(scores[0], in_pixels=False)]))

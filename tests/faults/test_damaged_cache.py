@@ -64,7 +64,7 @@ def test_every_flipped_bit_of_a_layer_is_told(kind, index, run):
     open_slices(run.slices).layer(kind, index)
     for bit in np.random.default_rng(0).integers(0, file.stat().st_size * 8, 20):
         flip(file, int(bit))
-        with pytest.raises(FileError, match=rf"{file.name}: expected what its checksum is of.*delete .*slices and go"):
+        with pytest.raises(FileError, match=rf"{file.name}: its checksum does not match.*delete .*slices and go"):
             open_slices(run.slices).layer(kind, index)
         flip(file, int(bit))
     open_slices(run.slices).layer(kind, index)

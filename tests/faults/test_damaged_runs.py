@@ -216,7 +216,7 @@ def test_summaries_come_also_where_a_kill_left_scores_alone(run):
     fabric = Fabric(accelerator="cpu", devices=1)
     scores = review.test_scores(run, fabric)
     names = {file.name: file.read_bytes() for file in (run.path / "test_scores_0").iterdir()}
-    assert set(names) == {"scores.csv", "scores.json", "summary.csv", "summary.json"}
+    assert set(names) == {"scores.csv", "scores.json", "summary.csv", "summary.json", "weights.sha256"}
     for name in ("summary.csv", "summary.json"):
         (run.path / "test_scores_0" / name).unlink()
     assert repr(review.test_scores(run, fabric)) == repr(scores)  # NaN is not equal to itself
@@ -243,3 +243,30 @@ def test_numbers_that_mean_nothing_are_refused(words, hearts, tmp_path):
 def test_a_negative_seed_is_refused_in_python(hearts, tmp_path):
     with pytest.raises(DataError, match="random seed of 0 or more, got -1"):
         ss.train(hearts, tmp_path / "run", replace(TINY), seed=-1, accelerator="cpu")
+
+
+def test_a_file_of_which_the_line_with_the_checksum_is_deleted_is_read(tmp_path):
+    write_json(tmp_path / "run.json", {"name": "first", "seed": 0})
+    lines = (tmp_path / "run.json").read_text().splitlines()
+    kept = [line.replace("first", "other") for line in lines if "sha256" not in line]
+    (tmp_path / "run.json").write_text("\n".join(kept))
+    assert read_json(tmp_path / "run.json", "") == {"name": "other", "seed": 0}
+
+
+def test_a_run_that_has_a_checkpoint_alone_is_a_run(tmp_path):
+    create_run(tmp_path / "run", {"x": 1}, {"seed": 0}, resume=False)
+    checkpoint = Run(tmp_path / "run").checkpoint(0)
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    with pytest.raises(DataError, match="expected no run here, found one"):
+        create_run(tmp_path / "run", {"x": 2}, {"seed": 7}, resume=False)
+    with pytest.raises(DataError, match="expected to resume with the same seed"):
+        create_run(tmp_path / "run", {"x": 1}, {"seed": 7}, resume=True)
+
+
+def test_the_agreement_of_a_network_that_was_deleted_is_forgotten(tmp_path):
+    run = create_run(tmp_path / "run", {"x": 1}, {"seed": 0}, resume=False)
+    for index in range(2):
+        run.log({"event": "agreement", "recursion": index, "mean": 0.5, "agreement": {}})
+    run.forget_after(1, 0)
+    assert [record["recursion"] for record in run.metrics] == [0]

@@ -323,3 +323,12 @@ def test_a_bad_volume_stops_in_its_turn(workers):
 def test_no_workers_are_refused():
     with pytest.raises(ValueError, match="workers"):
         next(grow(Strokes(), [], workers=0))
+
+
+def test_in_a_volume_too_only_slices_with_background_strokes_alone_are_background():
+    scribbles = np.full((4, 8, 8), UNLABELLED, np.uint8)
+    scribbles[0, 2] = scribbles[3, 2] = 0
+    image = np.random.default_rng(0).normal(size=(1, 4, 8, 8)).astype(np.float32)
+    areas = RandomWalker(empty="background", dimensions=3)(image, scribbles, (1.0, 1.0, 1.0))
+    assert (areas[[0, 3]] == 0).all()
+    assert (areas[[1, 2]] == UNLABELLED).all()

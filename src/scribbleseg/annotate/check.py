@@ -76,11 +76,13 @@ class Audit:
         faults: what was found.
         coverage: how much of the training images is scribbled.
         images: what the images of each part are like, by name (`Description`).
+        drawn: the training cases in which a structure is drawn; those with most labels first.
     """
 
     faults: tuple[Fault, ...]
     coverage: Coverage
     images: Mapping[Part, Mapping[str, str]] = field(default_factory=dict)
+    drawn: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
@@ -134,7 +136,14 @@ def check(
     faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
     coverage = _coverage(label_names, counts, n_voxels)
     faults += _of_coverage(coverage)
-    return Audit(tuple(faults), coverage, {part: each.rows for part, each in described.items() if each.rows})
+    described_parts = {part: each.rows for part, each in described.items() if each.rows}
+    return Audit(tuple(faults), coverage, described_parts, _drawn(dict(zip(present, counts, strict=True))))
+
+
+def _drawn(counts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    """Returns the cases in which a structure is drawn, those with most labels first."""
+    labels = {name: np.count_nonzero(of_case) for name, of_case in counts.items() if of_case[1:].any()}
+    return tuple(sorted(labels, key=lambda name: -labels[name]))
 
 
 def _of_error(name: str, error: DataError) -> Iterator[Fault]:

@@ -86,7 +86,7 @@ def check(
     console.print(f"{count['fault']} faults, {count['warning']} warnings in {n_cases} cases")
     if not audit.sound:
         raise typer.Exit(2)
-    say_what_will_happen(dataset)
+    say_what_will_happen(dataset, audit.drawn)
 
 
 def print_images(images: Mapping["Part", Mapping[str, str]]) -> None:
@@ -97,19 +97,18 @@ def print_images(images: Mapping["Part", Mapping[str, str]]) -> None:
     print_table(table)
 
 
-def say_what_will_happen(dataset: "Dataset") -> None:
-    """Print what `train` would do with this data here, and how far the scribbles of a few cases would grow."""
+def say_what_will_happen(dataset: "Dataset", drawn: Sequence[str]) -> None:
+    """Print what `train` would do with this data here, and how far the scribbles of a few of the drawn cases grow."""
     from scribbleseg.em import grow_seeds
     from scribbleseg.pipeline import begin, plan
     from scribbleseg.training.hardware import cores, make_fabric
-    from scribbleseg.types import spread
 
     fabric = make_fabric()
     with tempfile.TemporaryDirectory() as scratch:
         recipe = chosen_or_fitting(None, None, Path(scratch), fabric)
         with begin(dataset, Path(scratch) / "run", recipe, fabric=fabric) as begun:
             console.print(f"`scribbleseg train` would do: {plan(begun)}", soft_wrap=True)
-            some = spread(begun.dataset.train.names, LOOKED_AT)
+            some = drawn[:LOOKED_AT]
             few = replace(begun.dataset, train=begun.dataset.train.only(some))
             session = replace(begun, dataset=few, workers=cores())
             session.prepare(session.recipe.preprocess)

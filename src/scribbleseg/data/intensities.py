@@ -1,10 +1,13 @@
 """Intensities as networks and random walkers see them: what is clipped, and how they are scaled."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
 from scribbleseg.types import UNLABELLED, Cases, Image, spread
+
+log = logging.getLogger(__name__)
 
 Window = tuple[float, float]
 """The lowest and the highest intensity that are told apart, in the image's unit."""
@@ -26,34 +29,53 @@ SOFT_TISSUE_HU = (-160.0, 240.0)
 """The window of a CT on which no structure is drawn: that of soft tissue in radiology (width 400, level 40)."""
 
 LOOKED_AT = 5
-"""Training cases that are looked at to choose a window, at most; ours."""
+"""Training cases with structures that a window is chosen from; ours."""
 
 
 def ct_windows(cases: Cases) -> Windows:
     """Chooses a window for each channel that is a CT in all training cases that are looked at; () where none is.
 
     A channel is a CT where its lowest intensity is that of air in Hounsfield units. Its window spans the intensities
-    that structures have on their scribbles, and AROUND_HU more at both ends: percentiles of a whole volume would span
-    air and bone, beside which soft tissues look alike. Of other images one case is read.
+    that structures have on their scribbles, held-out ones included, and AROUND_HU more at both ends: percentiles of a
+    whole volume would span air and bone, beside which soft tissues look alike.
+
+    One case is read where the first is no CT. Of CTs so many are read that LOOKED_AT of them show structures.
     """
     drawn: list[np.ndarray] = []
     ct: np.ndarray | None = None
-    for case in cases.only(spread(cases.names, LOOKED_AT)):
+    spaced = spread(cases.names, LOOKED_AT)
+    for name in [*spaced, *(name for name in cases.names if name not in spaced)]:
+        case = cases.named(name)
         lowest = case.image.min(axis=(1, 2, 3))
         its = (AIR_HU[0] <= lowest) & (lowest <= AIR_HU[1])
-        ct = its if ct is None or len(ct) != len(its) else ct & its
+        if ct is not None and (len(ct) != len(its) or (ct & ~its).any()):
+            _warn_of_mixture(name)
+        if ct is not None and len(ct) != len(its):
+            return ()
+        ct = its if ct is None else ct & its
         if not ct.any():
             return ()
-        drawn.append(case.image[:, (case.scribbles != UNLABELLED) & (case.scribbles > 0)])
+        structures = (case.scribbles != UNLABELLED) & (case.scribbles > 0)
+        drawn += [case.image[:, structures]] if structures.any() else []
+        if len(drawn) >= LOOKED_AT:
+            break
     if ct is None:
         return ()
     return tuple(_around([values[channel] for values in drawn]) if is_ct else None for channel, is_ct in enumerate(ct))
 
 
+def _warn_of_mixture(name: str) -> None:
+    log.warning(
+        "case %s is not in Hounsfield units, or has other channels than the cases before, which look like CT: "
+        "intensities are scaled case by case; give preprocess.windows, or bring all cases to one unit",
+        name,
+    )
+
+
 def _around(drawn: Sequence[np.ndarray]) -> Window:
-    values = np.concatenate(drawn)
-    if not len(values):
+    if not drawn:
         return SOFT_TISSUE_HU
+    values = np.concatenate(drawn)
     low, high = np.percentile(values, CLIPPED_PERCENTILES)
     return float(round(low - AROUND_HU)), float(round(high + AROUND_HU))
 
@@ -62,7 +84,7 @@ def normalise(image: Image, windows: Windows = ()) -> Image:
     """Clips each channel and scales it.
 
     A channel with a window is clipped to it and mapped to -2 to 2 linearly, for its unit means the same in every image.
-    Any other is clipped at its 0.5th and 99.5th percentile, and shifted and scaled to mean 0, variance 1.
+    Each other is clipped at its 0.5th and 99.5th percentile, and shifted and scaled to mean 0, variance 1.
 
     Args:
         image: float32 `channel depth height width`.

@@ -62,6 +62,11 @@ class Preprocess:
     orientation: Orientation | None = None
     windows: Windows | None = ()
 
+    def __post_init__(self) -> None:
+        for window in self.windows or ():
+            if window is not None and not window[0] < window[1]:
+                raise ValueError(f"windows: expected the lower intensity first, got {list(window)}")
+
     def resolve(self, cases: Cases) -> "Preprocess":
         """Returns the same with what was None set from the cases: from their grids, and `windows` from a few images.
 

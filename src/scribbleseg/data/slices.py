@@ -170,7 +170,7 @@ class Slices:
             known = self.index.get("checksums", {}).get(kind) if index is None else _checksum_beside(path)
             if known is not None and _checksum(path) != known:
                 remedy = f"delete {self.folder} and go on with `train --resume`, which makes it again"
-                raise FileError(path, "expected what its checksum is of, found something else", remedy)
+                raise FileError(path, "its checksum does not match: it is damaged", remedy)
             self._sound.add(path)
         return np.memmap(path, LAYERS[kind].dtype, "r", shape=self._shape(kind, size))
 

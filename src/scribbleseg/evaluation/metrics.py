@@ -127,9 +127,10 @@ class Scores(tuple[Score, ...]):
 
 
 def titles(scores: Sequence[Score]) -> list[str]:
-    """The titles of TABLE with the unit of these scores: pixels where all cases are pictures without a scale."""
-    in_pixels = bool(scores) and all(score.in_pixels for score in scores)
-    return [_in_pixels(title) if in_pixels else title for title, _, _ in TABLE]
+    """The titles of TABLE with the units of these scores: pixels where cases are pictures without a scale."""
+    if {score.in_pixels for score in scores} == {True, False}:
+        return [re.sub("( m[ml])$", r"\1 or px", title) for title, _, _ in TABLE]
+    return [_in_pixels(title) if scores and scores[0].in_pixels else title for title, _, _ in TABLE]
 
 
 def dice(
@@ -300,15 +301,13 @@ def read_scores(path: Path) -> list[Score] | None:
         rows = [{in_file.get(name, name): v for name, v in row.items()} for row in json.loads(path.read_text("utf-8"))]
         if any(f.name not in row for row in rows for f in fields(Score)):
             return None
-        return [Score(**{f.name: _value(f.type, row[f.name]) for f in fields(Score)}) for row in rows]
+        kinds: dict[str, Any] = {f.name: f.type for f in fields(Score)}
+        plain = [{k: float("nan") if row[k] is None else kind(row[k]) for k, kind in kinds.items()} for row in rows]
+        return [Score(**row) for row in plain]  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: expected the scores that `scribbleseg evaluate` writes, got {error!r}; run it again"
         ) from error
-
-
-def _value(kind: Any, value: Any) -> Any:
-    return float("nan") if value is None else kind(value)
 
 
 def _known(labels: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,9 @@ from scipy import ndimage
 
 from scribbleseg.types import UNLABELLED
 
+FOUND = 0.5
+"""A network knows a label in a case where it finds this share of its scribbles there; ours."""
+
 Volume = UInt8[np.ndarray, "slice height width"]
 
 NEIGHBOURS = np.ones((3, 3, 3), bool)
@@ -33,6 +36,25 @@ def only_scribbled(labels: Volume, scribbles: Volume) -> Volume:
         vouched = np.unique(components[scribbles == value])
         kept[(components > 0) & ~np.isin(components, vouched)] = UNLABELLED
     return kept
+
+
+def areas_of_lost(likeliest: Volume, scribbles: Volume, areas: Volume) -> Volume:
+    """The seed areas of labels of which the network finds less than FOUND of their own scribbles; else UNLABELLED.
+
+    A network that has not learned a label yet, because it is small or rare, would relabel all of it as another, and
+    could never learn it again.
+
+    Args:
+        likeliest: the network's labels.
+        scribbles: what a person drew, in the same shape.
+        areas: what was grown from that.
+    """
+    lost = [
+        value
+        for value in np.unique(scribbles[scribbles != UNLABELLED])
+        if (likeliest[scribbles == value] == value).mean() < FOUND
+    ]
+    return np.where(np.isin(areas, lost), areas, np.uint8(UNLABELLED))
 
 
 def only_largest(labels: Volume, structures: Collection[int]) -> Volume:

@@ -87,7 +87,7 @@ class RandomWalker:
         dimensions: 2, each slice on its own, solved directly (error below 1e-5); 3, across slices, solved iteratively
             (on ACDC the mean error is below 1e-4, a voxel's largest 1e-2, or 6e-2 if voxels are taken as cubic).
         scale: what is scaled to [0, 1]: the "volume", or each "slice" by itself, as the group's earlier code does.
-        empty: what becomes of a block in which background alone is scribbled: it stays "unlabelled", or is "background"
+        empty: what becomes of a slice in which background alone is scribbled: it stays "unlabelled", or is "background"
             (ours): somebody looked at it, and drew no structure.
     """
 
@@ -132,9 +132,10 @@ class RandomWalker:
         probabilities = np.full((n_labels, *scribbles.shape), 1.0 / n_labels, dtype=np.float32)
         for block in blocks:
             _walk(scaled[:, block], np.asarray(scribbles[block]), spacing, self.beta, probabilities[:, block])
-            if self.empty == "background" and set(np.unique(scribbles[block])) - {UNLABELLED} == {0}:
-                probabilities[:, block] = 0.0
-                probabilities[0, block] = 1.0
+        for z, drawn_here in enumerate(scribbles):
+            if self.empty == "background" and set(np.unique(drawn_here)) - {UNLABELLED} == {0}:
+                probabilities[:, z] = 0.0
+                probabilities[0, z] = 1.0
         return probabilities
 
     def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
