@@ -8,13 +8,10 @@ import numpy as np
 import pytest
 
 import scribbleseg as ss
-from scribbleseg.data import folder
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import CHECKSUM, open_slices
 from scribbleseg.files import FileError, read_json
-from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage
-from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import Strokes
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
@@ -29,23 +26,6 @@ TINY = Recipe(
     stop_below=0.0,
 )
 LAYERS = [("images", None), ("inside", None), ("scribbles", None), ("labels", 0), ("labels", 1)]
-
-
-@pytest.fixture(scope="module")
-def hearts(tmp_path_factory):
-    return folder(write_phantoms(tmp_path_factory.mktemp("cache") / "hearts", train=2, test=1, shape=(3, 48, 48)))
-
-
-@pytest.fixture(scope="module")
-def trained(hearts, tmp_path_factory):
-    out = tmp_path_factory.mktemp("cache") / "run"
-    ss.train(hearts, out, TINY, accelerator="cpu")
-    return out
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    return Run(shutil.copytree(trained, tmp_path / "run"))
 
 
 def file_of(run, kind, index):

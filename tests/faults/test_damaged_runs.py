@@ -13,12 +13,10 @@ from typer.testing import CliRunner
 import scribbleseg as ss
 from scribbleseg import pipeline, review
 from scribbleseg.cli import app
-from scribbleseg.data import folder
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.evaluation.metrics import read_scores, write_scores
 from scribbleseg.files import FileError, read_json, read_records, write_json
-from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import recipe_of
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.runs import Run, create_run, open_run
@@ -34,23 +32,6 @@ TINY = Recipe(
     network=UNet(base=2, padded=True),
     stages=(Stage(iterations=4, batch=2),),
 )
-
-
-@pytest.fixture(scope="module")
-def hearts(tmp_path_factory):
-    return folder(write_phantoms(tmp_path_factory.mktemp("damaged") / "hearts", train=2, test=1, shape=(3, 48, 48)))
-
-
-@pytest.fixture(scope="module")
-def trained(hearts, tmp_path_factory):
-    out = tmp_path_factory.mktemp("damaged") / "run"
-    ss.train(hearts, out, TINY, accelerator="cpu")
-    return out
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    return Run(shutil.copytree(trained, tmp_path / "run"))
 
 
 def damage(file) -> None:

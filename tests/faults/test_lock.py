@@ -13,10 +13,8 @@ from typer.testing import CliRunner
 import scribbleseg as ss
 from scribbleseg import lock, pipeline
 from scribbleseg.cli import app
-from scribbleseg.data import folder
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.lock import HOLDER, LOCK, hold, release
-from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.reproduce import train_rows
 from scribbleseg.seeds.random_walker import Strokes
@@ -33,11 +31,6 @@ TINY = Recipe(
 
 HOLDS = "import sys, time; from pathlib import Path; from scribbleseg.lock import hold; hold(Path(sys.argv[1])); "
 WAITS = HOLDS + "print('held', flush=True); time.sleep(60)"
-
-
-@pytest.fixture(scope="module")
-def hearts(tmp_path_factory):
-    return folder(write_phantoms(tmp_path_factory.mktemp("lock") / "hearts", train=2, test=1, shape=(3, 48, 48)))
 
 
 @pytest.fixture
