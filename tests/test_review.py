@@ -47,7 +47,6 @@ def test_an_origin_is_the_data_set_the_date_the_cases_and_the_share_that_was_dra
     assert origin.data_set == "hearts (folder)"
     assert abs((datetime.now().astimezone() - datetime.fromisoformat(origin.begun)).total_seconds()) < 3600
     assert origin.training_cases == 3
-    assert not origin.in_pixels
     drawn, inside = (np.fromfile(run.slices / f"{layer}.raw", np.uint8) for layer in ("scribbles", "inside"))
     assert origin.drawn == pytest.approx((drawn != UNLABELLED).sum() / inside.sum())
     held_out = prepared(phantoms, tmp_path / "held_out", fabric, held_out=0.3)
@@ -111,7 +110,7 @@ def test_a_run_on_coloured_pictures_is_told_in_pixels(fabric, tmp_path):
     session = pipeline.begin(folder(root), tmp_path / "run", recipe, fabric=fabric)
     list(pipeline.train(session))
     (summary,) = summarise_run(session.run, fabric)
-    assert summary.origin.in_pixels
+    assert all(score.in_pixels for score in summary.scores)
     assert [score.reference_volume_ml for score in summary.scores] == [144.0]
     assert {picture.image.shape for picture in summary.pictures} == {(32, 32, 3)}
     assert [(p.case, p.recursion) for p in summary.pictures] == [("c", None), *((n, r) for n in "ab" for r in (0, 1))]

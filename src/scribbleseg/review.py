@@ -111,7 +111,7 @@ def summarise_seeds(run: Run) -> RunSummary:
 
 
 def origin_of(run: Run) -> Origin:
-    """What a run was made from, as its folder says; whether images have a scale, the first training case tells."""
+    """What a run was made from, as its folder says."""
     data, (first, *_) = data_of(run), phases(run).values()
     slices = open_slices(first.slices)
     drawn = sum(slices.share(layer != UNLABELLED) for layer in (slices.scribbles, slices.held_out) if layer is not None)
@@ -120,7 +120,6 @@ def origin_of(run: Run) -> Origin:
         begun=run.details.get("date", ""),
         training_cases=len(slices.rows),
         drawn=None if recipe_of(run).is_upper_bound else drawn,
-        in_pixels=is_picture(dataset_of(run).train.geometry(next(iter(slices.rows)))),
     )
 
 

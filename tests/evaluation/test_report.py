@@ -400,8 +400,11 @@ def test_the_agreement_stands_in_for_scores_that_are_not_there(tmp_path: Path):
 
 def test_pictures_have_no_millimetres(tmp_path: Path):
     def words(in_pixels: bool) -> str:
-        scores = [made_up_score("a", "RV", 0.5, volume_error_ml=-31.2), made_up_score("b", "RV", 0.7)]
-        html = written(tmp_path, [made_up_run("base", scores=scores, origin=Origin(in_pixels=in_pixels))])
+        scores = [
+            made_up_score("a", "RV", 0.5, volume_error_ml=-31.2, in_pixels=in_pixels),
+            made_up_score("b", "RV", 0.7, in_pixels=in_pixels),
+        ]
+        html = written(tmp_path, [made_up_run("base", scores=scores)])
         return re.sub(r"<style>.*?</style>|<[^>]+>", "", html, flags=re.DOTALL)
 
     assert re.search(r"HD95, mm.*volume error, ml", words(False), re.DOTALL)
@@ -413,7 +416,10 @@ def test_pictures_have_no_millimetres(tmp_path: Path):
 
 
 def test_runs_in_different_units_share_a_page(tmp_path: Path):
-    runs = [made_up_run(name, origin=Origin(in_pixels=name == "skin")) for name in ("skin", "hearts")]
+    runs = [
+        made_up_run(name, scores=[made_up_score("a", "RV", 0.5, in_pixels=name == "skin")])
+        for name in ("skin", "hearts")
+    ]
     html = written(tmp_path, runs)
     runs_table = html[html.index("<h2>Runs") : html.index("<h2>Training")]
     assert re.findall(r"<td>5\.0 (px|mm)", runs_table) == ["px", "mm"]

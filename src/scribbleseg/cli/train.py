@@ -45,9 +45,6 @@ DEMO = {
 }
 """The rows of a demonstration, and their recipes."""
 
-USELESS = 0.5
-"""An agreement with held-out scribbles below this is warned of; ours."""
-
 
 @verb
 def demo(
@@ -159,8 +156,10 @@ def train_to_end(session: "Session") -> "Model":
 
 def warn_of_disagreement(agreement: Mapping[str, float]) -> None:
     """Name the labels that a network does not find where people drew them."""
+    from scribbleseg.evaluation.agreement import DIFFERS
+
     for label, value in agreement.items():
-        if value < USELESS:
+        if value < DIFFERS:
             console.print(
                 f"The network does not know {label}: its agreement with scribbles that it has not seen is "
                 f"{value:.2f}, and 1 is best. Draw it in more cases, or train longer.",

@@ -5,6 +5,9 @@ from jaxtyping import UInt8
 
 from scribbleseg.types import UNLABELLED
 
+AGREES, DIFFERS = 0.9, 0.7
+"""From which agreement with held-out scribbles on a network follows them, and below which it does not (ours)."""
+
 
 def agreement(labels: UInt8[np.ndarray, "..."], scribbles: UInt8[np.ndarray, "..."]) -> dict[int, float]:
     """Dice of every label that was drawn, counted on the drawn pixels alone (ours).

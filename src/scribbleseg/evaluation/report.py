@@ -51,14 +51,12 @@ class Origin:
         begun: the date and time when it was begun, in ISO 8601; "" for runs of versions that did not note it.
         training_cases: their number.
         drawn: the share of the voxels of the training cases that somebody drew on, 0 to 1; None for full masks.
-        in_pixels: whether its images are pictures without a scale, so that distances and volumes are pixels.
     """
 
     data_set: str = ""
     begun: str = ""
     training_cases: int | None = None
     drawn: float | None = None
-    in_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class RunSummary:
         label_names: the label names by value, background first; what is scored may be regions made of several of them.
         recipe: the resolved recipe, as nested plain values.
         details: seed, versions, data fingerprint and whatever else belongs to the run's provenance.
-        metrics: the records of the run's metrics.jsonl, events "train" and "relabel".
+        metrics: the records of the run's metrics.jsonl, events "train", "relabel" and "agreement".
         scores: the scores of the test cases.
         pictures: the pictures to show, of at most MAX_PICTURES slices.
         is_upper_bound: whether the run was trained on full masks: the others are compared with it.
@@ -202,7 +200,7 @@ def _run_view(
         "agreement": agreement,
         "verdict": verdict(run.scores, difference, agreement) if begun else [UNTRAINED],
         "begun": begun,
-        "units": ("px", "pixels") if run.origin.in_pixels else ("mm", "ml"),
+        "units": ("px", "pixels") if run.scores and all(s.in_pixels for s in run.scores) else ("mm", "ml"),
         "loss": loss_curve(trained),
         "by_recursion": known,
         "speed": float(np.median(speeds)) if speeds else None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scribbleseg.evaluation.agreement import AGREES, DIFFERS
 from scribbleseg.evaluation.metrics import Score, summarise
 
 GRADES = ((0.9, "very good"), (0.8, "good"), (0.7, "fair"), (0.5, "poor"), (0.0, "of little use"))
@@ -16,9 +17,6 @@ EVEN = 0.05
 
 FEW_CASES = 10
 """With fewer scored cases the means and intervals are called rough (ours)."""
-
-AGREES, DIFFERS = 0.9, 0.7
-"""From which agreement with held-out scribbles on a network follows them, and below which it does not (ours)."""
 
 
 @dataclass(frozen=True)

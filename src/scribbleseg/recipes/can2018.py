@@ -39,10 +39,10 @@ ENDS = TITLES | {
 """What a recipe is, by how its name ends."""
 
 SCALES = {
-    "acdc": "Can et al. 2018, hearts, the paper's scale: hours on a GPU",
-    "prostate": "Can et al. 2018, prostates, the paper's scale: hours on a GPU",
-    "compact_prostate": "Can et al. 2018, prostates: about an hour on a CPU",
-    "compact": "Can et al. 2018, hearts: about an hour on a CPU",
+    "acdc": "Can et al. 2018, hearts, the paper's scale: for a GPU",
+    "prostate": "Can et al. 2018, prostates, the paper's scale: for a GPU",
+    "compact_prostate": "Can et al. 2018, prostates: hours on a CPU",
+    "compact": "Can et al. 2018, hearts: hours on a CPU",
     "demo": "Can et al. 2018, for `scribbleseg demo`: minutes on a CPU",
 }
 """What a recipe is for and how long it takes, roughly, by how its name begins."""

@@ -73,9 +73,9 @@ def on_masks(row: Recipe) -> Recipe:
 
 
 SCALES = {
-    "quick": "from scribbles, for any organ: about an hour on a laptop's CPU",
-    "standard": "from scribbles, for any organ: an afternoon on a CPU, or less on a small GPU",
-    "long": "from scribbles, for any organ: hours on a GPU",
+    "quick": "from scribbles, for any organ: an hour or two on a laptop's CPU",
+    "standard": "from scribbles, for any organ: an afternoon on a CPU",
+    "long": "from scribbles, for any organ: for a GPU",
 }
 """What a recipe is for and how long it takes, roughly, by how its name begins."""
 

@@ -45,9 +45,9 @@ ENDS = TITLES | {"full": "KM+SC+CRF, the whole pipeline"}
 """What a recipe is, by how its name ends."""
 
 SCALES = {
-    "compact": "Ji et al. 2019, brain tumours: about an hour on a CPU",
+    "compact": "Ji et al. 2019, brain tumours: hours on a CPU",
     "demo": "Ji et al. 2019, for `scribbleseg demo --organ tumour`: minutes on a CPU",
-    "": "Ji et al. 2019, brain tumours, the paper's scale: hours on a GPU",
+    "": "Ji et al. 2019, brain tumours, the paper's scale: for a GPU",
 }
 """What a recipe is for and how long it takes, roughly, by how its name begins."""
 
