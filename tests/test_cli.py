@@ -167,7 +167,7 @@ def test_predict_evaluate_report(phantoms, trained, tmp_path):
     said = call("evaluate", predictions, phantoms)
     assert "left out: [bold]" in said
     assert "test cases without a label map, not scored: test000, test001" in said
-    assert "0 of 2 test cases scored, and by themselves 1 training cases" in said
+    assert "0 of 2 test cases scored; training cases, summed up by themselves: 1" in said
     call("report", trained, "--out", tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "test000" in page

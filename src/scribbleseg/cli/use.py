@@ -248,7 +248,7 @@ def evaluate(
         f"{predictions.name}, training cases": [score for score in scores if score.case in learned],
     }
     tested, trained = (len({score.case for score in part}) for part in parts.values())
-    also = f", and by themselves {trained} training cases" if trained else ""
+    also = f"; training cases, summed up by themselves: {trained}" if trained else ""
     console.print(f"{tested} of {len(dataset.test)} test cases scored{also}")
     print_table(score_table({name: part for name, part in parts.items() if part}))
     for folder, part in zip((out, out and out / "training"), parts.values(), strict=True):
