@@ -45,9 +45,9 @@ def draw_ways(file: Path) -> None:
     """One slice, drawn on in each of the first ways; the last is what a random walker makes of whole lines."""
     image, truth = heart(np.random.default_rng(3), (9, 96, 96), (10.0, 1.6, 1.6))
     ways = [simulate(truth, replace(rule, every=1), "phantom") for rule in list(WAYS.values())[:4]]
-    ways.append(RandomWalker()(image[None], ways[0], (10.0, 1.6, 1.6)))
+    areas = RandomWalker()(image[None], ways[0], (10.0, 1.6, 1.6))
     nothing = np.full_like(truth, UNLABELLED)
-    save([tile(image[4], labels[4]) for labels in (nothing, *ways)], file)
+    save([*(tile(image[4], labels[4]) for labels in (nothing, *ways)), tile(image[4], areas[4], 0.6)], file)
 
 
 def draw_overview(file: Path, scratch: Path, iterations: int) -> None:

@@ -2,8 +2,10 @@
 
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from scribbleseg import duration, pipeline
 from scribbleseg.data import open_dataset
@@ -23,7 +25,7 @@ def hearts(tmp_path):
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.2, "1 seconds"), (41.0, "41 seconds"), (100.0, "1.7 minutes"), (1490.0, "25 minutes"), (12345.0, "3.4 hours")],
+    [(0.2, "1 second"), (41.0, "41 seconds"), (100.0, "1.7 minutes"), (1490.0, "25 minutes"), (12345.0, "3.4 hours")],
 )
 def test_durations_have_two_digits(seconds, words):
     assert duration.in_words(seconds) == words
@@ -86,3 +88,17 @@ def test_a_training_that_ended_early_has_nothing_left(hearts, tmp_path):
     session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
     assert len(list(pipeline.train(session))) == 2 < len(recipe.steps)
     assert pipeline.plan(session) == "nothing: all M steps are done."
+
+
+def test_the_plan_of_pictures_has_no_millimetres(tmp_path):
+    for part, values in {"images": [0, 90, 200, 255], "scribbles": [2, 0, 1, 2]}.items():
+        (tmp_path / "eyes" / part).mkdir(parents=True)
+        picture = np.repeat(np.array(values, np.uint8), 8)[None].repeat(32, axis=0)
+        Image.fromarray(picture).save(tmp_path / "eyes" / part / "a.png")
+    (tmp_path / "eyes" / "dataset.json").write_text('{"labels": {"background": 0, "disc": 1, "ignore": 2}}')
+    recipe = override(find("default.quick"), SMALL)
+    plan = pipeline.plan(
+        pipeline.begin(open_dataset(tmp_path / "eyes"), tmp_path / "run", recipe, fabric=make_fabric("cpu"))
+    )
+    assert "slices of 32 x 32 pixels; 1 training case" in plan
+    assert "mm" not in plan

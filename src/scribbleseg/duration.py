@@ -84,7 +84,8 @@ def in_words(seconds: float) -> str:
     """A duration, to two digits: "40 seconds", "25 minutes", "3.5 hours"."""
     for unit, length, until in (("seconds", 1, 90), ("minutes", 60, 5400), ("hours", 3600, math.inf)):
         if seconds < until:
-            return f"{float(f'{max(seconds, 1) / length:.2g}'):g} {unit}"
+            value = f"{float(f'{max(seconds, 1) / length:.2g}'):g}"
+            return f"{value} {unit.removesuffix('s') if value == '1' else unit}"
     raise AssertionError("a duration is finite")
 
 

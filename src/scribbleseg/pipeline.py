@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning_fabric import Fabric
 
 from scribbleseg import em, hierarchy
+from scribbleseg.data.orientation import is_picture
 from scribbleseg.duration import in_words, seconds
 from scribbleseg.em import Recursion
 from scribbleseg.lock import is_held, release
@@ -190,7 +191,8 @@ def plan(session: Session) -> str:
     Reads one case, and times a few iterations of each network. Raises DataError for losses that do not fit the images.
     """
     pipeline = PIPELINES[session.recipe.kind]
-    channels = session.dataset.train[0].image.shape[0]
+    case = session.dataset.train[0]
+    channels, in_mm = len(case.image), not is_picture(case.geometry)
     lines, total = [], 0.0
     for phase in pipeline.phases:
         one = pipeline.part(session, phase)
@@ -200,7 +202,7 @@ def plan(session: Session) -> str:
         em.check_channels(one.recipe, channels)
         lengths = ", ".join(str(step.iterations) for step in steps)
         named, side, mm = f"{phase}: " if phase else "", one.recipe.window, one.recipe.preprocess.spacing_mm
-        of = f"of {steps[0].batch} slices of {side} x {side} pixels of {mm} mm"
+        of = f"of {steps[0].batch} slices of {side} x {side} pixels{f' of {mm} mm' if in_mm else ''}"
         lines.append(f"{named}{len(steps)} M step(s) of {lengths} iterations {of}")
         total += seconds(one, channels, steps)
     if not lines:

@@ -32,7 +32,7 @@ def test_what_is_the_same_is_said_once_and_what_differs_as_a_range():
 
 def test_pictures_have_no_millimetres():
     said = rows(case("a", shape=(1, 20, 24), mm=(1.0, 1.0, 1.0), suffix=".png"))
-    assert said["voxel size"] == "1 x 1 x 1 pixels"
+    assert said["voxel size"] == "1 x 1 x 1 px"
     assert said["orientation"] == "picture"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scribbleseg.data.orientation import codes, is_picture
+from scribbleseg.data.orientation import codes, is_picture, unit_of
 from scribbleseg.types import Case
 
 PERCENTILES = (1, 99)
@@ -31,7 +31,7 @@ class Description:
         picture = is_picture(case.geometry)
         self._shapes.append(case.geometry.shape)
         self._sizes.append(case.geometry.spacing_mm)
-        self._units.add("pixels" if picture else "mm")
+        self._units.add(unit_of(case.geometry))
         self._orientations["picture" if picture else codes(case.geometry)] += 1
         self._channels[len(case.image)] += 1
         self._intensities.append(np.percentile(case.image, PERCENTILES, axis=(1, 2, 3)))

@@ -198,7 +198,7 @@ def tune_crf(
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
     with begin(rest, out, one.beginning(1), fabric=make_fabric(accelerator), seed=seed, resume=True) as session:
-        console.print(f"First of all the network. {plan(session)}", soft_wrap=True)
+        console.print(f"To do: {plan(session)} After that the settings of the CRF are tried.", soft_wrap=True)
         found = tune.tune_crf(session, held_out, most=trials)
     _print_trials(found, data, out)
 

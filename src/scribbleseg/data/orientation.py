@@ -188,6 +188,11 @@ def is_picture(geometry: Geometry) -> bool:
     return geometry.suffix in ("", *PICTURES)
 
 
+def unit_of(geometry: Geometry) -> str:
+    """What lengths on this grid are measured in: "mm", or "px" for a picture without a scale."""
+    return "px" if is_picture(geometry) else "mm"
+
+
 def _placed(geometry: Geometry) -> bool:
     """Whether the file says which way it lies: pictures and arrays do not."""
     return not is_picture(geometry) and "?" not in codes(geometry)

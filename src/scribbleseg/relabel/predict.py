@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
+from scribbleseg.data.orientation import unit_of
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.components import only_largest
 from scribbleseg.types import Case, DataError, Labels, Probabilities
@@ -188,11 +189,11 @@ def sample(
 
 
 @lru_cache  # once
-def _warn_of_crop(side_mm: int) -> None:
+def _warn_of_crop(side: str) -> None:
     log.warning(
-        "what lies outside the central %d mm of an image is background, as the recipe of this run says "
+        "what lies outside the central %s of an image is background, as the recipe of this run says "
         "(preprocess.crops); a recipe without a preprocess.size of its own segments images whole",
-        side_mm,
+        side,
     )
 
 
@@ -275,7 +276,7 @@ class Segmenter:
             )
         side = self.preprocess.side(case.geometry)
         if max(self.preprocess.resampled(case.geometry)) > side + 1:
-            _warn_of_crop(round(side * (self.preprocess.spacing_mm or 0)))
+            _warn_of_crop(f"{side * (self.preprocess.spacing_mm or 0):.0f} {unit_of(case.geometry)}")
         return self.preprocess.image(case, side)
 
     def probabilities(self, case: Case) -> Probabilities:
