@@ -63,3 +63,19 @@ def test_pictures_go_through_every_command(root):
     call("predict", run, root / "images", "--out", out, "--accelerator", "cpu")
     assert sorted(path.name for path in out.iterdir() if path.suffix == ".png") == ["a.png", "b.png", "c.png", "d.png"]
     assert "disc" in call("evaluate", out, root)
+
+
+def test_scribbles_drawn_by_rule_on_pictures_are_pictures(root):
+    out, mask = root / "drawn", np.array(PIL.Image.open(root / "masks" / "a.png"))
+    for _ in range(2):  # the second time nothing is drawn again
+        call("simulate", root, "--rule", "full", "--out", out)
+        drawn = {name: np.array(PIL.Image.open(out / f"{name}.png")) for name in ("a", "b")}
+        assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "dataset.json", "simulation.json"]
+        assert {0, 1} < set(np.unique(drawn["a"]))
+        assert (drawn["a"] == mask)[drawn["a"] < 2].all()
+        np.testing.assert_array_equal(
+            open_dataset(root, scribbles=str(out)).train[0].scribbles[0] == 1, drawn["a"] == 1
+        )
+    (out / "a.png").write_bytes(b"not again")
+    call("simulate", root, "--rule", "full", "--out", out)
+    assert (out / "a.png").read_bytes() == b"not again"

@@ -13,7 +13,7 @@ from scribbleseg.annotate.simulate.rules import Rule, ShiftedSkeleton
 from scribbleseg.data import coarse
 from scribbleseg.data.brain import surrounded
 from scribbleseg.data.encoding import declared, to_disk
-from scribbleseg.data.formats import write_labels
+from scribbleseg.data.formats import label_ending, volumes_in, write_labels
 from scribbleseg.data.layouts.present import read_present, write_present
 from scribbleseg.data.orientation import common_orientation, turn_to
 from scribbleseg.files import write_text
@@ -39,7 +39,7 @@ def write_simulation(
         dataset.json       the labels; unlabelled voxels are "ignore", the highest value (nnU-Net's convention)
         simulation.json    the rule with its seed, and the source
         present.json       for data sets that score regions: which structures each mask has (image-level labels)
-        CASE.nii.gz        one for each case
+        CASE.nii.gz        one for each case; CASE.png for pictures
 
     Cases that are there already are passed over, so a run that was killed can be repeated, and so can one with more
     training cases. dataset.json comes last: a folder without it is not complete. `ShiftedSkeleton` draws background in
@@ -72,9 +72,9 @@ def write_simulation(
     described = {name: value for name, value in asdict(rule).items() if name != "every" or value != 1}
     _declare(folder / "simulation.json", {"rule": described, "source": source, "labels": values})
     orientation = common_orientation(dataset.train.geometry(name) for name in dataset.train.names)
+    there = volumes_in(folder)
     for name in track(dataset.train.names, "Scribbles"):
-        file = folder / f"{name}.nii.gz"
-        if file.is_file():
+        if name in there:
             continue
         case = dataset.train.named(name)
         turn = turn_to(orientation, case.geometry)  # slices are drawn on in the plane that they are trained in
@@ -83,6 +83,7 @@ def write_simulation(
             drawn = simulate(turn(drawn_dataset.reference(name)), rule, name, inside)
         else:
             drawn = shorten(turn(_expert(case)), rule, name)
+        file = folder / f"{name}{label_ending(case.geometry)}"
         write_labels(file, to_disk(turn.back(drawn), drawn_dataset.n_labels), case.geometry)
     if dataset.regions and source == "masks":
         known = read_present(folder, dataset.label_names) or {}  # cases that train in another fold, too
