@@ -47,6 +47,16 @@ def test_the_last_scribble_of_a_label_stays():
     assert any(slices_to_hold_out(f"{n}", drawn((0, 1)), 0.5, {0, 1}).any() for n in range(50))
 
 
+def test_a_label_that_one_slice_alone_shows_stays_unless_the_whole_case_goes():
+    for n in range(200):
+        labels = [(0, 1), (0, 2), (0, 1)]
+        held = slices_to_hold_out(f"{n}", drawn(*labels), 0.9, {0, 1, 2})
+        left = set().union(*(labels[z] for z in range(3) if not held[z]))
+        assert held.all() or left == {0, 1, 2}
+    assert any(slices_to_hold_out(f"{n}", drawn((0, 1), (0, 1)), 0.9, {0, 1}).all() for n in range(50))
+    assert not any(slices_to_hold_out(f"{n}", drawn((0, 1), (0, 2)), 0.9, {0}).any() for n in range(50))
+
+
 def test_every_stroke_is_in_one_of_the_two_layers(tmp_path):
     grid = Preprocess(spacing_mm=1.0, size=16)
     scribbles = drawn(*[(0, 1)] * 10, side=16)

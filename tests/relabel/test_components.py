@@ -72,6 +72,11 @@ def test_nothing_is_no_piece():
     assert (only_scribbled(nothing, nothing + 1) == 0).all()
 
 
+def test_a_volume_that_nobody_scribbled_is_all_unlabelled():
+    labels = random_volume(0)[0]
+    assert (only_scribbled(labels, np.full_like(labels, UNLABELLED)) == UNLABELLED).all()
+
+
 def test_areas_stay_where_a_network_does_not_find_a_label_where_people_drew_it():
     """Slow version: count, label by label, how many of the scribbled voxels the network calls by their name."""
     rng = np.random.default_rng(0)

@@ -14,8 +14,9 @@ def slices_to_hold_out(
 ) -> Bool[np.ndarray, " slice"]:
     """Chooses about that share of a case's drawn slices at random; the same ones whenever the case is asked for (ours).
 
-    A slice is left to the training where it holds all that there is of one of its labels, in this case and those before
-    it.
+    A slice is left to the training where no other slice of the case shows one of its labels: a case of which a part is
+    drawn teaches that the rest is background. All drawn slices of a case, such as a picture's only one, may be held out
+    together, and then the case teaches nothing; but not what all cases before it show none of.
 
     Args:
         name: that of the case; it decides which slices.
@@ -29,7 +30,7 @@ def slices_to_hold_out(
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     count = int(share * len(drawn) + rng.random())
     for z in rng.permutation(drawn).astype(int):
-        rest = set().union(seen, *(labels[other] for other in drawn if other != z and not held[other]))
-        if held.sum() < count and labels[z] <= rest:
+        others = [labels[other] for other in drawn if other != z and not held[other]]
+        if held.sum() < count and labels[z] <= (set().union(*others) if others else seen):
             held[z] = True
     return held

@@ -24,12 +24,15 @@ def only_scribbled(labels: Volume, scribbles: Volume) -> Volume:
     """Labels without the components of structures in which no scribble of that structure lies; those become UNLABELLED.
 
     People draw on every structure that they see, though not in every slice. A structure that is scribbled nowhere in
-    the volume has no component left.
+    the volume has no component left. A volume without any scribble was not looked at, or its scribbles are held out: all
+    of it becomes UNLABELLED, for what is left would say that there is background alone.
 
     Args:
         labels: 0 background, 1.. structures, UNLABELLED.
         scribbles: what a person drew, in the same shape.
     """
+    if (scribbles == UNLABELLED).all():
+        return np.full_like(labels, UNLABELLED)
     kept = labels.copy()
     for value in _structures(labels):
         components, _ = ndimage.label(labels == value, NEIGHBOURS)
