@@ -52,7 +52,7 @@ def copy(phantoms, tmp_path) -> Path:
 
 def test_every_verb_has_help_with_an_example():
     for verb in (
-        "demo", "check", "simulate", "seeds", "train", "reproduce", "tune-crf",
+        "demo", "check", "simulate", "convert", "seeds", "train", "reproduce", "tune-crf",
         "predict", "evaluate", "report", "recipes",
     ):  # fmt: skip
         assert f"Example: scribbleseg {verb}" in call(verb, "--help")

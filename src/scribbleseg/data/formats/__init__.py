@@ -21,9 +21,11 @@ from scribbleseg.data.formats.names import (
     ITK,
     LABEL_ENDINGS,
     NIFTI,
+    NRRD,
     PICTURES,
     PNG,
     SEGMENTS,
+    TIFF,
     ending,
     stem,
     unread_in,
@@ -32,7 +34,8 @@ from scribbleseg.data.formats.names import (
 from scribbleseg.data.formats.nifti import as_nifti, open_nifti, read_nifti
 from scribbleseg.data.formats.pictures import colour_codes, colour_names, pens, read_colours, read_picture, save_png
 from scribbleseg.data.formats.plain import geometry_from_plain, geometry_to_plain
-from scribbleseg.data.formats.segments import Segment, read_segments
+from scribbleseg.data.formats.segments import Segment, listed_segments, read_segments
+from scribbleseg.data.formats.stacks import read_stack, save_stack
 from scribbleseg.files import FileError, atomically
 from scribbleseg.types import Geometry, Image, Probabilities
 
@@ -53,11 +56,14 @@ __all__ = [
     "geometry_from_plain",
     "geometry_to_plain",
     "label_ending",
+    "listed_segments",
     "read_colours",
     "read_geometry",
     "read_image",
     "read_labels",
+    "read_layers",
     "read_segments",
+    "save_stack",
     "stem",
     "unread_in",
     "volumes_in",
@@ -130,7 +136,27 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], 
             f"expected one integer a voxel, found {len(voxels)} channels (colours?)",
             f"save label maps as greyscale or palette images with the label's number as the value{advice}",
         )
-    values = voxels[0]
+    return _whole_numbers(path, voxels[0]), geometry
+
+
+def read_layers(path: Path) -> tuple[Integer[np.ndarray, "layer depth height width"], Geometry]:
+    """Reads a label map that may have several layers, such as overlapping segments, or be a TIFF of many slices.
+
+    Raises:
+        FileError: as `read_labels`, but for layers.
+    """
+    if ending(path) in TIFF and (stack := read_stack(path)) is not None:
+        voxels, geometry = stack
+    elif ending(path) in NRRD:
+        voxels, geometry = _read(path)
+    else:
+        values, geometry = read_labels(path)
+        voxels = values[None]
+    return _whole_numbers(path, voxels), geometry
+
+
+def _whole_numbers(path: Path, values: Shaped[np.ndarray, "*space"]) -> Integer[np.ndarray, "*space"]:
+    """The values as integers. Raises FileError where they are none."""
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):  # infinite minus infinite
             whole = np.isfinite(values) & (np.abs(values - np.round(values)) <= ROUNDING)
@@ -146,7 +172,7 @@ def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], 
         values = values.astype(np.uint8)
     elif values.dtype.kind not in "iu":
         raise FileError(path, f"expected integer labels, found {values.dtype} voxels", "save it as uint8")
-    return values, geometry
+    return values
 
 
 def read_geometry(path: Path) -> Geometry:

@@ -3,6 +3,7 @@
 Format: https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,10 +13,11 @@ from scribbleseg.files import FileError
 
 
 class Segment(NamedTuple):
-    """One segment of a segmentation: its name as people see it, and its value in the file."""
+    """One segment of a segmentation: its name as people see it, its value in the file, and the layer that has it."""
 
     name: str
     value: int
+    layer: int = 0
 
 
 def read_segments(path: Path) -> tuple[Segment, ...] | None:
@@ -26,34 +28,48 @@ def read_segments(path: Path) -> tuple[Segment, ...] | None:
     """
     if ending(path) not in NRRD:
         return None
-    reader, _ = open_itk(path)
-    fields = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
-    numbers = sorted(int(key[7:-3]) for key in fields if key.endswith("_ID") and key[7:-3].isdigit())
-    numbers = numbers or sorted(int(key[7:-5]) for key in fields if key.endswith("_Name") and key[7:-5].isdigit())
-    if reader.GetNumberOfComponents() > 1 and fields:
-        names = ", ".join(fields.get(f"Segment{n}_Name", f"segment {n}") for n in numbers)
+    segments = listed_segments(path)
+    if segments is not None and (layers := open_itk(path)[0].GetNumberOfComponents()) > 1:
         raise FileError(
             path,
-            f"expected one label a voxel, found overlapping segments in {reader.GetNumberOfComponents()} layers "
-            f"({names or 'without names'})",
+            f"expected one label a voxel, found overlapping segments in {layers} layers "
+            f"({', '.join(segment.name for segment in segments) or 'without names'})",
             'in 3D Slicer, open the module Segmentations, "Binary labelmap layers", check "Force collapse to a single '
             'layer" and press "Collapse labelmap layers", or export the segments to a labelmap there, and save again; '
             'allow no overlap while drawing (Segment Editor, Masking, "Modify other segments: Overwrite all")',
         )
-    if not numbers:
+    return segments or None
+
+
+def listed_segments(path: Path) -> tuple[Segment, ...] | None:
+    """Reads the segments of a NRRD of 3D Slicer from its header, whatever their layers; None for any other NRRD.
+
+    Raises:
+        FileError: a value or a layer is no whole number.
+    """
+    reader, _ = open_itk(path)
+    fields = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
+    if not fields:
         return None
+    numbers = sorted(int(key[7:-3]) for key in fields if key.endswith("_ID") and key[7:-3].isdigit())
+    numbers = numbers or sorted(int(key[7:-5]) for key in fields if key.endswith("_Name") and key[7:-5].isdigit())
+    several = reader.GetNumberOfComponents() > 1
     return tuple(
-        Segment(fields.get(f"Segment{n}_Name", f"segment {n}"), _value(path, fields.get(f"Segment{n}_LabelValue", "1")))
-        for n in numbers
+        Segment(
+            fields.get(f"Segment{n}_Name", f"segment {n}"),
+            _number(path, fields, f"Segment{n}_LabelValue", 1),
+            _number(path, fields, f"Segment{n}_Layer", at if several else 0),  # old files have a layer for each
+        )
+        for at, n in enumerate(numbers)
     )
 
 
-def _value(path: Path, text: str) -> int:
+def _number(path: Path, fields: Mapping[str, str], key: str, default: int) -> int:
     try:
-        return int(text)
+        return int(fields.get(key, default))
     except ValueError:
         raise FileError(
             path,
-            f"expected a whole number as the LabelValue of a segment, found {text!r}",
+            f"expected a whole number as the {key.split('_')[1]} of a segment, found {fields[key]!r}",
             "save it again in 3D Slicer",
         ) from None

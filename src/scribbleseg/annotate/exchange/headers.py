@@ -1,0 +1,179 @@
+"""What programs write beside the voxels: MITK's label groups, ITK-SNAP's label descriptions, 3D Slicer's segments.
+
+Formats: MITK, Modules/Multilabel/autoload/IO/mitkMultiLabelSegmentationIO.cpp (JSON since 2022, XML before); ITK-SNAP,
+"Label Description File"; 3D Slicer, https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html.
+"""
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scribbleseg.data.formats import Segment
+from scribbleseg.data.formats.itk import open_itk
+from scribbleseg.files import FileError
+
+MITK = "org.mitk.multilabel.segmentation"
+"""The modality of MITK's segmentations, and how the keys of their headers begin."""
+
+MITK_LABEL = re.compile(r"label_(\d+)_(\d+)")
+"""The end of the keys that old versions of MITK keep one label in: its layer and its number."""
+
+SNAP_TITLE = re.compile(r"#\s*itk-snap label description", re.IGNORECASE)
+"""The line of comment by which ITK-SNAP's label descriptions are known."""
+
+SNAP_LINE = re.compile(r'(\d+)\s+(?:\d+\s+){3}[\d.]+\s+[01]\s+[01]\s+"(.*)"')
+"""A value, red, green, blue, opacity, two switches, and a name."""
+
+BACKGROUND = (150, 150, 150)
+COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
+"""Okabe and Ito's colours, which people who are colour-blind tell apart; they repeat after seven structures."""
+
+
+def colour(name: str, at: int) -> tuple[int, int, int]:
+    """The colour of a label, red, green and blue in 0..255; `at` is its place among the structures."""
+    return BACKGROUND if name == "background" else COLOURS[at % len(COLOURS)]
+
+
+def mitk_labels(path: Path) -> tuple[Segment, ...] | None:
+    """Reads the labels of a NRRD of MITK from its header; None for any other NRRD. Raises FileError."""
+    reader, _ = open_itk(path)
+    fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    try:
+        if f"{MITK}.labelgroups" in fields:
+            groups = json.loads(fields[f"{MITK}.labelgroups"]) or ()
+            return tuple(
+                Segment(str(label["name"]), int(label["value"]), layer)
+                for layer, group in enumerate(groups)
+                for label in group.get("labels") or ()
+            )
+        if old := {match: key for key in fields if (match := MITK_LABEL.search(key))}:
+            return tuple(_old_label(fields[key], int(match[1])) for match, key in sorted(old.items(), key=_by_key))
+    except (ValueError, KeyError, TypeError, AttributeError, ET.ParseError) as error:
+        raise FileError(
+            path,
+            f"expected MITK's list of labels in its header, found a damaged one ({error!r})",
+            "save it again",
+        ) from error
+    return () if fields.get("modality", "").strip() == MITK else None
+
+
+def _by_key(item: tuple[re.Match[str], str]) -> str:
+    return item[1]
+
+
+def _old_label(text: str, layer: int) -> Segment:
+    """A label of MITK before 2022, which is XML."""
+    root = ET.fromstring(text.replace("\\n", "\n"))
+    name, value = root.find("property[@key='name']/string"), root.find("property[@key='value']/unsigned")
+    if name is None or value is None:
+        raise ValueError("a label without name or value")
+    return Segment(name.attrib["value"], int(value.attrib["value"]), layer)
+
+
+def mitk_fields(values: Mapping[str, int]) -> dict[str, str]:
+    """The fields of a header by which MITK knows the labels.
+
+    Args:
+        values: the value of each label by name.
+    """
+    labels = [
+        {
+            "color": {"type": "ColorProperty", "value": [round(part / 255, 6) for part in colour(name, at)]},
+            "locked": False,
+            "name": name,
+            "opacity": 0.6,
+            "value": value,
+            "visible": True,
+        }
+        for at, (name, value) in enumerate(values.items())
+    ]
+    return {
+        "modality": MITK,
+        f"{MITK}.version": "1",
+        f"{MITK}.labelgroups": json.dumps([{"labels": labels}]),
+        f"{MITK}.unlabeledlabellock": "0",
+    }
+
+
+def slicer_fields(values: Mapping[str, int], shape: Sequence[int]) -> dict[str, str]:
+    """The fields of a header by which 3D Slicer knows the segments.
+
+    Args:
+        values: the value of each label by name.
+        shape: depth, height and width.
+    """
+    fields = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",  # the name of the next before Slicer 5.2
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    extent = " ".join(f"0 {n - 1}" for n in reversed(shape))
+    for at, (name, value) in enumerate(values.items()):
+        described: dict[str, Any] = {
+            "ID": f"Segment_{value}",
+            "Name": name,
+            "NameAutoGenerated": 0,
+            "Color": " ".join(f"{part / 255:.6f}" for part in colour(name, at)),
+            "ColorAutoGenerated": 0,
+            "LabelValue": value,
+            "Layer": 0,
+            "Extent": extent,
+            "Tags": "|",
+        }
+        fields |= {f"Segment{at}_{field}": str(text) for field, text in described.items()}
+    return fields
+
+
+def snap_description(values: Mapping[str, int]) -> str:
+    """The text of a label description of ITK-SNAP, given the value of each label by name."""
+    rule = "#" * 48
+    lines = [
+        rule,
+        "# ITK-SnAP Label Description File",
+        "# File format: ",
+        "# IDX   -R-  -G-  -B-  -A--  VIS MSH  LABEL",
+        "# Fields: ",
+        "#    IDX:   Zero-based index ",
+        "#    -R-:   Red color component (0..255)",
+        "#    -G-:   Green color component (0..255)",
+        "#    -B-:   Blue color component (0..255)",
+        "#    -A-:   Label transparency (0.00 .. 1.00)",
+        "#    VIS:   Label visibility (0 or 1)",
+        "#    IDX:   Label mesh visibility (0 or 1)",
+        "#  LABEL:   Label description ",
+        rule,
+        '    0     0    0    0        0  0  0    "Clear Label"',
+    ]
+    for at, (name, value) in enumerate(values.items()):
+        red, green, blue = colour(name, at)
+        shown = name.replace('"', "'")  # a name ends at the first of these
+        lines.append(f'{value:5d} {red:5d} {green:4d} {blue:4d}        1  1  1    "{shown}"')
+    return "\n".join(lines) + "\n"
+
+
+def read_snap_description(path: Path) -> dict[int, str] | None:
+    """Reads the name of each value but 0 from a label description of ITK-SNAP; None for any other text.
+
+    Raises:
+        FileError: it is one, and a line is damaged.
+    """
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    matches = [SNAP_LINE.fullmatch(line) for line in lines]
+    if not SNAP_TITLE.search(text) and not (lines and all(matches)):
+        return None
+    names = {}
+    for line, match in zip(lines, matches, strict=True):
+        if match is None:
+            raise FileError(
+                path,
+                f'expected lines such as 1 255 0 0 1 1 1 "NAME" in a label description of ITK-SNAP, found {line!r}',
+                "export it again (Segmentation, Export Label Descriptions)",
+            )
+        if int(match[1]):
+            names[int(match[1])] = match[2]
+    return names
