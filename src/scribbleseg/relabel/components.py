@@ -24,8 +24,8 @@ def only_scribbled(labels: Volume, scribbles: Volume) -> Volume:
     """Labels without the components of structures in which no scribble of that structure lies; those become UNLABELLED.
 
     People draw on every structure that they see, though not in every slice. A structure that is scribbled nowhere in
-    the volume has no component left. A volume without any scribble was not looked at, or its scribbles are held out: all
-    of it becomes UNLABELLED, for what is left would say that there is background alone.
+    the volume has no component left. A volume without any scribble was not looked at, or its scribbles are held out:
+    all of it becomes UNLABELLED, for what is left would say that there is background alone.
 
     Args:
         labels: 0 background, 1.. structures, UNLABELLED.
