@@ -53,7 +53,7 @@ def copy(phantoms, tmp_path) -> Path:
 def test_every_verb_has_help_with_an_example():
     for verb in (
         "demo", "check", "simulate", "convert", "seeds", "train", "reproduce", "tune-crf",
-        "predict", "evaluate", "report", "recipes",
+        "predict", "suggest", "evaluate", "report", "recipes",
     ):  # fmt: skip
         assert f"Example: scribbleseg {verb}" in call(verb, "--help")
 
@@ -475,3 +475,76 @@ def test_check_grows_cases_that_are_drawn_however_few_they_are(phantoms, tmp_pat
     said = call("check", tmp_path / "hearts")
     assert "0 faults" in said
     assert "Seed areas in 1 training case(s)" in said
+
+
+@pytest.fixture
+def begun(copy) -> Path:
+    """A data set in which a slice of one training case has strokes; another has neither strokes nor a mask."""
+    file = copy / "scribbles" / "train000.nii.gz"
+    image = nib.load(file)
+    scribbles = np.asanyarray(image.dataobj).copy()
+    scribbles[..., :2] = json.loads((copy / "dataset.json").read_text())["labels"]["ignore"]
+    nib.save(nib.Nifti1Image(scribbles, image.affine, image.header), file)
+    (copy / "masks" / "test001.nii.gz").unlink()
+    return copy
+
+
+def test_suggest_says_where_to_draw_next(begun, trained):
+    said = call("suggest", trained, begun, "--count", 50)
+    assert "To do: 2 more cases. This takes about" in said
+    rows = re.findall(r"(t\w+00\d) (\d) of 3 axial", said)
+    expected = [("train000", "1"), ("train000", "2"), *(("test001", f"{n}") for n in (1, 2, 3))]
+    assert sorted(rows) == sorted(expected)
+    assert call("suggest", trained, begun, "--count", 1).count(" of 3 axial") == 1
+
+
+def test_suggest_ranks_a_folder_of_images(begun, trained, tmp_path):
+    shutil.copytree(begun / "images", tmp_path / "new")
+    assert call("suggest", trained, tmp_path / "new", "--count", 50).count(" of 3 axial") == 12
+    for name in ("scribbles", "masks"):
+        shutil.rmtree(begun / name)
+    assert call("suggest", trained, begun, "--count", 50).count(" of 3 axial") == 12
+
+
+def test_suggest_looks_at_the_strokes_that_the_run_was_trained_on(begun, tmp_path):
+    apart, run = Path(shutil.move(begun / "scribbles", tmp_path / "apart")), tmp_path / "run"
+    shutil.copyfile(begun / "dataset.json", apart / "dataset.json")
+    train = ["train", begun, "--out", run, "--workers", 1, "--accelerator", "cpu", *SETTINGS]
+    (begun / "masks" / "test000.nii.gz").unlink()
+    call(*train, "--scribbles", apart)
+    assert call("suggest", run, begun).count(" of 3 axial") == 2
+    (apart / "train001.nii.gz").unlink()
+    assert call("suggest", run, begun, "--scribbles", apart).count(" of 3 axial") == 5
+
+
+def test_suggest_has_nothing_to_say_where_everything_is_drawn(phantoms, trained):
+    assert call("suggest", trained, phantoms).endswith("Every slice has strokes.")
+
+
+def test_suggest_names_a_bad_image_and_looks_at_the_others(begun, trained):
+    (begun / "images" / "test001.nii.gz").write_bytes(b"no image")
+    said = call("suggest", trained, begun, code=1)
+    assert "not looked at: case test001" in said
+    assert said.count(" of 3 axial") == 2
+    for image in (begun / "images").iterdir():
+        image.write_bytes(b"no image")
+    assert "error: case train000" in call("suggest", trained, begun, code=2)
+
+
+def test_suggest_refuses_runs_that_do_not_fit(begun, phantoms, trained, tmp_path):
+    unfinished = tmp_path / "unfinished"
+    call("seeds", phantoms, "--out", unfinished, "--workers", 1, *SETTINGS)
+    assert "finish `train`" in call("suggest", unfinished, begun, code=2)
+    assert "expected a run folder" in call("suggest", tmp_path / "none", begun, code=2)
+    (tmp_path / "empty").mkdir()
+    assert "error" in call("suggest", trained, tmp_path / "empty", code=2)
+    assert "error" in call("suggest", trained, tmp_path / "nothing", code=2)
+    for file in (begun / "images").iterdir():
+        shutil.copyfile(file, begun / "images" / file.name.replace(".nii", "_0001.nii"))
+        file.rename(begun / "images" / file.name.replace(".nii", "_0000.nii"))
+    assert "expected 1 channels as in training, got 2" in call("suggest", trained, begun, code=2)
+    description = json.loads((begun / "dataset.json").read_text())
+    description["labels"] = {name.replace("LV", "left"): value for name, value in description["labels"].items()}
+    (begun / "dataset.json").write_text(json.dumps(description))
+    said = call("suggest", trained, begun, code=2)
+    assert "expected a data set of the labels background, RV, Myo, LV, found one of background, RV, Myo, left" in said

@@ -90,19 +90,45 @@ class Model:
         Raises:
             DataError: nothing to read, or a data set that is broken.
         """
-        root = Path(path)
+        dataset = self._data_set(Path(path), scribbles=None)
+        if dataset is None:
+            return images(path, self.channels)
+        return dataset.test if len(dataset.test) else dataset.train
+
+    def to_draw_in(self, path: str | Path, scribbles: str | Path | None = None) -> Cases:
+        """The cases in a path that strokes can be drawn in: all images of a folder, or a data set's training cases.
+
+        Of a data set that becomes larger by drawing (the layout `folder`), cases with neither strokes nor a mask are
+        among them.
+
+        Args:
+            path: as in `cases`.
+            scribbles: a folder of strokes in the place of the data set's own, as in `open_dataset`. For the folder that
+                the run was trained on, None is those that it was trained on.
+
+        Raises:
+            DataError: nothing to read, a data set that is broken, or one of other labels than the network's.
+        """
+        root, data = Path(path), pipeline.data_of(self.run)
+        if scribbles is None and root.resolve() == Path(data["folder"]):
+            scribbles = data["options"].get("scribbles")
+        dataset = self._data_set(root, scribbles)
+        return images(path, self.channels) if dataset is None else in_labels(dataset, self.label_names).to_draw_in
+
+    def _data_set(self, root: Path, scribbles: str | Path | None) -> Dataset | None:
+        """The data set in a folder, in the training's split; None where there are images alone."""
         layouts = recognise(root) if root.is_dir() else []
         if not layouts or (
             layouts == ["folder"] and not any((root / name).exists() for name in ("scribbles", "masks"))
         ):
-            return images(root, self.channels)
-        data = pipeline.data_of(self.run)
+            return None
+        data, form, options = pipeline.data_of(self.run), None, {}
         if data["format"] in layouts:
-            options = {name: value for name, value in data["options"].items() if name != "scribbles"}
-            dataset = open_dataset(root, data["format"], **options)
-        else:
-            dataset = open_dataset(root)
-        return dataset.test if len(dataset.test) else dataset.train
+            form, options = data["format"], {**data["options"]}
+            options.pop("scribbles", None)
+        if scribbles is not None:
+            options["scribbles"] = str(Path(scribbles).resolve())
+        return open_dataset(root, form, **options)
 
     def _case(self, image: AnyImage, spacing_mm: Sequence[float | int] | None) -> Case:
         if isinstance(image, Case):

@@ -161,6 +161,7 @@ class Dataset:
         shown: the channel that pictures show.
         mask_values: what the values in the files of its masks mean: file value to label.
         scribble_values: the values in the files of its scribbles, by the names of the labels and "ignore".
+        undrawn: test cases that have no mask and become training cases once somebody draws in them.
     """
 
     name: str
@@ -176,6 +177,7 @@ class Dataset:
     shown: int = 0
     mask_values: Mapping[int, int] = field(default_factory=dict)
     scribble_values: Mapping[str, int] = field(default_factory=dict)
+    undrawn: tuple[str, ...] = ()
 
     @property
     def scored(self) -> Mapping[str, tuple[int, ...]]:
@@ -186,6 +188,16 @@ class Dataset:
     def n_labels(self) -> int:
         """Background included."""
         return len(self.label_names)
+
+    @property
+    def to_draw_in(self) -> Cases:
+        """The cases in which somebody may draw: those for training, and those that become so by it (`undrawn`)."""
+
+        def part(name: str) -> Cases:
+            return self.test if name in self.undrawn else self.train
+
+        names = (*self.train.names, *self.undrawn)
+        return Cases(names, lambda name: part(name).named(name), lambda name: part(name).geometry(name))
 
     def reference(self, name: str) -> Labels:
         """The reference mask of a case on its native grid. Raises DataError where there is none."""

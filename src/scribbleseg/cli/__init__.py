@@ -3,13 +3,13 @@
 Each verb imports what it needs when it runs, so that --help is instant.
 """
 
-from scribbleseg.cli import data, exchange, tables, train, use
+from scribbleseg.cli import data, draw, exchange, tables, train, use
 from scribbleseg.cli.app import app
 
-__all__ = ["app", "data", "exchange", "tables", "train", "use"]
+__all__ = ["app", "data", "draw", "exchange", "tables", "train", "use"]
 
 ORDER = (
-    *("demo", "check", "simulate", "convert", "seeds", "train", "predict", "evaluate", "report"),
+    *("demo", "check", "simulate", "convert", "seeds", "train", "predict", "suggest", "evaluate", "report"),
     *("recipes", "reproduce", "tune_crf"),
 )
 """The verbs in the order in which people need them, which is that of --help."""

@@ -102,6 +102,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         scribble_values=encoding.by_name,
         notes=(*(note for note in dataset.notes if note != WITHOUT_SCRIBBLES), *notes),
         options={**dataset.options, "scribbles": str(root.resolve())},
+        undrawn=(),
     )
 
 

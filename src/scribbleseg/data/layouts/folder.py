@@ -23,6 +23,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def folder(folder: str | Path) -> Dataset:
         notes.append(f"masks without an image are skipped: {', '.join(orphans)}")
     if unread:
         notes.append(f"not read: {first_of([str(path.relative_to(root)) for path in unread])}")
-    return dataset("folder", root, encoding, train, test, notes)
+    undrawn = tuple(f.name for f in test if f.reference is None) if scribbles else ()
+    return replace(dataset("folder", root, encoding, train, test, notes), undrawn=undrawn)
 
 
 def _none_in(folder: Path) -> str:

@@ -1,0 +1,94 @@
+"""The verb that says where to draw next: suggest."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from scribbleseg.cli.app import Accelerator, Scribbles, console, errors, print_table, verb
+
+if TYPE_CHECKING:
+    from scribbleseg.api import Model
+    from scribbleseg.suggest import Look
+    from scribbleseg.types import Cases, DataError
+
+
+@verb
+def suggest(
+    run: Annotated[Path, typer.Argument(help="The run folder of `train`.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(help="The data set that is being drawn, or a folder of images.", show_default=False)
+    ],
+    count: Annotated[int, typer.Option(min=1, help="The number of slices.")] = 20,
+    scribbles: Scribbles = None,
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Say where to draw next: the slices in which strokes should help a trained network most.
+
+    Training cases are ranked, and images with neither scribbles nor a mask. A slice counts by what the network is in
+    doubt about, in it and in the slices around it, away from borders; slices with strokes settle the doubt around them.
+    Draw in these slices, and train again. Masks are not looked at.
+
+    Example: `scribbleseg suggest runs/first hearts --count 10`
+    """
+    from scribbleseg.api import load
+    from scribbleseg.suggest import rank
+
+    model = load(run, accelerator)
+    cases = model.to_draw_in(data, scribbles)
+    looks, failed = _look_at(model, cases)
+    if not looks:
+        raise failed[0]
+    for error in failed:
+        errors.print(f"not looked at: {error}", style="yellow", soft_wrap=True)
+    table = Table("", "case", "slice", "structure", "help", "why", box=None)
+    for n, each in enumerate(rank(looks, model.label_names, count), start=1):
+        stack = each.stack
+        where = f"{each.slice + 1} of {stack.slices} {stack.plane}".rstrip()
+        table.add_row(str(n), each.case, where, each.structure, f"{each.help:.2f}", each.why)
+    if table.rows:
+        print_table(table)
+        console.print(
+            "Slices count from 1, as the file stores them. A help of 1 is the doubt of one slice in which all of a "
+            "structure is in doubt.",
+            soft_wrap=True,
+        )
+    else:
+        console.print("Every slice has strokes.")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _look_at(model: "Model", cases: "Cases") -> tuple[list["Look"], list["DataError"]]:
+    """What a network makes of each case, and the errors of those that cannot be read.
+
+    The first case tells how long the others take. Raises DataError where the network cannot look at it.
+    """
+    import time
+
+    from rich.progress import track
+
+    from scribbleseg.duration import in_words
+    from scribbleseg.suggest import look
+    from scribbleseg.types import DataError
+
+    looks: list[Look] = []
+    failed: list[DataError] = []
+    names, started = list(cases.names), time.perf_counter()
+    while names and not looks:
+        try:
+            case = cases.named(names.pop(0))
+        except DataError as error:
+            failed.append(error)
+        else:
+            looks.append(look(model.segmenter, case))
+    if names:
+        took = in_words((time.perf_counter() - started) * len(names))
+        console.print(f"To do: {len(names)} more cases. This takes about {took} here.")
+    for name in track(names, "Looking"):
+        try:
+            looks.append(look(model.segmenter, cases.named(name)))
+        except DataError as error:
+            failed.append(error)
+    return looks, failed

@@ -1,0 +1,275 @@
+"""Where to draw next: ranks the slices in which strokes should settle most of what a network is in doubt about.
+
+A slice is worth the area in it that the network expects to get wrong, away from borders, which are never sure, and
+relative to the usual area of the structure. Strokes settle the doubt of their own slice, and less and less of that of
+its neighbours; the slice that settles most of what drawn slices and slices further up the list have left comes next.
+
+That is the greedy choice for a facility location problem, which is monotone and submodular: it settles at least 1 - 1/e
+of what the best choice of as many slices would (Nemhauser et al. 1978, doi:10.1007/BF01588971). Doubt, reach and floor
+are ours; docs/LOG.md has what they are worth.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64
+from scipy import ndimage
+
+from scribbleseg.data.orientation import codes, is_picture, looked_at, plane, unit_of
+from scribbleseg.pipeline import AnySegmenter
+from scribbleseg.relabel.predict import Segmenter
+from scribbleseg.types import UNLABELLED, Case, Cases, Probabilities
+
+SURE = 0.95
+"""Pixels whose likeliest label is at least so probable are not in doubt: in all the background of a slice their small
+doubts would add up to a structure's area."""
+
+REACH = 0.25
+"""How far strokes settle doubt through a stack, as a share of the usual length of all structures along it."""
+
+FLOOR = 0.02
+"""What every slice is worth besides its doubt, as a share of a structure's area: where nothing is in doubt, the slices
+farthest from all strokes come first."""
+
+MOST_CASES = 0.5
+"""A structure that is found in at least so large a share of the cases is missed where it is not found at all."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The slices of a case, which count as they are stored.
+
+    Args:
+        case: the name of the case.
+        slices: their number.
+        axis: the axis of the stored array `depth height width` that they are stacked along: 0, 1 or 2.
+        plane: "axial", "coronal" or "sagittal"; "" for pictures, and "stored" where nobody knows.
+        spacing_mm: the distance of two slices, in `unit`.
+        unit: what lengths are measured in, "mm" or "px".
+    """
+
+    case: str
+    slices: int
+    axis: int
+    plane: str
+    spacing_mm: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A slice in which strokes should help.
+
+    Args:
+        stack: the slices of its case.
+        slice: its index, from 0, along `stack.axis` of the stored array.
+        help: the doubt that strokes there should settle, in this slice and around it: a number of structures of the
+            area that they usually have in a slice.
+        structure: the structure that most of it is about; "" where nothing is in doubt.
+        why: the reason in words, for people.
+    """
+
+    stack: Stack
+    slice: int
+    help: float
+    structure: str
+    why: str
+
+    @property
+    def case(self) -> str:
+        """The name of the case."""
+        return self.stack.case
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What a network makes of a case, slice by slice; `structure` is every label but background.
+
+    Args:
+        stack: the slices.
+        doubt: the area that the network expects to get wrong away from borders, in mm^2, by the structure that is
+            likeliest there.
+        area: the area of each structure in the segmentation, in mm^2.
+        likely: the sum of each structure's probability over the slice, in mm^2.
+        drawn: which slices have strokes.
+        present: the labels of the structures known to be in the case, or None where nobody said.
+    """
+
+    stack: Stack
+    doubt: Float64[np.ndarray, "structure slice"]
+    area: Float64[np.ndarray, "structure slice"]
+    likely: Float64[np.ndarray, "structure slice"]
+    drawn: Bool[np.ndarray, " slice"]
+    present: frozenset[int] | None = None
+
+
+def suggest(segmenter: AnySegmenter, cases: Cases, count: int = 20) -> list[Suggestion]:
+    """Rank the slices of some cases by how much strokes should help there. Masks are not looked at.
+
+    Args:
+        segmenter: a trained network.
+        cases: with the strokes that there are; a case may have none.
+        count: the number of slices; fewer come back where there are no more without strokes.
+
+    Returns:
+        The slices, the most helpful first. Slices with strokes are never among them. The order of the cases makes no
+        difference.
+
+    Raises:
+        DataError: a case that cannot be read or has other channels than training, or a segmenter of two networks.
+    """
+    return rank([look(segmenter, case) for case in cases], segmenter.label_names, count)
+
+
+def look(segmenter: AnySegmenter, case: Case) -> Look:
+    """What the network makes of a case: the part of `suggest` that takes time.
+
+    Raises:
+        DataError: other channels than training, or a segmenter of two networks, whose labels have no probabilities.
+    """
+    probabilities = segmenter.probabilities(case)
+    assert isinstance(segmenter, Segmenter)  # two networks have no probabilities
+    grid, geometry = segmenter.preprocess, case.geometry
+    turn = looked_at(geometry, grid.turn(geometry))
+    spacing_mm, *in_plane = turn.spacing_mm(geometry)
+    margin = tuple(max(1, round((grid.spacing_mm or 0) / mm)) for mm in in_plane)
+    doubt, area, likely = _by_slice(turn(probabilities), (margin[0], margin[1]), in_plane[0] * in_plane[1])
+    drawn = (turn(case.scribbles) != UNLABELLED).any(axis=(1, 2))
+    axis = turn.axes[0]
+    across = "" if is_picture(geometry) else plane(codes(geometry)[axis])
+    stack = Stack(case.name, len(drawn), axis, across, spacing_mm, unit_of(geometry))
+    return Look(stack, doubt, area, likely, drawn, case.present)
+
+
+def _by_slice(
+    probabilities: Probabilities, margin: tuple[int, int], pixel_mm2: float
+) -> tuple[Float64[np.ndarray, "structure slice"], ...]:
+    """Doubt, area and likely of `Look`.
+
+    Args:
+        probabilities: `label slice height width`.
+        margin: pixels along height and width that are this near to another label have a border beside them.
+        pixel_mm2: the area of a pixel.
+    """
+    structures, depth = len(probabilities) - 1, probabilities.shape[1]
+    doubt, area, likely = np.zeros((3, structures, depth))
+    window = tuple(2 * pixels + 1 for pixels in margin)
+    for z in range(depth):  # slice by slice: a volume of booleans and floats for each step would not fit in memory
+        here = probabilities[:, z]
+        labels, wrong = here.argmax(axis=0).astype(np.uint8), 1 - here.max(axis=0)
+        beside = ndimage.maximum_filter(labels, window) != ndimage.minimum_filter(labels, window)
+        doubtful = (wrong > 1 - SURE) & ~beside
+        likeliest = here[1:].argmax(axis=0)[doubtful]
+        doubt[:, z] = np.bincount(likeliest, wrong[doubtful].astype(np.float64), structures)
+        area[:, z] = np.bincount(labels.ravel(), minlength=structures + 1)[1:]
+        likely[:, z] = here[1:].sum(axis=(1, 2), dtype=np.float64)
+    return doubt * pixel_mm2, area * pixel_mm2, likely * pixel_mm2
+
+
+def rank(looks: Iterable[Look], label_names: Sequence[str], count: int = 20) -> list[Suggestion]:
+    """The ranking of `suggest`, from what a network makes of each case. Quick: call it again whenever strokes change.
+
+    Args:
+        looks: those of all cases.
+        label_names: the labels by value, background first.
+        count: the number of slices, at most.
+    """
+    ordered = sorted(
+        looks, key=lambda each: each.stack.case
+    )  # sums, and so ties, do not depend on the order of the cases
+    reach_mm = REACH * _usual_length_mm(ordered)
+    piles = [_Pile(each, worth, reach_mm) for each, worth in zip(ordered, _worth(ordered), strict=True)]
+    found: list[Suggestion] = []
+    while len(found) < count and piles:
+        best = max(piles, key=lambda pile: pile.best)  # the first of those that are equal
+        if best.best < 0:
+            break
+        found.append(best.take(label_names))
+    return found
+
+
+def _usual_length_mm(looks: Sequence[Look]) -> float:
+    """The median length of all structures along the stack; that of the stack where none is found in any case."""
+    found = [float(np.count_nonzero(each.area.any(axis=0))) * each.stack.spacing_mm for each in looks]
+    lengths = [length for length in found if length] or [each.stack.slices * each.stack.spacing_mm for each in looks]
+    return float(np.median(lengths)) if lengths else 0.0
+
+
+def _worth(looks: Sequence[Look]) -> list[Float64[np.ndarray, "structure slice"]]:
+    """What is in doubt about each structure in each slice, 1 being the usual area of the structure in a slice.
+
+    In a case in which a structure is missed, each slice is also worth its probability there, the largest being 1.
+    """
+    areas = np.concatenate([each.area for each in looks], axis=1) if looks else np.zeros((0, 0))
+    with np.errstate(invalid="ignore"):
+        usual = areas.sum(axis=1) / (areas > 0).sum(axis=1)  # NaN where a structure is found nowhere
+    share = np.mean([each.area.any(axis=1) for each in looks], axis=0) if looks else np.zeros(0)
+    worth = []
+    for each in looks:
+        value = np.nan_to_num(each.doubt / usual[:, None])
+        for index in range(len(value)):
+            expected = share[index] >= MOST_CASES if each.present is None else index + 1 in each.present
+            peak = each.likely[index].max()
+            if expected and not each.area[index].any() and peak > 0:
+                value[index] += each.likely[index] / peak
+        worth.append(value)
+    return worth
+
+
+class _Pile:
+    """The slices of a case, of which the best is taken again and again.
+
+    Attributes:
+        best: what strokes in the best slice would settle; -1 where all slices have strokes.
+    """
+
+    def __init__(self, seen: Look, worth: Float64[np.ndarray, "structure slice"], reach_mm: float) -> None:
+        self.look, self.worth = seen, worth
+        places = np.arange(seen.stack.slices) * seen.stack.spacing_mm
+        away_mm = np.abs(places[:, None] - places)
+        self.settles = np.maximum(0, 1 - away_mm / reach_mm) if reach_mm else np.equal(away_mm, 0).astype(float)
+        self.settled = self.settles[seen.drawn].max(axis=0, initial=0)
+        self.taken = seen.drawn.copy()
+        self._update()
+
+    def take(self, label_names: Sequence[str]) -> Suggestion:
+        """The best slice, which counts as drawn from now on."""
+        z, helps = int(self.helps.argmax()), self.best
+        more = np.maximum(0, self.settles[z] - self.settled)
+        by_structure = self.worth @ more
+        about = int(by_structure.argmax())
+        structure = label_names[about + 1] if by_structure[about] > 0 else ""
+        why = self._why(z, about, structure)
+        self.settled, self.taken[z] = np.maximum(self.settled, self.settles[z]), True
+        self._update()
+        return Suggestion(self.look.stack, z, helps, structure, why)
+
+    def _update(self) -> None:
+        """What each slice would settle, beyond what is settled."""
+        value = FLOOR + self.worth.sum(axis=0)
+        more = np.maximum(0, self.settles - self.settled)
+        self.helps = np.where(self.taken, -1.0, more @ value)
+        self.best = float(self.helps.max(initial=-1.0))
+
+    def _why(self, z: int, about: int, structure: str) -> str:
+        """The reason in words."""
+        drawn = np.flatnonzero(self.look.drawn)
+        if not drawn.size:
+            strokes = "no strokes in this case"
+        else:
+            away = int(np.abs(drawn - z).min())
+            strokes = f"the nearest strokes are {away} slice{'' if away == 1 else 's'} away"
+        if not structure:
+            return f"nothing left in doubt; {strokes}"
+        if not self.look.area[about].any():
+            return f"{structure} is found in no slice of this case; {strokes}"
+        area = float(self.look.doubt[about, z])
+        where = _in_words(area, self.look.stack.unit) if area else "in slices around this one"
+        return f"{structure} in doubt, {where}; {strokes}"
+
+
+def _in_words(area: float, unit: str) -> str:
+    """An area, to two digits: "85 mm²", "3.4 cm²"."""
+    size, unit = (area / 100, "cm") if unit == "mm" and area >= 100 else (area, unit)
+    return f"{float(f'{size:.2g}'):g} {unit}²"
