@@ -1,8 +1,8 @@
 """Where to draw next: ranks the slices in which strokes should settle most of what a network is in doubt about.
 
-A slice is worth the area in it that the network expects to get wrong, away from borders, which are never sure, and
-relative to the usual area of the structure. Strokes settle the doubt of their own slice, and less and less of that of
-its neighbours; the slice that settles most of what drawn slices and slices further up the list have left comes next.
+A slice is worth the area that the network expects to get wrong in it, as a share of the usual area of the structure.
+Strokes settle the doubt of their own slice, and less and less of that of its neighbours; next comes the slice that
+settles most of what strokes and the slices further up the list have left.
 
 That is the greedy choice for a facility location problem, which is monotone and submodular: it settles at least 1 - 1/e
 of what the best choice of as many slices would (Nemhauser et al. 1978, doi:10.1007/BF01588971). Doubt, reach and floor
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64
-from scipy import ndimage
 
 from scribbleseg.data.orientation import codes, is_picture, looked_at, plane, unit_of
 from scribbleseg.pipeline import AnySegmenter
@@ -88,8 +87,9 @@ class Look:
 
     Args:
         stack: the slices.
-        doubt: the area that the network expects to get wrong away from borders, in mm^2, by the structure that is
-            likeliest there.
+        doubt: the area that the network expects to get wrong, in mm^2, by the structure that is likeliest there:
+            the sum of 1 - the probability of the likeliest label. Borders are part of it, although no network is sure
+            of them: without what is near them, it followed the error of a slice less well.
         area: the area of each structure in the segmentation, in mm^2.
         likely: the sum of each structure's probability over the slice, in mm^2.
         drawn: which slices have strokes.
@@ -130,11 +130,10 @@ def look(segmenter: AnySegmenter, case: Case) -> Look:
     """
     probabilities = segmenter.probabilities(case)
     assert isinstance(segmenter, Segmenter)  # two networks have no probabilities
-    grid, geometry = segmenter.preprocess, case.geometry
-    turn = looked_at(geometry, grid.turn(geometry))
-    spacing_mm, *in_plane = turn.spacing_mm(geometry)
-    margin = tuple(max(1, round((grid.spacing_mm or 0) / mm)) for mm in in_plane)
-    doubt, area, likely = _by_slice(turn(probabilities), (margin[0], margin[1]), in_plane[0] * in_plane[1])
+    geometry = case.geometry
+    turn = looked_at(geometry, segmenter.preprocess.turn(geometry))
+    spacing_mm, height_mm, width_mm = turn.spacing_mm(geometry)
+    doubt, area, likely = (height_mm * width_mm * pixels for pixels in _by_slice(turn(probabilities)))
     drawn = (turn(case.scribbles) != UNLABELLED).any(axis=(1, 2))
     axis = turn.axes[0]
     across = "" if is_picture(geometry) else plane(codes(geometry)[axis])
@@ -142,29 +141,18 @@ def look(segmenter: AnySegmenter, case: Case) -> Look:
     return Look(stack, doubt, area, likely, drawn, case.present)
 
 
-def _by_slice(
-    probabilities: Probabilities, margin: tuple[int, int], pixel_mm2: float
-) -> tuple[Float64[np.ndarray, "structure slice"], ...]:
-    """Doubt, area and likely of `Look`.
-
-    Args:
-        probabilities: `label slice height width`.
-        margin: pixels along height and width that are this near to another label have a border beside them.
-        pixel_mm2: the area of a pixel.
-    """
+def _by_slice(probabilities: Probabilities) -> tuple[Float64[np.ndarray, "structure slice"], ...]:
+    """Doubt, area and likely of `Look` in pixels, of probabilities `label slice height width`."""
     structures, depth = len(probabilities) - 1, probabilities.shape[1]
     doubt, area, likely = np.zeros((3, structures, depth))
-    window = tuple(2 * pixels + 1 for pixels in margin)
     for z in range(depth):  # slice by slice: a volume of booleans and floats for each step would not fit in memory
         here = probabilities[:, z]
-        labels, wrong = here.argmax(axis=0).astype(np.uint8), 1 - here.max(axis=0)
-        beside = ndimage.maximum_filter(labels, window) != ndimage.minimum_filter(labels, window)
-        doubtful = (wrong > 1 - SURE) & ~beside
-        likeliest = here[1:].argmax(axis=0)[doubtful]
-        doubt[:, z] = np.bincount(likeliest, wrong[doubtful].astype(np.float64), structures)
-        area[:, z] = np.bincount(labels.ravel(), minlength=structures + 1)[1:]
+        wrong = 1 - here.max(axis=0)
+        doubtful = wrong > 1 - SURE
+        doubt[:, z] = np.bincount(here[1:].argmax(axis=0)[doubtful], wrong[doubtful].astype(np.float64), structures)
+        area[:, z] = np.bincount(here.argmax(axis=0).ravel(), minlength=structures + 1)[1:]
         likely[:, z] = here[1:].sum(axis=(1, 2), dtype=np.float64)
-    return doubt * pixel_mm2, area * pixel_mm2, likely * pixel_mm2
+    return doubt, area, likely
 
 
 def rank(looks: Iterable[Look], label_names: Sequence[str], count: int = 20) -> list[Suggestion]:

@@ -27,8 +27,8 @@ def suggest(
     """Say where to draw next: the slices in which strokes should help a trained network most.
 
     Training cases are ranked, and images with neither scribbles nor a mask. A slice counts by what the network is in
-    doubt about, in it and in the slices around it, away from borders; slices with strokes settle the doubt around them.
-    Draw in these slices, and train again. Masks are not looked at.
+    doubt about, in it and in the slices around it; strokes that are there settle the doubt around them. Draw in these
+    slices, and train again. Masks are not looked at.
 
     Example: `scribbleseg suggest runs/first hearts --count 10`
     """
