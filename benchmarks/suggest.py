@@ -89,8 +89,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=500, help="of each training")
     parser.add_argument("--first", type=int, default=10, help="slices that all strategies begin with, each of a case")
-    parser.add_argument("--more", type=int, default=20, help="slices in each round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--more", type=int, default=15, help="slices in each round")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="phantoms, 20 iterations, one seed, two rounds")
     arguments = parser.parse_args()
     if arguments.quick or not os.environ.get("SCRIBBLESEG_DATA"):
