@@ -226,17 +226,19 @@ def a_case(name: str, affine: np.ndarray, axis: int, doubtful: int | None = None
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_count_as_they_are_stored(axis, sign):
-    mm = np.ones(3)
+    mm = np.array([1.5, 1.5, 1.5])
+    mm[axis - 2] = 2.0
     mm[2 - axis] = 6.0 * sign
     case = a_case("a", np.diag([*mm, 1.0]), axis, doubtful=4, drawn=1)
+    area_mm2 = abs(mm.prod()) / 6
     grid = Preprocess(spacing_mm=1.0, size=16, orientation="SPL")
     seen = look(replace(known(), preprocess=grid), case)
     assert (seen.stack.axis, seen.stack.slices, seen.stack.spacing_mm) == (axis, 6, 6.0)
     assert seen.stack.plane == ("axial", "coronal", "sagittal")[axis]
     assert np.flatnonzero(seen.drawn).tolist() == [1]
     assert np.flatnonzero(seen.doubt[1]).tolist() == [4]
-    assert seen.doubt[1, 4] == pytest.approx(0.4 * 64)
-    assert seen.area[1].tolist() == [64.0] * 6
+    assert seen.doubt[1, 4] == pytest.approx(0.4 * 64 * area_mm2)
+    assert seen.area[1].tolist() == [64.0 * area_mm2] * 6
     assert not seen.doubt[0].any()
     assert rank([seen], NAMES)[0].slice == 4
 

@@ -163,9 +163,7 @@ def rank(looks: Iterable[Look], label_names: Sequence[str], count: int = 20) -> 
         label_names: the labels by value, background first.
         count: the number of slices, at most.
     """
-    ordered = sorted(
-        looks, key=lambda each: each.stack.case
-    )  # sums, and so ties, do not depend on the order of the cases
+    ordered = sorted(looks, key=lambda each: each.stack.case)  # so that sums and ties depend on no order
     reach_mm = REACH * _usual_length_mm(ordered)
     piles = [_Pile(each, worth, reach_mm) for each, worth in zip(ordered, _worth(ordered), strict=True)]
     found: list[Suggestion] = []

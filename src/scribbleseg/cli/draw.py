@@ -83,9 +83,10 @@ def _look_at(model: "Model", cases: "Cases") -> tuple[list["Look"], list["DataEr
             failed.append(error)
         else:
             looks.append(look(model.segmenter, case))
-    if names:
-        took = in_words((time.perf_counter() - started) * len(names))
-        console.print(f"To do: {len(names)} more cases. This takes about {took} here.")
+    if not names:
+        return looks, failed
+    took = in_words((time.perf_counter() - started) * len(names))
+    console.print(f"To do: {len(names)} more case{'s' * (len(names) > 1)}. This takes about {took} here.")
     for name in track(names, "Looking"):
         try:
             looks.append(look(model.segmenter, cases.named(name)))
