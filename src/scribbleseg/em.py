@@ -22,7 +22,7 @@ from scribbleseg.session import Beliefs, Session, on_leader
 from scribbleseg.settings import from_plain
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
-from scribbleseg.training.state import read_checkpoint
+from scribbleseg.training.state import remove_checkpoints, settle_checkpoint
 from scribbleseg.types import UNLABELLED, DataError, Dataset, spread
 from scribbleseg.weights import load_segmenter, load_weights, read_single_components, read_weights, save_weights
 
@@ -94,8 +94,7 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
         start: weights that the first M step starts from, if any: of the same network for other labels.
     """
     recipe = session.recipe
-    if session.leads:
-        session.run.forget_after(*_continue_from(session.run))
+    on_leader(session.fabric, lambda: session.run.forget_after(*_continue_from(session.run)))
     network: NetworkModule | None = None
     for index in range(len(recipe.steps)):
         if network is not None:
@@ -224,7 +223,7 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
     path = run.network(index)
     if path.exists():
         if session.leads:
-            run.checkpoint(index).unlink(missing_ok=True)
+            remove_checkpoints(run.checkpoint(index))
         return load_weights(network, path)
     if index:
         load_weights(network, run.network(index - 1))
@@ -238,7 +237,7 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
             with atomically(run.optimiser(index)) as temporary:
                 link_or_copy(run.checkpoint(index), temporary)
         save_weights(network, path, single_components(session, network) if recipe.single_components else ())
-        run.checkpoint(index).unlink(missing_ok=True)
+        remove_checkpoints(run.checkpoint(index))
     fabric.barrier()
     # Batch statistics differ between ranks: all go on with the ones that were saved.
     return network if session.leads else load_weights(network, path)
@@ -319,9 +318,4 @@ def _taught(session: Session[Recipe], index: int) -> dict[str, Any]:
 
 def _continue_from(run: Run) -> tuple[int, int]:
     """Recursion and iteration that a resumed run continues at."""
-    index = run.recursions
-    state = read_checkpoint(run.checkpoint(index))
-    if state is None:
-        run.checkpoint(index).unlink(missing_ok=True)  # a damaged one has been warned of
-        return index, 0
-    return index, state["iteration"]
+    return run.recursions, settle_checkpoint(run.checkpoint(run.recursions))

@@ -4,8 +4,8 @@ RUN/
   recipe.json            the resolved recipe
   run.json               name, seed, date, versions, command, data set, and its fingerprint once it has been read
   metrics.jsonl          one JSON record a line; the same curves are under tensorboard/
-  recursion_0/           network.pt (weights after its M step), m_step.ckpt (while it runs), optimiser.pt (where the
-                         next stage carries its optimiser on)
+  recursion_0/           network.pt (weights after its M step), m_step.ckpt and m_step.previous.ckpt (the last two
+                         checkpoints, while it runs), optimiser.pt (where the next stage carries its optimiser on)
   labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the geometry and the values of the data set, with
                          dataset.json; another folder for each recursion that relabelled
   slices/                the cache: preprocessed slices and label maps, memory-mapped

@@ -36,15 +36,15 @@ def load_weights(network: NetworkModule, path: Path) -> NetworkModule:
 
 def read_weights(path: Path) -> dict[str, Any]:
     """What `save_weights` wrote: "channels", "single_components" and "state". Raises DataError for a damaged file."""
-    return read_state(path)
+    return read_state(path, {"channels": int, "state": dict})
 
 
 def _put(state: Mapping[str, Tensor], network: NetworkModule, path: Path) -> NetworkModule:
     """Put weights into a network and return it. Raises FileError for those of another network."""
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+    except (AttributeError, RuntimeError, TypeError) as error:  # of other names or shapes, or no weights at all
+        reason = (str(error).splitlines() or [""])[-1].strip()
         raise FileError(
             path,
             f"expected weights of the network in recipe.json, found those of another ({reason})",

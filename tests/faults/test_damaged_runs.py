@@ -1,6 +1,7 @@
 """A damaged file in a run folder: one sentence that names it, or the same as before; never other results."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -22,6 +23,7 @@ from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.runs import Run, create_run, open_run
 from scribbleseg.seeds.random_walker import Strokes
 from scribbleseg.training import loop
+from scribbleseg.training.state import save_state, settle_checkpoint
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 from scribbleseg.weights import read_weights, save_weights
@@ -146,25 +148,79 @@ def test_weights_of_another_network_are_refused(run):
         ss.load(run.path, "cpu")
 
 
-def test_a_damaged_checkpoint_is_warned_of_and_the_m_step_begins_anew(hearts, trained, tmp_path, monkeypatch, caplog):
+@pytest.fixture
+def stopped(hearts, tmp_path, monkeypatch):
+    """The folder of a run that was killed by the second checkpoint of its M step, of iteration 4."""
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 2)
-    saved = loop.save_state
+    saved, times = loop.save_checkpoint, []
 
     def killed(path, state):
         saved(path, state)
-        raise ConnectionAbortedError
+        times.append(1)
+        if len(times) == 2:
+            raise ConnectionAbortedError
 
-    monkeypatch.setattr(loop, "save_state", killed)
+    monkeypatch.setattr(loop, "save_checkpoint", killed)
     with pytest.raises(ConnectionAbortedError):
         ss.train(hearts, tmp_path / "run", TINY, accelerator="cpu")
-    monkeypatch.setattr(loop, "save_state", saved)
-    file = Run(tmp_path / "run").checkpoint(0)
+    monkeypatch.setattr(loop, "save_checkpoint", saved)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("damaged", "says"),
+    [
+        (
+            ["m_step.ckpt"],
+            "m_step.ckpt: expected whole weights, found a damaged file (.*); going back to the one before",
+        ),
+        (["m_step.ckpt", "m_step.previous.ckpt"], "found a damaged file (.*); this M step begins anew"),
+        (["m_step.previous.ckpt"], None),
+    ],
+)
+def test_a_damaged_checkpoint_is_warned_of_and_the_one_before_taken(damaged, says, stopped, hearts, trained, caplog):
+    first = []
+    for name in damaged:
+        damage(stopped / "recursion_0" / name)
+    log, Run.log = Run.log, lambda self, record: first.append(record.get("iteration"))
+    try:
+        ss.train(hearts, stopped, TINY, resume=True, accelerator="cpu")
+    finally:
+        Run.log = log
+    warnings = [record.getMessage() for record in caplog.records if record.name == "scribbleseg.training.state"]
+    assert len(warnings) == (says is not None)
+    assert says is None or re.search(says, warnings[0])
+    assert same_weights(*(read_weights(Run(path).network(0)) for path in (trained, stopped)))
+    assert not list(stopped.rglob("*.ckpt"))
+
+
+def test_where_the_training_goes_on(stopped):
+    file = Run(stopped).checkpoint(0)
+    assert settle_checkpoint(file) == 4
     damage(file)
-    ss.train(hearts, tmp_path / "run", TINY, resume=True, accelerator="cpu")
-    assert caplog.text.count("m_step.ckpt: expected whole weights, found a damaged file") == 1
-    assert "begins anew" in caplog.text
-    ends = [read_weights(Run(path).network(0)) for path in (trained, tmp_path / "run")]
-    assert same_weights(*ends)
+    assert settle_checkpoint(file) == 2
+    assert settle_checkpoint(file) == 2, "it is in its place now"
+    damage(file)
+    assert settle_checkpoint(file) == 0
+    assert not list(stopped.rglob("*.ckpt"))
+
+
+def test_states_of_other_networks_are_refused(stopped, hearts):
+    file = Run(stopped).checkpoint(0)
+    save_state(file, {"iteration": 3, "network": UNet(base=4, padded=True).build(1, 4).state_dict()})
+    with pytest.raises(FileError, match="m_step.ckpt: expected the state of a training of this network.*delete"):
+        ss.train(hearts, stopped, TINY, resume=True, accelerator="cpu")
+    save_state(file, {"network": 1, "iteration": 1})
+    with pytest.raises(FileError, match="m_step.ckpt: expected whole weights with iteration, network"):
+        ss.train(hearts, stopped, TINY, resume=True, accelerator="cpu")
+
+
+@pytest.mark.parametrize("state", [{}, [], None, {"channels": 1}, {"channels": 1, "state": {"x": torch.zeros(3)}},
+                                   {"channels": 1, "state": 5}, {"channels": "x", "state": {}}])  # fmt: skip
+def test_foreign_weights_are_one_sentence(state, run):
+    torch.save(state, run.network(0))
+    with pytest.raises(FileError, match=r"network\.pt: expected"):
+        ss.load(run.path, "cpu")
 
 
 @pytest.mark.parametrize("killed_at", ["run.json", "recipe.json"])

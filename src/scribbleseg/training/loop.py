@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from scribbleseg.data.slices import FIXED, Slices
+from scribbleseg.files import FileError
 from scribbleseg.signals import postponing
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.batch import Batch
@@ -24,7 +25,7 @@ from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.losses import Loss, PartialCrossEntropy, PartialDice, ScribblesAndAreas
 from scribbleseg.training.network import NetworkModule, Outputs, set_batch_statistics
 from scribbleseg.training.optimisers import SGD, Adam, CosineAdam
-from scribbleseg.training.state import read_checkpoint, read_state, save_state
+from scribbleseg.training.state import read_state, save_checkpoint
 from scribbleseg.types import UNLABELLED, DataError
 
 LOG_EVERY = 50
@@ -67,7 +68,7 @@ class Course:
     """Where an M step stands in a training of several, and where it keeps its state.
 
     Args:
-        checkpoint: written every 250 iterations, atomically; continued from if it exists.
+        checkpoint: written every 250 iterations, atomically; continued from if it exists (`state.settle_checkpoint`).
         log: called on rank 0 with {"iteration", "loss", "learning_rate", "images_per_second"} every 50 iterations.
         name: the title of the progress bar.
         start: iterations of the learning-rate schedule that M steps before this one have done.
@@ -172,7 +173,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
 
     A run that was killed and continues from its checkpoint ends, on a CPU, with the same weights as one that was not.
     Ctrl-C and the other signals of `scribbleseg.signals` stop it after an iteration, with a checkpoint; a second one at
-    once, without. A damaged checkpoint is warned of, and the M step begins anew.
+    once, without.
 
     Args:
         network: maps images to logits.
@@ -182,7 +183,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
         course: checkpoint, log and learning-rate schedule.
 
     Raises:
-        DataError: if the loss is no longer finite; the last checkpoint is kept.
+        DataError: if the loss is no longer finite, or the checkpoint is of another network; it is kept.
     """
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimisers = _Optimisers(network, training, course)
@@ -213,7 +214,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
             stops = asked_to_stop()
             if fabric.is_global_zero and (stops or done % CHECKPOINT_EVERY == 0 or done == training.iterations):
                 weights = {"network": network.state_dict()} | ({} if ema is None else {"ema": ema.state_dict()})
-                save_state(course.checkpoint, {"iteration": done, **optimisers.state(), **weights})
+                save_checkpoint(course.checkpoint, {"iteration": done, **optimisers.state(), **weights})
             progress.update(bar, completed=done)
             if stops:
                 break  # the block raises KeyboardInterrupt
@@ -302,18 +303,24 @@ class _Optimisers:
 
 def _restore(network: NetworkModule, optimisers: _Optimisers, ema: AveragedModel | None, course: Course) -> int:
     """Go on from the checkpoint, if there is one, else from where the M step before stopped; the first iteration."""
-    state, first = read_checkpoint(course.checkpoint), 0
-    if state is not None:
-        first = state["iteration"]
-    elif course.before is None:
+    goes_on = course.checkpoint.exists()
+    path = course.checkpoint if goes_on else course.before
+    if path is None:
         return 0
-    else:
-        state = read_state(course.before)
-    network.load_state_dict(state["network"])
-    optimisers.load(state)
-    if ema is not None and "ema" in state:
-        ema.load_state_dict(state["ema"])
-    return first
+    state = read_state(path, {"iteration": int, "network": dict})
+    try:
+        network.load_state_dict(state["network"])
+        optimisers.load(state)
+        if ema is not None and "ema" in state:
+            ema.load_state_dict(state["ema"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[-1].strip()
+        raise FileError(
+            path,
+            f"expected the state of a training of this network, found that of another ({reason})",
+            f"delete {path.parent} and go on with `train --resume`, which trains it anew",
+        ) from error
+    return state["iteration"] if goes_on else 0
 
 
 class _Record:
