@@ -705,8 +705,10 @@ def read_in_a_fork(path: Path, whole: Path, strict: bool, seconds: float = 30) -
     if pid == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         limited()
-        os.write(writing, (_read_both(path, whole, strict) or "").encode()[:2000])
-        os._exit(0)
+        try:
+            os.write(writing, (_read_both(path, whole, strict) or "").encode()[:2000])
+        finally:
+            os._exit(0)
     os.close(writing)
     end = time.monotonic() + seconds
     while not (ended := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end:
@@ -718,7 +720,7 @@ def read_in_a_fork(path: Path, whole: Path, strict: bool, seconds: float = 30) -
     os.close(reading)
     if not ended[0]:
         return "it hung"
-    return f"ended by signal {ended[1] & 127}" if ended[1] else said or None
+    return f"ended by signal {ended[1]}" if ended[1] else said or None
 
 
 def _read_both(path: Path, whole: Path, strict: bool) -> str | None:
@@ -726,7 +728,6 @@ def _read_both(path: Path, whole: Path, strict: bool) -> str | None:
     from scribbleseg.files import FileError
 
     for read in (read_image, read_labels):
-        expected = read(whole)[0]
         try:
             found = read(path)[0]
         except FileError as error:
@@ -735,7 +736,7 @@ def _read_both(path: Path, whole: Path, strict: bool) -> str | None:
         except BaseException as error:
             return f"{read.__name__}: {error!r}"
         else:
-            if strict and not np.array_equal(found, expected):
+            if strict and not np.array_equal(found, read(whole)[0]):
                 return f"{read.__name__}: other voxels, and no error"
     return None
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,9 @@ from scribbleseg.types import DataError
 
 DIGEST = "sha256"
 """The field of a JSON object that holds the digest of all others."""
+
+MOST_NESTED = 100
+"""Levels of objects and lists in a JSON file that is read (ours); those of the program have ten."""
 
 
 class FileError(DataError):
@@ -84,6 +87,30 @@ def write_json(path: Path, plain: Mapping[str, Any]) -> None:
     write_text(path, json.dumps({DIGEST: _digest(plain), **plain}, indent=1) + "\n")
 
 
+def parsed(text: str | bytes, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """The values in a text in JSON, of which the bytes are UTF-8.
+
+    Raises:
+        ValueError: it is another text, nested too deeply, or has names with half of a character (lone surrogates),
+            which can be neither printed nor written.
+    """
+    text = text if isinstance(text, str) else text.decode()
+    too_deep = ValueError(f"it is nested more than {MOST_NESTED} levels deep")
+    try:
+        plain = json.loads(text, object_hook=object_hook)
+    except RecursionError:
+        raise too_deep from None
+    level = [plain]
+    for _ in range(MOST_NESTED):
+        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [value for values in inner for value in values]
+    if level:
+        raise too_deep
+    if "\\ud" in text.lower():
+        json.dumps(plain, ensure_ascii=False).encode()
+    return plain
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """Reads a JSON object, and compares its digest where it has one. Fields that are missing raise FileError, too.
 
@@ -97,7 +124,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileError(path, "expected this file, found none", remedy)
     try:
-        plain = json.loads(path.read_text(), object_hook=lambda pairs: _Fields(pairs).of(path, remedy))
+        plain = parsed(path.read_bytes(), lambda pairs: _Fields(pairs).of(path, remedy))
     except ValueError as error:
         raise FileError(path, f"expected whole JSON, found a damaged file ({error})", remedy) from error
     if not isinstance(plain, dict):
@@ -141,7 +168,7 @@ def read_records(path: Path, needs: Mapping[str, type] = MappingProxyType({})) -
     records = []
     for number, line in enumerate([*lines, last], start=1):
         try:
-            record = json.loads(line)
+            record = parsed(line)
             if not all(isinstance(record[name], kind) for name, kind in needs.items()):
                 raise ValueError("a field has another type")
             records.append(record)

@@ -1,6 +1,5 @@
 """Recipes as plain data: to JSON and back, and with single fields changed; errors name the field as people write it."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -9,6 +8,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from scribbleseg.files import parsed
 from scribbleseg.types import DataError
 
 Part = TypeVar("Part")
@@ -74,8 +74,8 @@ def override(part: Part, settings: Sequence[str]) -> Part:
         if not equals:
             raise DataError(f"--set {setting}: expected field=value, such as stages.batch=4")
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError:
+            value = parsed(text)
+        except ValueError:
             value = text
         if not _assign(data, path.split("."), value):
             closest = get_close_matches(path, set(_paths(part)), n=3, cutoff=0.4)

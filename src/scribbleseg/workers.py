@@ -44,7 +44,8 @@ class Workers(ProcessPoolExecutor):
         known = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context(method if method in known else "spawn")
         self._theirs, self._leash = context.Pipe(duplex=False)
-        super().__init__(number, context, _begin, (self._theirs, prepare, arguments))
+        with inherited_blocked():  # its locks start a process of Python's own that counts them, and has to outlive it
+            super().__init__(number, context, _begin, (self._theirs, prepare, arguments))
 
     def submit(self, function: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """Have a function called by one of the workers, which are started by the first call."""

@@ -33,6 +33,15 @@ if __name__ == "__main__":
             future.result()
 """
 
+RUNS_QUIETLY = """
+import sys
+del sys.argv[0]
+try:
+    runpy.run_path(sys.argv[0], run_name='__main__')
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
 RANK = """
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", "import os, sys, time; from pathlib import Path; "
@@ -83,6 +92,22 @@ def test_workers_end_with_a_killed_parent(method, tmp_path):
     script.write_text(SCRIPT)
     folder.mkdir()
     assert killed_with_its_workers([sys.executable, str(script), method, str(folder)], folder, 2, {})
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_closed_terminal_ends_all_processes_without_a_word(method, tmp_path):
+    """It sends SIGHUP to all of them, also to those that Python starts for its own ends."""
+    script, folder = tmp_path / "script.py", tmp_path / "pids"
+    script.write_text(SCRIPT)
+    folder.mkdir()
+    program = f"import runpy, signal; signal.signal(signal.SIGHUP, signal.default_int_handler); {RUNS_QUIETLY}"
+    command = [sys.executable, "-c", program, str(script), method, str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert until(lambda: len(list(folder.iterdir())) == 2, 60)
+    os.killpg(process.pid, signal.SIGHUP)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == ""
 
 
 def test_other_ranks_end_with_a_killed_rank_0(tmp_path):

@@ -153,6 +153,11 @@ def _explained(error: BaseException) -> tuple[str, int] | None:
             "and the room on the disk, and give the same command again (train: with --resume); "
             "what was complete is kept"
         ), 2
+    if isinstance(error, UnicodeEncodeError):
+        return (
+            f"expected names that are text, got {error.object[:80]!a}, of which {error.object[error.start]!a} "
+            "is none; rename that file, folder or label"
+        ), 2
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))):
         reason = (str(error).splitlines() or ["no more is free"])[0]
         return (

@@ -5,7 +5,6 @@ UNLABELLED is in memory. `declared` and `to_disk` write this; `declared_encoding
 a dataset.json declares.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from scribbleseg.data.colours import declared_colours
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, parsed
 from scribbleseg.types import UNLABELLED, DataError, Labels
 
 INTEGERS = (np.uint8, np.uint16, np.int16, np.int32)
@@ -115,7 +114,7 @@ def in_values(labels: Labels, label_names: Sequence[str], values: Mapping[str, i
 def read_declaration(file: Path) -> dict[str, Any]:
     """Reads the JSON object in a dataset.json. Raises DataError where it is not one or has no "labels"."""
     try:
-        declaration = json.loads(file.read_text(encoding="utf-8-sig"))
+        declaration = parsed(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: expected a JSON object, could not read it ({error}); correct it") from error
     if not isinstance(declaration, dict) or not isinstance(declaration.get("labels"), dict):

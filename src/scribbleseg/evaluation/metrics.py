@@ -31,7 +31,7 @@ from scipy.ndimage import find_objects
 from scipy.stats import bootstrap
 
 from scribbleseg.data.orientation import thick_axis
-from scribbleseg.files import atomically
+from scribbleseg.files import atomically, parsed
 from scribbleseg.types import UNLABELLED, DataError
 
 MEASURES = ("dice", "recall", "precision", "hd95_mm", "assd_mm", "volume_error_ml", "empty_slices_ml")
@@ -298,7 +298,7 @@ def read_scores(path: Path) -> list[Score] | None:
         return None
     try:
         in_file = {_in_pixels(f.name): f.name for f in fields(Score)}
-        rows = [{in_file.get(name, name): v for name, v in row.items()} for row in json.loads(path.read_text("utf-8"))]
+        rows = [{in_file.get(name, name): v for name, v in row.items()} for row in parsed(path.read_text("utf-8"))]
         if any(f.name not in row for row in rows for f in fields(Score)):
             return None
         kinds: dict[str, Any] = {f.name: f.type for f in fields(Score)}

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from scribbleseg.data.encoding import declared, to_disk
 from scribbleseg.data.formats import write_labels
 from scribbleseg.data.layouts.brats import ED, ET, NCR
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, parsed
 from scribbleseg.phantoms.brain import brain_tumour
 from scribbleseg.phantoms.heart import heart
 from scribbleseg.phantoms.prostate import prostate
@@ -113,7 +113,7 @@ def _description(organ: str, made_by: dict) -> tuple[str, dict]:
 def _expect_same(file: Path, description: dict) -> None:
     """Raises DataError unless `file` describes exactly the phantoms that are wanted; it is written last, with them."""
     try:
-        found = json.loads(file.read_text())
+        found = parsed(file.read_text())
     except (OSError, ValueError):
         found = None
     if found != description:

@@ -189,9 +189,9 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
     optimisers = _Optimisers(network, training, course)
     model, *optimisers.parts = fabric.setup(network, *optimisers.parts)
     ema = _ema_of_weights(network, training.ema_decay)
-    first = _restore(network, optimisers, ema, course)
+    first, losses = _restore(network, optimisers, ema, course)
     model.train()
-    record = _Record(training, fabric)
+    record = _Record(training, fabric, losses)
     with postponing() as asked_to_stop, _progress(disable=not fabric.is_global_zero) as progress:
         bar = progress.add_task(course.name, total=training.iterations, completed=first, loss="")
         for iteration in range(first, training.iterations):
@@ -214,7 +214,8 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
             stops = asked_to_stop()
             if fabric.is_global_zero and (stops or done % CHECKPOINT_EVERY == 0 or done == training.iterations):
                 weights = {"network": network.state_dict()} | ({} if ema is None else {"ema": ema.state_dict()})
-                save_checkpoint(course.checkpoint, {"iteration": done, **optimisers.state(), **weights})
+                state = {"iteration": done, "losses": [float(each) for each in record.losses], **optimisers.state()}
+                save_checkpoint(course.checkpoint, state | weights)
             progress.update(bar, completed=done)
             if stops:
                 break  # the block raises KeyboardInterrupt
@@ -301,12 +302,18 @@ class _Optimisers:
                 group.update(settings)
 
 
-def _restore(network: NetworkModule, optimisers: _Optimisers, ema: AveragedModel | None, course: Course) -> int:
-    """Go on from the checkpoint, if there is one, else from where the M step before stopped; the first iteration."""
+def _restore(
+    network: NetworkModule, optimisers: _Optimisers, ema: AveragedModel | None, course: Course
+) -> tuple[int, list[float]]:
+    """Go on from the checkpoint, if there is one, else from where the M step before stopped.
+
+    Returns:
+        The first iteration, and the losses of those before it that are not recorded.
+    """
     goes_on = course.checkpoint.exists()
     path = course.checkpoint if goes_on else course.before
     if path is None:
-        return 0
+        return 0, []
     state = read_state(path, {"iteration": int, "network": dict})
     try:
         network.load_state_dict(state["network"])
@@ -320,16 +327,16 @@ def _restore(network: NetworkModule, optimisers: _Optimisers, ema: AveragedModel
             f"expected the state of a training of this network, found that of another ({reason})",
             f"delete {path.parent} and go on with `train --resume`, which trains it anew",
         ) from error
-    return state["iteration"] if goes_on else 0
+    return (state["iteration"], state.get("losses", [])) if goes_on else (0, [])
 
 
 class _Record:
-    """The losses and the time since the last record."""
+    """The losses since the last record, some of which may be from before a kill, and the time."""
 
-    def __init__(self, training: Training, fabric: Fabric) -> None:
+    def __init__(self, training: Training, fabric: Fabric, losses: Sequence[float]) -> None:
         self.training, self.images = training, training.batch * fabric.world_size
-        self.losses: list[Tensor] = []
-        self.started = time.perf_counter()
+        self.losses: list[Tensor] = [torch.tensor(loss, device=fabric.device) for loss in losses]
+        self.before, self.started = len(losses), time.perf_counter()
 
     def add(self, loss: Tensor) -> None:
         self.losses.append(loss.detach())
@@ -342,8 +349,8 @@ class _Record:
                 f"expected a finite loss, got {loss} by iteration {iteration}: the training has diverged; lower "
                 f"the learning rate (stages.optimiser.learning_rate, now {self.training.optimiser.learning_rate:g})"
             )
-        speed = len(self.losses) * self.images / (time.perf_counter() - self.started)
-        self.losses, self.started = [], time.perf_counter()
+        speed = (len(self.losses) - self.before) * self.images / (time.perf_counter() - self.started)
+        self.losses, self.before, self.started = [], 0, time.perf_counter()
         values = {"iteration": iteration, "loss": loss, "learning_rate": learning_rate}
         return values | {"images_per_second": round(speed, 1)}
 

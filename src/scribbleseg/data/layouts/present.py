@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from scribbleseg.files import FileError, atomically
+from scribbleseg.files import FileError, atomically, parsed
 
 
 def read_present(folder: Path, label_names: Sequence[str]) -> dict[str, frozenset[int]] | None:
@@ -66,7 +66,7 @@ def write_present(path: Path, present: Mapping[str, frozenset[int]], label_names
 def _read_json(file: Path) -> dict[str, list[str]]:
     remedy = 'write {"CASE": ["NAME", ...], ...}'
     try:
-        listed = json.loads(file.read_text(encoding="utf-8-sig"))
+        listed = parsed(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise FileError(file, f"expected a JSON object, could not read it ({error})", remedy) from error
     if not isinstance(listed, dict):
