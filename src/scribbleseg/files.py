@@ -185,6 +185,15 @@ def finish_folder(partial: Path, folder: Path) -> None:
     os.replace(partial, folder)
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be printed and written: one of a file may be any bytes, and JSON may hold half a character."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def first_of(names: Sequence[str], most: int = 10) -> str:
     """The first few names, and how many there are besides, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -106,8 +106,8 @@ def begin(
             process works on.
     """
     pipeline, path = PIPELINES[recipe.kind], Path(out)
-    if seed < 0:
-        raise DataError(f"expected a random seed of 0 or more, got {seed}")
+    if not 0 <= seed < 2**63:
+        raise DataError(f"expected a random seed of 0 or more, below 2^63, got {seed}")
     fitted, seen = pipeline.fit(recipe, dataset)
     session: Session = Session(fitted, seen, Run(path), fabric, seed)
     data = {"folder": str(seen.root.resolve()), "format": seen.name, "options": seen.options}

@@ -64,7 +64,7 @@ class Stage(Training):
 
     relabel: Relabel | None = None
     restarts: bool = True
-    times: PositiveInt = 1
+    times: Annotated[int, Field(gt=0, le=1000)] = 1
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from scribbleseg.files import (
     FileError,
     atomically,
     finish_folder,
+    is_text,
     link_or_copy,
     read_json,
     read_records,
@@ -223,6 +224,8 @@ def create_run(
         DataError: if the folder exists and `resume` is off, or holds a run of something else or of another version, or
             another process works on it.
     """
+    if not is_text(str(path)):
+        raise DataError(f"{str(path)!a}: expected a name that is text; give another --out")
     if path.exists() and not path.is_dir():
         raise DataError(f"{path}: expected a folder for the run, found a file; give another --out")
     if not (path / "run.json").exists() and not _is_free(path, recipe):

@@ -1,6 +1,5 @@
 """Recipes as plain data: to JSON and back, and with single fields changed; errors name the field as people write it."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
@@ -8,10 +7,16 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from scribbleseg.files import parsed
+from scribbleseg.files import is_text, parsed
 from scribbleseg.types import DataError
 
 Part = TypeVar("Part")
+
+LEAST, MOST = 1e-15, 1e9
+"""Sizes of numbers in recipes (ours): what is beyond them is a mistake, and would overflow somewhere."""
+
+MOST_SHOWN = 100
+"""Characters of a wrong value that an error shows."""
 
 
 def to_plain(part: Any) -> dict[str, Any]:
@@ -41,11 +46,13 @@ def _plain(value: Any) -> Any:
     """What is no plain data but stands for some: a number of NumPy. Raises DataError for anything else."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         return value.item()
-    raise DataError(f"expected numbers, words or parts of a recipe, got {value!r}; see `scribbleseg recipes NAME`")
+    raise DataError(
+        f"expected numbers, words or parts of a recipe, got {_short(value)}; see `scribbleseg recipes NAME`"
+    )
 
 
 def _strange(given: Any, taken: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Fields that no part has taken, and numbers that are not finite."""
+    """Fields that no part has taken, and numbers that nobody can mean or that are not finite."""
     if isinstance(given, dict) and isinstance(taken, dict):
         for name, value in given.items():
             at = f"{where}.{name}" if where else str(name)
@@ -56,8 +63,8 @@ def _strange(given: Any, taken: Any, where: str = "") -> Iterator[tuple[str, str
     elif isinstance(given, list | tuple) and isinstance(taken, list):
         for n, (value, other) in enumerate(zip(given, taken, strict=False)):
             yield from _strange(value, other, f"{where}.{n}")
-    elif isinstance(given, float) and not math.isfinite(given):
-        yield where, f"expected a finite number, got {given}"
+    elif isinstance(given, int | float) and given and not LEAST <= abs(given) <= MOST:
+        yield where, f"expected a number of at least {LEAST:g} and at most {MOST:g} in size, or 0, got {_short(given)}"
 
 
 def override(part: Part, settings: Sequence[str]) -> Part:
@@ -120,10 +127,16 @@ def _explain(problem: Any, tags: frozenset[str]) -> str:
         return f"recipe field {where}: {problem['ctx']['error']}"
     if problem["type"] == "union_tag_invalid":
         expected = problem["ctx"]["expected_tags"].replace("'", "")
-        return f"recipe field {where}.kind: expected one of {expected}, got {problem['ctx']['tag']}"
+        return f"recipe field {where}.kind: expected one of {expected}, got {_short(problem['ctx']['tag'])}"
     if problem["type"].endswith("_parsing"):
-        return f"recipe field {where}: expected a number, got {problem['input']!r}"
-    return f"recipe field {where}: {problem['msg'].lower()}, got {problem['input']!r}"
+        return f"recipe field {where}: expected a number, got {_short(problem['input'])}"
+    return f"recipe field {where}: {problem['msg'].lower()}, got {_short(problem['input'])}"
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, the beginning only where it is long."""
+    text = ascii(value) if isinstance(value, str) and not is_text(value) else repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}..."
 
 
 def _tags(kind: Any) -> Iterator[str]:

@@ -103,9 +103,11 @@ Settings = Annotated[
         "stages.0.iterations=500 in the first. `scribbleseg recipes NAME` lists the fields. Repeatable.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Random seed for weights, batch order, augmentation and dropout.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Random seed for weights, batch order, augmentation and dropout.")
+]
 Accelerator = Annotated[str, typer.Option(help="The hardware to compute on: cpu, cuda, mps, or auto.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that grow seed areas; 0 is one for each core.")]
+Workers = Annotated[int, typer.Option(min=0, max=1024, help="Processes that grow seed areas; 0 is one for each core.")]
 
 
 class Place(NamedTuple):

@@ -93,8 +93,10 @@ def train(
     scribbles: Scribbles = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="The number of devices on each node.")] = 1,
-    nodes: Annotated[int, typer.Option(min=1, help="The number of nodes, which have to share the file system.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=1024, help="The number of devices on each node.")] = 1,
+    nodes: Annotated[
+        int, typer.Option(min=1, max=1024, help="The number of nodes, which have to share the file system.")
+    ] = 1,
     workers: Workers = 0,
 ) -> None:
     """Train a network from scribbles: grow seed areas, then train and relabel by turns. Interrupt it at will.

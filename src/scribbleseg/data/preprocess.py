@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, UInt8
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch.nn import functional
 
 from scribbleseg.data.brain import in_brain, normalise_brain
@@ -21,6 +21,9 @@ OUT_OF_SCALE = 10
 
 STRIDE = 16
 """An automatic slice size is a multiple of this: four poolings (scribbleseg.training.unet)."""
+
+MOST_PIXELS = 16384
+"""On a side of a resampled slice (ours): 1 GiB a slice and channel."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,12 @@ class Preprocess:
         orientation: that of the slices, written down by `resolve`: most training images'.
     """
 
-    spacing_mm: PositiveFloat | None = None
+    spacing_mm: Annotated[float, Field(ge=0.001, le=1000)] | None = None
     size: Annotated[int, Field(gt=0, le=4096)] | None = None
     brain: bool = False
     crops: bool | None = None
     largest_size: Annotated[int, Field(ge=STRIDE, le=4096)] | None = None
-    usual_mm: PositiveFloat | None = None
+    usual_mm: Annotated[float, Field(ge=0.001, le=1000)] | None = None
     plane: Plane | None = None
     orientation: Orientation | None = None
     windows: Windows | None = ()
@@ -102,11 +105,19 @@ class Preprocess:
         return self.size if self.crops is not False or side <= self.size + 1 else side  # a pixel more is rounding
 
     def resampled(self, geometry: Geometry) -> tuple[int, int]:
-        """Returns height and width of the whole slice at the grid's spacing, before crop or padding."""
+        """Returns height and width of the whole slice at the grid's spacing, before crop or padding.
+
+        Raises DataError for more than `MOST_PIXELS` on a side.
+        """
         assert self.spacing_mm is not None, "resolve() first"
         turn = self.turn(geometry)
         sides = zip(turn.shape(geometry)[1:], turn.spacing_mm(geometry)[1:], strict=True)
         height, width = (max(1, round(n * mm / self.spacing_mm)) for n, mm in sides)
+        if max(height, width) > MOST_PIXELS:
+            raise DataError(
+                f"preprocess.spacing_mm: expected slices of at most {MOST_PIXELS} pixels on a side, got {height} x "
+                f"{width} with {self.spacing_mm:g} mm; give larger pixels"
+            )
         return height, width
 
     def image(self, case: Case, side: int | None = None) -> Float32[np.ndarray, "depth channel side side"]:

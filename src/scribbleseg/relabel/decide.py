@@ -64,7 +64,7 @@ class WelchTest:
     """
 
     kind: Literal["welch_test"] = "welch_test"
-    passes: Annotated[int, Field(gt=1)] = 50
+    passes: Annotated[int, Field(gt=1, le=10000)] = 50
     significance: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
     def __call__(

@@ -39,7 +39,7 @@ class Augment:
     rotation_degrees: NonNegativeFloat = 30.0
     scale: NonNegativeFloat = 0.25
     elastic: NonNegativeFloat = 0.02
-    knots: Annotated[int, Field(ge=2)] = 6
+    knots: Annotated[int, Field(ge=2, le=100)] = 6
     flips: bool = False
     contrast: NonNegativeFloat = 0.3
     brightness: NonNegativeFloat = 0.2

@@ -52,7 +52,7 @@ class Training:
     """
 
     iterations: PositiveInt
-    batch: PositiveInt = 10
+    batch: Annotated[int, Field(gt=0, le=10000)] = 10
     optimiser: AnyOptimiser = Adam()
     losses: Annotated[tuple[AnyLoss, ...], Field(min_length=1)] = (PartialCrossEntropy(),)
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0

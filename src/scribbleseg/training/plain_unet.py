@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from scribbleseg.training.network import NetworkModule, Outputs, take_over
@@ -29,7 +29,7 @@ class PlainUNet:
     """
 
     kind: Literal["plain_unet"] = "plain_unet"
-    base: PositiveInt = 64
+    base: Annotated[int, Field(gt=0, le=1024)] = 64
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     slope: Annotated[float, Field(ge=0, lt=1)] = 0.0
     deep_supervision: Annotated[int, Field(ge=0, lt=DEPTH)] = 0

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -42,7 +42,7 @@ class UNet:
     """
 
     kind: Literal["unet"] = "unet"
-    base: PositiveInt = 64
+    base: Annotated[int, Field(gt=0, le=1024)] = 64
     padded: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 

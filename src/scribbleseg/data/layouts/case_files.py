@@ -11,7 +11,7 @@ import numpy as np
 from scribbleseg.data.drawing import open_drawing, read_drawing
 from scribbleseg.data.encoding import Encoding
 from scribbleseg.data.formats import NIFTI, read_geometry, read_image
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, is_text
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels
 
 WITHOUT_SCRIBBLES = "no training case has scribbles: `scribbleseg simulate` draws some from the masks"
@@ -54,7 +54,13 @@ def dataset(
     test: Sequence[CaseFiles],
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """Returns a `Dataset` whose cases are read from their files when they are asked for."""
+    """Returns a `Dataset` whose cases are read from their files when they are asked for.
+
+    Raises DataError for names of files that are no text, which could be neither printed nor written down.
+    """
+    for each in (*train, *test):
+        if not is_text(each.name):
+            raise DataError(f"{root}: expected names of files that are text, found {each.name!a}; rename that file")
     files = {each.name: each for each in (*train, *test)}
     read_reference = partial(_read_reference, files, encoding.of_references)
     opened = Dataset(name, root, encoding.label_names, cases(train, encoding), cases(test, encoding), read_reference)
