@@ -706,7 +706,7 @@ def read_in_a_fork(path: Path, whole: Path, strict: bool, seconds: float = 30) -
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         limited()
         try:
-            os.write(writing, (_read_both(path, whole, strict) or "").encode()[:2000])
+            os.write(writing, (reads_wrongly(path, whole, strict) or "").encode()[:2000])
         finally:
             os._exit(0)
     os.close(writing)
@@ -723,7 +723,8 @@ def read_in_a_fork(path: Path, whole: Path, strict: bool, seconds: float = 30) -
     return f"ended by signal {ended[1]}" if ended[1] else said or None
 
 
-def _read_both(path: Path, whole: Path, strict: bool) -> str | None:
+def reads_wrongly(path: Path, whole: Path, strict: bool) -> str | None:
+    """What is wrong with how a file is read; `strict` asks for an error or the voxels of the whole file."""
     from scribbleseg.data.formats import read_image, read_labels
     from scribbleseg.files import FileError
 

@@ -172,7 +172,7 @@ def stopped(hearts, tmp_path, monkeypatch):
     [
         (
             ["m_step.ckpt"],
-            "m_step.ckpt: expected whole weights, found a damaged file (.*); going back to the one before",
+            "m_step.ckpt: expected whole weights, found a damaged file (.*); going back to the checkpoint before",
         ),
         (["m_step.ckpt", "m_step.previous.ckpt"], "found a damaged file (.*); this M step begins anew"),
         (["m_step.previous.ckpt"], None),
@@ -200,6 +200,9 @@ def test_where_the_training_goes_on(stopped):
     damage(file)
     assert settle_checkpoint(file) == 2
     assert settle_checkpoint(file) == 2, "it is in its place now"
+    file.rename(file.with_name("m_step.previous.ckpt"))
+    assert settle_checkpoint(file) == 2, "where somebody has deleted the last one"
+    assert file.exists()
     damage(file)
     assert settle_checkpoint(file) == 0
     assert not list(stopped.rglob("*.ckpt"))

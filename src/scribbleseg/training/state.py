@@ -71,19 +71,17 @@ def settle_checkpoint(path: Path) -> int:
         The iterations that it has done; 0 where there is none.
     """
     damaged: list[FileError] = []
-    for file in (path, _before(path)):
+    for file in filter(Path.exists, (path, _before(path))):
         try:
-            done = read_state(file, {"iteration": int})["iteration"] if file.exists() else 0
+            done = read_state(file, {"iteration": int})["iteration"]
         except FileError as error:
             damaged.append(error)
             continue
-        if file.exists():
-            if damaged:
-                os.replace(file, path)
-                log.warning(
-                    "%s: %s; %s", path, damaged[0].problem, f"going back to the one before, of iteration {done}"
-                )
-            return done
+        if file != path:
+            os.replace(file, path)
+            problem = f"{damaged[0].problem}; " if damaged else ""
+            log.warning("%s: %sgoing back to the checkpoint before it, of iteration %d", path, problem, done)
+        return done
     if damaged:
         log.warning("%s: %s; this M step begins anew", damaged[0].file, damaged[0].problem)
     remove_checkpoints(path)
