@@ -398,9 +398,16 @@ def kills_of_verbs(bench: Bench, count: int) -> None:
         command = bench.start(words)
         when = kill_at_random(bench, command, took_s, [out / each for each in names if not (out / each).exists()])
         left = command.orphans()
-        answer = bench.do(words)
-        problem = f"processes left: {left}" if left else answer.problem(0) or differences(outcome(out), expected)
+        problem = f"processes left: {left}" if left else finished(bench, words, command.poll(), out, expected)
         finish(bench, "kills of verbs", name, problem, f"{' '.join(map(str, words))}; killed {when}", out)
+
+
+def finished(
+    bench: Bench, words: Sequence[object], code: int | None, out: Path, expected: dict[str, str]
+) -> str | None:
+    """Give a command again that had this exit code, unless it had done everything; what is wrong with the outcome."""
+    problem = bench.do(words).problem(0) if code else None
+    return problem or differences(outcome(out), expected)
 
 
 def make_copy(bench: Bench, name: str, out: Path) -> None:
@@ -884,8 +891,8 @@ def full(bench: Bench, name: str, room: int, expected: dict[str, str]) -> None:
     words, how = writer(bench, name, place), f"{name} with {abs(room)} KiB"
     if room < 0:
         make_copy(bench, name, place)
-        problem = bench.do(words, lambda: file_limit(-room)).problem(0, 2)
-        problem = problem or bench.do(words).problem(0) or differences(outcome(place), expected)
+        answer = bench.do(words, lambda: file_limit(-room))
+        problem = answer.problem(0, 2) or finished(bench, words, answer.code, place, expected)
     else:
         with disk(place, 2**20) as remount:
             make_copy(bench, name, place)
@@ -893,7 +900,7 @@ def full(bench: Bench, name: str, room: int, expected: dict[str, str]) -> None:
             remount(f"size={used + room}k")
             answer = bench.do(words)
             remount("size=1g")
-            problem = answer.problem(0, 2) or bench.do(words).problem(0) or differences(outcome(place), expected)
+            problem = answer.problem(0, 2) or finished(bench, words, answer.code, place, expected)
             how += f"; {answer.said[-200:]}" if problem else ""
     finish(bench, "disks", f"full, {name}", problem, how, place)
 
