@@ -12,6 +12,11 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("Stopped.\n")
         sys.exit(130)
+    except SystemExit as end:
+        # Typer ends without a word where Ctrl-C came before the verb began.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            sys.stderr.write("Stopped.\n")
+        raise
 
 
 if __name__ == "__main__":

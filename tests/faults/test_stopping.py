@@ -8,8 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from scribbleseg.__main__ import main
 from scribbleseg.annotate import check
 from scribbleseg.cli import app
 from scribbleseg.phantoms import write_phantoms
@@ -213,6 +215,21 @@ def test_interrupted_while_its_parts_are_imported(seconds, hearts, tmp_path):
     assert process.returncode == 130, said
     assert said.startswith("Stopped.")
     assert said.count("\n") == 1
+
+
+def test_interrupted_before_the_verb_begins(monkeypatch, capsys):
+    interrupted = typer.Typer()
+
+    @interrupted.command()
+    def verb() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("scribbleseg.cli.app", interrupted)
+    monkeypatch.setattr(sys, "argv", ["scribbleseg"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
 
 
 def test_a_postponed_signal_waits_for_the_end_of_the_block_and_a_second_one_does_not():
