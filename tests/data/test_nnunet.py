@@ -100,6 +100,10 @@ def test_a_missing_file_is_an_error_of_its_case(raw, missing):
         ({"labels": []}, r'an object with "labels"'),
         ({"channel_names": None}, "channel_names"),
         ({"file_ending": ".mha"}, "b.mha: expected this file"),
+        ({"file_ending": "/../../secret.nii.gz"}, 'expected "file_ending" among'),
+        ({"file_ending": "_T1.nii.gz"}, 'expected "file_ending" among'),
+        ({"file_ending": ""}, 'expected "file_ending" among'),
+        ({"file_ending": [".nii.gz"]}, 'expected "file_ending" among'),
     ],
 )
 def test_declarations_that_make_no_sense_are_refused(raw, changes, message):

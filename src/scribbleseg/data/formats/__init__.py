@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Float32, Integer, Shaped
 
 from scribbleseg.data.formats.checks import check_same_grid
-from scribbleseg.data.formats.checksums import unpacked_bytes
-from scribbleseg.data.formats.itk import open_itk, read_dicom, read_itk
+from scribbleseg.data.formats.checksums import check_packed
+from scribbleseg.data.formats.dicom import read_dicom
+from scribbleseg.data.formats.itk import open_itk, read_itk
 from scribbleseg.data.formats.names import (
     ENDINGS,
     IMAGE_ENDINGS,
@@ -263,12 +264,5 @@ def _read(path: Path, labels: bool = False) -> tuple[Shaped[np.ndarray, "channel
         return read_nifti(path)
     if kind in PICTURES:
         return read_picture(path, labels)
-    unpacked = unpacked_bytes(path)
-    voxels, geometry = read_itk(path)
-    if unpacked not in (None, voxels.nbytes):
-        raise FileError(
-            path,
-            f"expected {voxels.nbytes} bytes of voxels, as its header says, found {unpacked}",
-            "it is damaged: copy or download it again",
-        )
-    return voxels, geometry
+    check_packed(path)
+    return read_itk(path)

@@ -1,6 +1,7 @@
 """Checks that all formats share: damaged files, affines that no image can have, and two grids that should be one."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,14 @@ float32 header or of a quaternion (1e-3), far below the half voxel that would mo
 
 SMALLEST_MM3 = 1e-18
 """A voxel smaller than a cube of a nanometre is flat, or its header is wrong (ours)."""
+
+MOST_VALUES = 2**29
+"""The most values (voxels times channels) that are read from one file, of any format. Ours: a CT of the whole body, 512
+x 512 x 2048, which takes 6 GiB at the 12 bytes a voxel that reading and checking need. A compressed file of half a
+megabyte can claim as much and keep its word, so that there has to be a bound besides the length of the file."""
+
+DEFLATE_RATIO = 1032
+"""What deflate (gzip, zlib, PNG) compresses by at the most (https://zlib.net/zlib_tech.html)."""
 
 
 @contextmanager
@@ -39,6 +48,31 @@ def damage_reported(path: Path) -> Iterator[None]:
             f"expected a whole {ending(path)} file, could not read this one ({path.stat().st_size} bytes: {reason})",
             "it is damaged or cut off: copy or download it again",
         ) from error
+
+
+def check_claim(path: Path, sizes: Sequence[int], value_bits: int, there: int | None) -> None:
+    """Raises FileError for a header that claims what cannot be, or more than is read; to be called before allocating.
+
+    Args:
+        path: the file, for the message.
+        sizes: the numbers of voxels along each axis, and of channels.
+        value_bits: the bits of one value.
+        there: the most bytes that the file can hold once it is unpacked; None where nobody can tell.
+    """
+    claimed, values = " x ".join(map(str, sizes)), math.prod(sizes)
+    again = "it is damaged or cut off: copy or download it again"
+    if min(sizes, default=0) < 1:
+        raise FileError(path, f"expected a size above zero along each axis, its header says {claimed}", again)
+    if there is not None and values * value_bits > 8 * there:
+        n_bytes = -(-values * value_bits // 8)
+        problem = f"expected {n_bytes} bytes of voxels, as its header says ({claimed}), found a file that can hold"
+        raise FileError(path, f"{problem} {max(there, 0)}", again)
+    if values > MOST_VALUES:
+        raise FileError(
+            path,
+            f"expected at most {MOST_VALUES} values (512 x 512 x 2048), its header says {claimed}",
+            "crop it to the part that matters, or resample it to larger voxels",
+        )
 
 
 def in_millimetres(affine: np.ndarray, unit_mm: float | np.ndarray) -> np.ndarray:

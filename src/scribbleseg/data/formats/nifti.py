@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
 
-from scribbleseg.data.formats.checks import check_affine, damage_reported, in_millimetres
+from scribbleseg.data.formats.checks import DEFLATE_RATIO, check_affine, check_claim, damage_reported, in_millimetres
 from scribbleseg.data.formats.checksums import read_to_end
 from scribbleseg.data.formats.names import ending
 from scribbleseg.files import FileError
@@ -31,10 +31,42 @@ LENGTH_UNITS = 0b111
 """The bits of `xyzt_units` that hold the unit of length."""
 
 
+HEADER_CLASSES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+"""NIfTI-1 and NIfTI-2, by the length of their headers, which is the first number in the file."""
+
+MOST_EXTENSIONS = 2**26
+"""The most bytes between the header and the voxels (ours): notes that programs leave there, such as DICOM headers."""
+
+
+def _check_header(path: Path) -> Any:
+    """Check what the header claims, before anything is allocated. Returns the class of nibabel's images for it.
+
+    Raises:
+        FileError: damaged, or more voxels than the file can hold or than are read at all (`checks.MOST_VALUES`).
+    """
+    packed = str(ending(path)).endswith(".gz")
+    with damage_reported(path):
+        with gzip.open(path) if packed else path.open("rb") as file:
+            start = file.read(max(HEADER_CLASSES))
+        length = next(
+            (n for n in HEADER_CLASSES for order in ("little", "big") if int.from_bytes(start[:4], order) == n), 0
+        )
+        if length not in HEADER_CLASSES or len(start) < length:
+            raise ValueError("it does not begin with the header of a NIfTI file")
+        header = HEADER_CLASSES[length](start[:length], check=False)
+        shape, offset = [int(n) for n in header.get_data_shape()], float(header["vox_offset"])
+        there = path.stat().st_size * (DEFLATE_RATIO if packed else 1) - length
+        check_claim(path, shape, 8 * header.get_data_dtype().itemsize, there)
+        if not 0 <= offset <= length + MOST_EXTENSIONS:
+            raise ValueError(f"its header says that its voxels begin {offset:g} bytes behind its beginning")
+    return nib.Nifti1Image if length == min(HEADER_CLASSES) else nib.Nifti2Image
+
+
 def open_nifti(path: Path) -> tuple[Any, Geometry]:
     """Reads the header of one volume. Returns nibabel's image, whose voxels are not read yet, and the grid."""
+    image_class = _check_header(path)
     with damage_reported(path):
-        nifti: Any = nib.load(path, mmap=False)
+        nifti: Any = image_class.from_filename(path, mmap=False)
     shape = nifti.shape
     while len(shape) > 3 and shape[-1] == 1:  # "one time point" is how many tools write a volume
         shape = shape[:-1]

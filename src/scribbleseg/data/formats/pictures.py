@@ -1,6 +1,10 @@
 """Pictures: PNG, TIFF and JPEG, grey or coloured, or with a palette whose indices are labels."""
 
-from collections.abc import Sequence
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import SimpleITK
 import tifffile
 from jaxtyping import Integer, Shaped, UInt8
 
-from scribbleseg.data.formats.checks import damage_reported
+from scribbleseg.data.formats.checks import DEFLATE_RATIO, check_claim, damage_reported
 from scribbleseg.data.formats.checksums import check_png
 from scribbleseg.data.formats.names import JPEG, PNG, TIFF, ending
 from scribbleseg.files import FileError
@@ -20,10 +24,19 @@ from scribbleseg.types import Geometry
 GREY_ALPHA, RGB_OR_RGBA = 4, (2, 6)
 """The colour types of PNG with several samples a pixel."""
 
+SAMPLES = {GREY_ALPHA: 2, 2: 3, 6: 4}
+"""The samples of a pixel of those colour types; others have one."""
+
 BY_TIFFFILE = ("NONE", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS")
 """The compressions of TIFF that tifffile undoes by itself; Pillow undoes others."""
 
 LOSSLESS = (*BY_TIFFFILE, "LZW", "LZMA", "ZSTD", "CCITTRLE", "CCITTFAX3", "CCITTFAX4")
+
+RATIOS = {"NONE": 1, "ADOBE_DEFLATE": DEFLATE_RATIO, "DEFLATE": DEFLATE_RATIO, "PACKBITS": 64}
+"""What each compression makes of a byte at the most; others have no bound that helps."""
+
+MOST_PAGES = 1000
+"""The most pages of a TIFF that are looked at: there may be one, and previews of it."""
 
 GREY, RGB, PALETTE, YCBCR = "MINISBLACK", "RGB", "PALETTE", "YCBCR"
 """What the samples of a TIFF may be; inverted grey, CMYK and others are refused."""
@@ -102,10 +115,11 @@ def _pixels(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarra
         if ending(path) in TIFF:
             return _tiff(path, indices, lossless)
         if ending(path) == PNG:
+            _check_png_header(path)
             check_png(path)
         if ending(path) == PNG and (deep := _deep_png(path)) is not None:
             return deep, deep.shape[-1] == 4
-        with PIL.Image.open(path, formats=["PNG" if ending(path) == PNG else "JPEG"]) as picture:
+        with _opened(path, "PNG" if ending(path) == PNG else "JPEG") as picture:
             if picture.mode not in ("1", "L", "LA", "I", "I;16", "P", "PA", "RGB", "RGBA"):
                 raise FileError(path, f"expected grey or RGB, found {picture.mode}", "save it as RGB or grey")
             if getattr(picture, "is_animated", False) and picture.format == "PNG":
@@ -117,6 +131,26 @@ def _pixels(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarra
                 upright = upright.convert("RGBA")
             pixels = np.asarray(upright)
             return np.atleast_3d(pixels), upright.mode in ("LA", "RGBA", "PA")
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[PIL.Image.Image]:
+    """Opens a picture of one format by Pillow, whose own bound on pixels is below ours. Raises FileError beyond it."""
+    with warnings.catch_warnings(action="ignore", category=PIL.Image.DecompressionBombWarning):
+        try:
+            with PIL.Image.open(path, formats=[kind]) as picture:  # no other: some run programs
+                check_claim(path, (*picture.size, len(picture.getbands())), 1, None)
+                yield picture
+        except PIL.Image.DecompressionBombError as error:
+            raise FileError(path, f"expected fewer pixels: {error}", "cut it into smaller pictures") from error
+
+
+def _check_png_header(path: Path) -> None:
+    """Raises FileError for a PNG that claims more than its compressed bytes can hold; Pillow would allocate it."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    width, height, bits, kind = struct.unpack(">16xIIBB", header)
+    check_claim(path, (width, height, SAMPLES.get(kind, 1)), bits, path.stat().st_size * DEFLATE_RATIO)
 
 
 def _deep_png(path: Path) -> Shaped[np.ndarray, "height width channel"] | None:
@@ -132,15 +166,18 @@ def _deep_png(path: Path) -> Shaped[np.ndarray, "height width channel"] | None:
 
 def _tiff(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarray, "height width channel"], bool]:
     with tifffile.TiffFile(path) as file:
-        pages: list[Any] = list(file.pages)
+        pages: list[Any] = list(islice(file.pages, MOST_PAGES))
         page = pages[0]
         n_pages = sum(not each.is_reduced for each in pages)  # a preview is no page
-        if n_pages > 1 or file.series[0].size > page.size or page.shaped[1] > 1:
+        if n_pages < 2 and len(pages) < MOST_PAGES:  # else series would look at all of them, without end if damaged
+            n_pages = max(file.series[0].size // page.size, page.shaped[1])
+        if n_pages > 1 or len(pages) == MOST_PAGES:
             raise FileError(
                 path,
-                f"expected one picture, found a TIFF of {max(n_pages, file.series[0].size // page.size)} pages",
+                f"expected one picture, found a TIFF of {max(n_pages, len(pages))} pages",
                 "save each page as a file of its own, or a volume as NIfTI or NRRD",
             )
+        _check_tiff_page(path, page)
         photometric, compression = (getattr(each, "name", str(each)) for each in (page.photometric, page.compression))
         orientation = page.tags.get("Orientation")
         if photometric not in (GREY, RGB, PALETTE, YCBCR) or (orientation and orientation.value != 1):
@@ -162,13 +199,21 @@ def _tiff(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarray,
     return pixels, alpha
 
 
+def _check_tiff_page(path: Path, page: Any) -> None:
+    """Raises FileError for a page that claims more than the file can hold."""
+    compression = getattr(page.compression, "name", str(page.compression))
+    ratio = RATIOS.get(compression)
+    there = None if ratio is None else path.stat().st_size * ratio
+    check_claim(path, page.shape, page.bitspersample, there)
+
+
 def _decoded(path: Path, page: Any, compression: str) -> Shaped[np.ndarray, "height width channel"]:
     """The samples of one page, by tifffile, or by Pillow where tifffile has no decoder."""
     if compression in BY_TIFFFILE and int(page.predictor) in (1, 2):
         separate, _, height, width, together = page.shaped
         return np.moveaxis(page.asarray().reshape(separate, height, width, together), 0, -2).reshape(height, width, -1)
     try:
-        with PIL.Image.open(path, formats=["TIFF"]) as picture:
+        with _opened(path, "TIFF") as picture:
             pixels = np.atleast_3d(np.asarray(picture))
     except PIL.UnidentifiedImageError:
         pixels = np.empty(0)

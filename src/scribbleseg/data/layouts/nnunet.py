@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from scribbleseg.data.encoding import Encoding, declared, declared_encoding, read_declaration
-from scribbleseg.data.formats import IMAGE_ENDINGS, PICTURES, volumes_in
+from scribbleseg.data.formats import ENDINGS, IMAGE_ENDINGS, PICTURES, volumes_in
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset
 from scribbleseg.data.layouts.folder import CHANNEL
 from scribbleseg.types import UNLABELLED, DataError, Dataset
@@ -78,7 +78,10 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
         )
     if not isinstance(channels := declaration.get("channel_names"), dict) or not channels:
         raise DataError(f'{file}: expected "channel_names": {{"0": "MRI", ...}}, found {channels!r}; add it')
-    return encoding, len(channels), str(declaration.get("file_ending", ".nii.gz"))
+    suffix = declaration.get("file_ending", ".nii.gz")
+    if not isinstance(suffix, str) or suffix.lower() not in ENDINGS:  # not a path, which could lead anywhere
+        raise DataError(f'{file}: expected "file_ending" among {", ".join(ENDINGS)}, found {suffix!r}; correct it')
+    return encoding, len(channels), suffix
 
 
 def _images(images: Path, labels: Path, n_channels: int, suffix: str) -> dict[str, tuple[Path, ...]]:
