@@ -1,5 +1,7 @@
 """Our own recipes: what they have in common, and that each of them trains."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from scribbleseg.data import open_dataset
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import begin
-from scribbleseg.recipes import choose, default, described, find, recipes
+from scribbleseg.recipe_names import described
+from scribbleseg.recipes import choose, default, find, recipes
 from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.training.hardware import Machine, make_fabric, this_machine
 
@@ -97,3 +100,14 @@ def test_every_recipe_is_described_and_our_own_come_first():
     assert lines["ji2019.sub_km_sc"].endswith("the paper's scale: for a GPU; KM+SC")
     assert lines["ji2019.full"].endswith("the whole pipeline")
     assert lines["ji2019.compact_full"].startswith("Ji et al. 2019, brain tumours: hours on a CPU")
+
+
+def test_names_are_listed_without_pytorch(tmp_path):
+    """It takes ten seconds and half a gigabyte to import, and nobody needs it to read a list."""
+    listed = (
+        "import sys\nfrom scribbleseg.cli import app\napp(['recipes'], standalone_mode=False)\n"
+        "print({'torch', 'scipy', 'monai', 'lightning_fabric'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", listed], capture_output=True, text=True, check=True)
+    assert "can2018.compact_prostate_crf " in done.stdout
+    assert done.stdout.endswith("\nset()\n")

@@ -41,15 +41,17 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Show the fields of 
 
     Example: `scribbleseg recipes can2018.acdc_base`
     """
-    from scribbleseg.recipes import described, find
-    from scribbleseg.settings import to_plain
-
     if name is None:
+        from scribbleseg.recipe_names import described  # without PyTorch
+
         table = Table("recipe", "what it is", box=None)
         for each, words in described().items():
             table.add_row(each, words)
         print_table(table)
     else:
+        from scribbleseg.recipes import find
+        from scribbleseg.settings import to_plain
+
         console.print_json(data=to_plain(find(name)))
 
 

@@ -19,24 +19,12 @@ PAPERS: Mapping[str, ModuleType] = {"can2018": can2018, "ji2019": ji2019}
 
 
 MODULES: Mapping[str, ModuleType] = {"default": default, **PAPERS}
-"""Each defines RECIPES, too, and says what they are: SCALES by how a name begins, ENDS by how it ends."""
+"""Each defines RECIPES; `recipe_names` says what they are."""
 
 
 def recipes() -> dict[str, AnyRecipe]:
     """All recipes by name: `can2018.acdc_base` is the row "base" of the family "acdc"."""
     return {f"{prefix}.{name}": recipe for prefix, module in MODULES.items() for name, recipe in module.RECIPES.items()}
-
-
-def described() -> dict[str, str]:
-    """What each recipe is, what for, and roughly how long it takes, by its name; our own come first."""
-    lines = {}
-    for prefix, module in MODULES.items():
-        for name in module.RECIPES:
-            scale = next(begin for begin in module.SCALES if f"{name}_".startswith(begin))
-            end = name.removeprefix(scale).removeprefix("_")
-            words = (module.SCALES[scale], module.ENDS[end]) if end else (module.SCALES[scale],)
-            lines[f"{prefix}.{name}"] = "; ".join(words)
-    return lines
 
 
 def find(name: str) -> AnyRecipe:

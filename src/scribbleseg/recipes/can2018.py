@@ -10,6 +10,8 @@ from typing import Any
 
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.recipe import Recipe, Relabel, Stage
+from scribbleseg.recipe_names import CAN2018_TITLES as TITLES
+from scribbleseg.recipe_names import names
 from scribbleseg.relabel.decide import WelchTest
 from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
@@ -18,34 +20,6 @@ from scribbleseg.training.crf_rnn import CRFRNN
 from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
-
-TITLES = {
-    "no_recursion": "Base (no recursion)",
-    "base": "Base",
-    "crf": "Base + separate CRF",
-    "crf_rnn": "Base + CRF-RNN",
-    "uncertainty": "Base + uncertainty",
-    "crf_uncertainty": "Base + sep. CRF & unc.",
-    "crf_rnn_uncertainty": "Base + CRF-RNN & unc.",
-    "full": "Fully supervised",
-}
-"""How the recipes' names end, and the rows of Table 1 in its order, titled as in the paper."""
-
-ENDS = TITLES | {
-    "strokes": "Base (no recursion) without seed areas; not in the paper",
-    "augmented": "Base with augmentation; not in the paper",
-    "unaugmented": "Base without augmentation; not in the paper",
-}
-"""What a recipe is, by how its name ends."""
-
-SCALES = {
-    "acdc": "Can et al. 2018, hearts, the paper's scale: for a GPU",
-    "prostate": "Can et al. 2018, prostates, the paper's scale: for a GPU",
-    "compact_prostate": "Can et al. 2018, prostates: hours on a CPU",
-    "compact": "Can et al. 2018, hearts: hours on a CPU",
-    "demo": "Can et al. 2018, for `scribbleseg demo`: minutes on a CPU",
-}
-"""What a recipe is for and how long it takes, roughly, by how its name begins."""
 
 HEART = {
     "no_recursion": {"LV": 0.895, "RV": 0.875, "Myo": 0.825, "mean": 0.865},
@@ -202,10 +176,7 @@ FAMILIES = {
 
 DEMO = rows(DEMO_BASE, HEART_CRF, HEART_CRF_RNN)
 
-RECIPES = {
-    **{f"{family}_{end}": row for family, rows in FAMILIES.items() for end, row in rows.items()},
-    **{f"demo_{end}": DEMO[end] for end in ("no_recursion", "base", "full")},
-}
+RECIPES = {name: (FAMILIES | {"demo": DEMO})[scale][end] for name, (scale, end) in names("can2018").items()}
 """All of them by name."""
 
 

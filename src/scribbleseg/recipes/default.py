@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.recipe import Recipe, Relabel, Stage
+from scribbleseg.recipe_names import names
 from scribbleseg.relabel.decide import Confident
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
 from scribbleseg.training.augment import Augment
@@ -72,15 +73,7 @@ def on_masks(row: Recipe) -> Recipe:
     return replace(row, annotation="masks", seeds=Strokes(), stages=(whole,))
 
 
-SCALES = {
-    "quick": "from scribbles, for any organ: an hour or two on a laptop's CPU",
-    "standard": "from scribbles, for any organ: an afternoon on a CPU",
-    "long": "from scribbles, for any organ: for a GPU",
+RECIPES = {
+    name: on_masks(SIZES[size]) if end == "full" else SIZES[size] for name, (size, end) in names("default").items()
 }
-"""What a recipe is for and how long it takes, roughly, by how its name begins."""
-
-ENDS = {"full": "the same on full masks, to compare with"}
-"""What a recipe is, by how its name ends."""
-
-RECIPES = {**SIZES, **{f"{size}_full": on_masks(row) for size, row in SIZES.items()}}
 """All of them by name."""

@@ -14,6 +14,8 @@ from scribbleseg.annotate.simulate import Skeleton
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.hierarchy import Hierarchy, ReferenceMasks
 from scribbleseg.recipe import Recipe, Stage
+from scribbleseg.recipe_names import JI2019_TITLES as TITLES
+from scribbleseg.recipe_names import names
 from scribbleseg.recipes.can2018 import at_length
 from scribbleseg.seeds.graph_cut import GraphCut
 from scribbleseg.seeds.random_walker import Strokes
@@ -26,30 +28,6 @@ from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.types import DataError
 
 Row = Recipe | Hierarchy
-
-TITLES = {
-    "wt_full": "WT Full",
-    "wt_sc": "WT SC",
-    "wt_sc_crf": "WT SC+CRF",
-    "wt_sc_gc": "WT SC+GC",
-    "wt_sc_gc_crf": "WT SC+GC+CRF",
-    "sub_full": "Full",
-    "sub_true_sc_crf": "TrueSC+CRF",
-    "sub_km": "KM",
-    "sub_km_sc": "KM+SC",
-    "sub_km_sc_crf": "KM+SC+CRF",
-}
-"""How the recipes' names end, and the rows of Table 1 in its order: phase 1 on its left, phase 2 on its right."""
-
-ENDS = TITLES | {"full": "KM+SC+CRF, the whole pipeline"}
-"""What a recipe is, by how its name ends."""
-
-SCALES = {
-    "compact": "Ji et al. 2019, brain tumours: hours on a CPU",
-    "demo": "Ji et al. 2019, for `scribbleseg demo --organ tumour`: minutes on a CPU",
-    "": "Ji et al. 2019, brain tumours, the paper's scale: for a GPU",
-}
-"""What a recipe is for and how long it takes, roughly, by how its name begins."""
 
 PAPER = {
     "wt_full": {"WT": 0.8987, "recall": 0.9465, "precision": 0.9498},
@@ -185,14 +163,11 @@ DEMO = in_all({end: COMPACT[end] for end in ("sub_km_sc_crf", "sub_full")}, shor
 FAMILIES = {"brats": BRATS, "compact": COMPACT}
 """The rows at the paper's scale, and for a CPU, by how their names end."""
 
-RECIPES = {
-    **BRATS,
-    "full": BRATS["sub_km_sc_crf"],
-    **{f"compact_{end}": row for end, row in COMPACT.items()},
-    "compact_full": COMPACT["sub_km_sc_crf"],
-    "demo_full": DEMO["sub_km_sc_crf"],
-    "demo_sub_full": DEMO["sub_full"],
-}
+WHOLE = "sub_km_sc_crf"
+"""The row that is the whole pipeline."""
+
+SCALED = {"": BRATS, "compact": COMPACT, "demo": DEMO}
+RECIPES = {name: SCALED[scale][WHOLE if end == "full" else end] for name, (scale, end) in names("ji2019").items()}
 """All of them by name; `full` is the whole pipeline."""
 
 
