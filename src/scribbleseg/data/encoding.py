@@ -65,7 +65,7 @@ class Encoding:
 
     def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
         """Turns file values into labels. Raises FileError naming each value that was not declared."""
-        found, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        found, counts = np.unique(values, return_counts=True)
         undeclared = [f"{v} ({n} voxels)" for v, n in zip(found, counts, strict=True) if int(v) not in self.labels]
         if undeclared:
             raise FileError(
@@ -73,8 +73,10 @@ class Encoding:
                 f"expected the values {self}, found {', '.join(undeclared[:8])}{', ...' if undeclared[8:] else ''}",
                 self.remedy,
             )
-        labels = np.array([self.labels[int(value)] for value in found], np.uint8)
-        return labels[inverse].reshape(values.shape)
+        labels = np.empty(values.shape, np.uint8)
+        for value in found:  # few; np.unique's inverse would take 16 bytes a voxel
+            labels[values == value] = self.labels[int(value)]
+        return labels
 
     def __str__(self) -> str:
         names = {UNLABELLED: "unlabelled", **dict(enumerate(self.label_names))}

@@ -18,7 +18,6 @@ import csv
 import io
 import json
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -27,10 +26,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import ArrayLike
-from scipy.ndimage import find_objects
 from scipy.stats import bootstrap
 
 from scribbleseg.data.orientation import thick_axis
+from scribbleseg.evaluation.surfaces import surface_distances
 from scribbleseg.files import atomically, parsed
 from scribbleseg.types import UNLABELLED, DataError
 
@@ -149,7 +148,7 @@ def dice(
     """
     labels, reference = _known(labels, reference)
     _check(labels, reference, regions)
-    return {name: _overlap(np.isin(labels, v), np.isin(reference, v))[0] for name, v in regions.items()}
+    return {name: _overlap(_among(labels, v), _among(reference, v))[0] for name, v in regions.items()}
 
 
 def score(
@@ -185,8 +184,8 @@ def score(
     voxel_ml = 1.0 if in_pixels else float(np.prod(spacing_mm)) / 1000
     scores = []
     for name, values in regions.items():
-        a, b = np.isin(labels, values), np.isin(reference, values)
-        distances = _surface_distances(a, b, spacing_mm)
+        a, b = _among(labels, values), _among(reference, values)
+        distances = surface_distances(a, b, spacing_mm)
         found, there = (np.moveaxis(mask, thick_axis(spacing_mm) or 0, 0) for mask in (a, b))
         scores.append(Score(case, name, *_overlap(a, b), *distances, *_volumes_ml(found, there, voxel_ml), in_pixels))
     return scores
@@ -335,6 +334,13 @@ def _check(labels: np.ndarray, reference: np.ndarray, regions: Mapping[str, tupl
             )
 
 
+def _among(labels: UInt8[np.ndarray, "*space"], values: Sequence[int]) -> Bool[np.ndarray, "*space"]:
+    """Where the labels are among these values, at a byte a voxel."""
+    table = np.zeros(256, bool)
+    table[list(values)] = True
+    return table[labels]
+
+
 def _overlap(a: Bool[np.ndarray, "..."], b: Bool[np.ndarray, "..."]) -> tuple[float, float, float]:
     """Dice, recall and precision of `a` against reference `b`; see this module's table where a mask is empty."""
     both, of_a, of_b = int((a & b).sum()), int(a.sum()), int(b.sum())
@@ -350,37 +356,6 @@ def _volumes_ml(
     of_a, of_b = int(a.sum()) * voxel_ml, int(b.sum()) * voxel_ml
     in_empty_slices = int(a[~b.any(axis=(1, 2))].sum()) * voxel_ml
     return of_a, of_b, of_a - of_b, in_empty_slices
-
-
-def _surface_distances(
-    a: Bool[np.ndarray, "depth height width"],
-    b: Bool[np.ndarray, "depth height width"],
-    spacing_mm: tuple[float, float, float],
-) -> tuple[float, float]:
-    """HD95 and ASSD in mm, by MONAI; see this module's table where a mask is empty.
-
-    MONAI's surface is the mask's voxels with a face neighbour outside the mask, taken at their centres.
-    """
-    if not a.any() and not b.any():
-        return 0.0, 0.0
-    if not a.any() or not b.any():
-        return float("nan"), float("nan")
-    from monai.metrics import (  # not at the top: two seconds that reading scores need not wait for
-        compute_average_surface_distance,
-        compute_hausdorff_distance,
-    )
-
-    spacing = [float(size) for size in spacing_mm]
-    if 1 in a.shape:  # one slice: in its plane
-        axis = a.shape.index(1)
-        a, b, spacing = a.take(0, axis), b.take(0, axis), [size for n, size in enumerate(spacing) if n != axis]
-    box = find_objects((a | b).astype(np.uint8))[0]  # both surfaces lie inside; the rest of the volume costs time
-    masks = {"y_pred": a[box][None, None], "y": b[box][None, None], "include_background": True}
-    with warnings.catch_warnings():  # MONAI 1.5 and 1.6 warn about an argument that they pass to themselves
-        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
-        hd95 = compute_hausdorff_distance(percentile=95, spacing=spacing, **masks)
-        assd = compute_average_surface_distance(symmetric=True, spacing=spacing, **masks)
-    return hd95.item(), assd.item()
 
 
 def _summary_row(name: str, scores: Sequence[Score], values: dict[str, Float[np.ndarray, " case"]]) -> dict[str, Any]:

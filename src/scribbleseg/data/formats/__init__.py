@@ -101,7 +101,7 @@ def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
         if voxels.dtype.kind not in "biuf":
             raise FileError(path, f"expected numbers, found {voxels.dtype} voxels", "save it as integers or floats")
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, and is reported as such
-            voxels = voxels.astype(np.float32)
+            voxels = voxels.astype(np.float32, copy=False)
         if unusable := voxels.size - int(np.isfinite(voxels).sum()):
             raise FileError(
                 path,
@@ -111,7 +111,7 @@ def read_image(paths: Path | Sequence[Path]) -> tuple[Image, Geometry]:
         channels.append(voxels)
         geometries.append(geometry)
         check_same_grid(path, geometry, paths[0], geometries[0])
-    return np.concatenate(channels), geometries[0]
+    return channels[0] if len(channels) == 1 else np.concatenate(channels), geometries[0]
 
 
 def read_labels(path: Path) -> tuple[Integer[np.ndarray, "depth height width"], Geometry]:
@@ -159,8 +159,10 @@ def read_layers(path: Path) -> tuple[Integer[np.ndarray, "layer depth height wid
 def _whole_numbers(path: Path, values: Shaped[np.ndarray, "*space"]) -> Integer[np.ndarray, "*space"]:
     """The values as integers. Raises FileError where they are none."""
     if values.dtype.kind == "f":
+        whole = np.empty(values.shape, bool)
         with np.errstate(invalid="ignore"):  # infinite minus infinite
-            whole = np.isfinite(values) & (np.abs(values - np.round(values)) <= ROUNDING)
+            for k, plane in enumerate(values):  # at once it would take 24 bytes a voxel
+                whole[k] = np.isfinite(plane) & (np.abs(plane - np.round(plane)) <= ROUNDING)
         if not whole.all():
             some = ", ".join(f"{value:g}" for value in np.unique(values[~whole])[:5])
             raise FileError(
@@ -168,7 +170,11 @@ def _whole_numbers(path: Path, values: Shaped[np.ndarray, "*space"]) -> Integer[
                 f"expected integer labels, found {some} ({(~whole).sum()} voxels)",
                 "save the label map as integers; if it was resampled, resample it with nearest neighbours",
             )
-        values = np.round(values).astype(np.int64)
+        small = np.abs([values.min(), values.max()]).max() < np.iinfo(np.int32).max
+        rounded = np.empty(values.shape, np.int32 if small else np.int64)
+        for k, plane in enumerate(values):
+            rounded[k] = np.round(plane)
+        values = rounded
     elif values.dtype.kind == "b":
         values = values.astype(np.uint8)
     elif values.dtype.kind not in "iu":
@@ -261,7 +267,7 @@ def _read(path: Path, labels: bool = False) -> tuple[Shaped[np.ndarray, "channel
     if kind is None:
         raise FileError(path, f"expected a file ending in {', '.join(ENDINGS)}", "convert it")
     if kind in NIFTI:
-        return read_nifti(path)
+        return read_nifti(path, labels)
     if kind in PICTURES:
         return read_picture(path, labels)
     check_packed(path)

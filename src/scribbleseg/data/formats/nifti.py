@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from jaxtyping import Shaped
+from nibabel.volumeutils import apply_read_scaling
 
 from scribbleseg.data.formats.checks import DEFLATE_RATIO, check_affine, check_claim, damage_reported, in_millimetres
 from scribbleseg.data.formats.checksums import read_to_end
@@ -83,17 +84,37 @@ def open_nifti(path: Path) -> tuple[Any, Geometry]:
     return nifti, Geometry(depth_height_width, affine, str(ending(path)), nifti.header.copy())
 
 
-def read_nifti(path: Path) -> tuple[Shaped[np.ndarray, "1 depth height width"], Geometry]:
-    """Reads one volume and its grid. Raises FileError."""
+def read_nifti(path: Path, labels: bool = False) -> tuple[Shaped[np.ndarray, "1 depth height width"], Geometry]:
+    """Reads one volume and its grid.
+
+    Args:
+        path: the file.
+        labels: whether values that are scaled by a slope and an intercept come as float64, which keeps any label's
+            number, instead of float32.
+
+    Raises:
+        FileError: missing, damaged, or of more than three dimensions.
+    """
     nifti, geometry = open_nifti(path)
     with damage_reported(path):
         if str(ending(path)).endswith(".gz"):  # nibabel stops before the checksum
             with gzip.open(path) as stream:
-                voxels = np.asanyarray(type(nifti).from_stream(stream).dataobj)
+                voxels = _scaled(type(nifti).from_stream(stream).dataobj, labels)
                 read_to_end(stream)
         else:
-            voxels = np.asanyarray(nifti.dataobj)
+            voxels = _scaled(nifti.dataobj, labels)
     return voxels.T.reshape(1, *geometry.shape), geometry
+
+
+def _scaled(stored: Any, labels: bool) -> Shaped[np.ndarray, "..."]:
+    """The voxels with slope and intercept applied, in float64, a slice at a time, as that takes 16 bytes a voxel."""
+    raw, slope, intercept = stored.get_unscaled(), np.float64(stored.slope), np.float64(stored.inter)
+    if (slope, intercept) == (1.0, 0.0):
+        return raw
+    voxels = np.empty(raw.shape, np.float64 if labels else np.float32, order="F")
+    for k in range(raw.shape[-1]):
+        voxels[..., k] = apply_read_scaling(raw[..., k], slope, intercept)
+    return voxels
 
 
 def as_nifti(voxels: Shaped[np.ndarray, "width height depth *label"], geometry: Geometry) -> Any:
