@@ -34,7 +34,7 @@ class Description:
         self._units.add(unit_of(case.geometry))
         self._orientations["picture" if picture else codes(case.geometry)] += 1
         self._channels[len(case.image)] += 1
-        self._intensities.append(np.percentile(case.image, PERCENTILES, axis=(1, 2, 3)))
+        self._intensities.append(np.stack([np.percentile(channel, PERCENTILES) for channel in case.image], axis=1))
 
     @property
     def rows(self) -> dict[str, str]:
