@@ -142,7 +142,7 @@ def check(
 
 def _counted(labels: Labels) -> np.ndarray:
     """The number of voxels of each value, 0 to 255; slice by slice, as counting takes 8 bytes a voxel."""
-    return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)
+    return np.sum([np.bincount(slice_.ravel(), minlength=256) for slice_ in labels], axis=0)
 
 
 def _drawn(counts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -336,8 +336,8 @@ class _Duplicates:
 
     def of(self, case: Case, part: Part) -> Iterator[Fault]:
         digest = hashlib.sha256(repr(case.image.shape).encode())
-        for plane in case.image.reshape(-1, *case.image.shape[2:]):  # a copy of all is 8 bytes a voxel
-            digest.update(np.ascontiguousarray(plane))
+        for slice_ in case.image.reshape(-1, *case.image.shape[2:]):  # a copy of all is 8 bytes a voxel
+            digest.update(np.ascontiguousarray(slice_).data)
         other, other_part = self._seen.setdefault(digest.digest(), (case.name, part))
         if other == case.name:
             return
