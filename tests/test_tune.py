@@ -72,6 +72,20 @@ def test_trials_are_ranked_kept_and_not_made_again(dataset, tmp_path, monkeypatc
     with (tmp_path / "run" / "trials.jsonl").open("a") as file:
         file.write('{"w1": 1.0, "w2"')  # a kill cut this one short
     assert search() == trials
+    changed = []
+    named = held_out.named
+
+    def fewer(name):
+        case = named(name)
+        strokes = np.where(case.scribbles == 1, UNLABELLED, case.scribbles).astype(np.uint8)
+        return replace(case, scribbles=strokes)
+
+    monkeypatch.setattr(tune.DenseCRF, "__call__", lambda self, likely, *_: changed.append(self) or likely)
+    held_out = held_out.read_by(fewer)
+    search()
+    assert len(changed) == 4  # those of before are of other scribbles
+    search()
+    assert len(changed) == 4  # kept
 
 
 def test_held_out_cases_without_scribbles_are_refused(dataset, tmp_path):

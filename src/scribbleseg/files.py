@@ -194,6 +194,17 @@ def is_text(name: str) -> bool:
     return True
 
 
+def is_within(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder or lies in it, by whatever links, letters or relative names either is given.
+
+    Args:
+        path: a file or folder that need not exist.
+        folder: the folder; nothing lies in one that does not exist.
+    """
+    real = Path(os.path.realpath(path))
+    return folder.exists() and any(each.exists() and each.samefile(folder) for each in (real, *real.parents))
+
+
 def first_of(names: Sequence[str], most: int = 10) -> str:
     """The first few names, and how many there are besides, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

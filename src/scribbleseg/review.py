@@ -1,7 +1,9 @@
 """A run under review: its networks segment, are scored against references, and are shown in pictures."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +11,25 @@ import numpy as np
 from lightning_fabric import Fabric
 from rich.progress import track
 
-from scribbleseg.data import fully_annotated, open_dataset
+from scribbleseg.data import fingerprint, fully_annotated, open_dataset
+from scribbleseg.data.fingerprint import digest_of_files
 from scribbleseg.data.orientation import Turn, is_picture, looked_at, sides
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
 from scribbleseg.data.views import in_labels
 from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
 from scribbleseg.evaluation.report import MAX_PICTURES, Origin, Picture, RunSummary
-from scribbleseg.files import write_text
+from scribbleseg.files import first_of, read_json, write_json
 from scribbleseg.pipeline import AnySegmenter, data_of, load, phase_recipe, phases, recipe_of
 from scribbleseg.runs import Run
-from scribbleseg.types import UNLABELLED, Case, Cases, Dataset, Labels, spread
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels, spread
 from scribbleseg.weights import load_segmenter
+
+SCORED = "scored.json"
+"""The file beside kept scores that says what they are of."""
+
+MOST_NAMED = 5
+"""Cases that a sentence names."""
 
 PICTURED_CASES = 3
 """Cases in a report; each is shown once for every recursion."""
@@ -57,21 +66,86 @@ def _unmerged_regions(dataset: Dataset) -> dict[str, tuple[int, ...]]:
 def test_scores(run: Run, fabric: Fabric) -> list[Score]:
     """Scores of the last network on the data set's test cases, kept in the run folder; none without references.
 
-    Scores of other weights, such as those of a network that was deleted and trained anew, are made again.
+    They are made again where anything that they depend on has changed: the weights, the recipe, the images or masks of
+    the test cases, what values in masks mean, or the version of scribbleseg. `SCORED` beside them has digests of these.
     """
     *_, last = phases(run).values()
     folder = run.path / f"test_scores_{last.recursions - 1}"
-    of, weights = folder / "weights.sha256", run.weights
-    known = not of.exists() or of.read_text().strip() == weights  # earlier versions did not note it
-    if known and (kept := read_scores(folder / "scores.json")) is not None:
+    dataset = dataset_of(run)
+    of, asked = folder / SCORED, _scored(run, dataset)
+    if _is_of(of, asked) and (kept := read_scores(folder / "scores.json")) is not None:
         if not (folder / "summary.json").exists():  # earlier versions could be stopped before it
             write_scores(kept, folder)
         return kept
-    dataset = dataset_of(run)
     scores = score_cases(load(run, fabric), dataset, dataset.test)
+    of.unlink(missing_ok=True)  # while scores are written, nothing says what they are of
     write_scores(scores, folder)
-    write_text(of, weights + "\n")
+    write_json(of, asked)
     return scores
+
+
+def _scored(run: Run, dataset: Dataset) -> dict[str, Any]:
+    """All that the scores of a run's test cases depend on, as plain values."""
+    return {
+        "scribbleseg": version("scribbleseg"),
+        "weights": run.weights,
+        "recipe": run.recipe,
+        "labels": [list(dataset.label_names), _plain(dataset.scored), _plain(dataset.mask_values)],
+        "cases": {name: digest_of_files(dataset.files[name]) for name in dataset.test.names},
+    }
+
+
+def _plain(mapping: Mapping[Any, Any]) -> list[list[Any]]:
+    return [[key, list(value) if isinstance(value, tuple) else value] for key, value in mapping.items()]
+
+
+def _is_of(file: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether kept scores are of this; what is damaged, and what earlier versions wrote, does not tell."""
+    try:
+        return file.exists() and read_json(file, "") == json.loads(json.dumps(asked))
+    except DataError:
+        return False
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training cases of a run, as they are now.
+
+    Args:
+        cases: those whose files are what the run was trained on.
+        changed: one sentence that says how the data set has changed since; "" where it has not, and where an old run
+            does not tell.
+    """
+
+    cases: tuple[str, ...]
+    changed: str
+
+
+def training_of(run: Run) -> Training:
+    """Compare a run's training cases with what it was trained on; they are read only where a file has changed.
+
+    Raises:
+        DataError: its data set has gone, or cannot be read.
+    """
+    first = next(iter(phases(run).values()))  # what others learn from depends on it
+    dataset, slices = dataset_of(first), open_slices(first.slices)
+    names, trained_on = dataset.train.names, slices.index["cases"]
+    same = {n for n in names if n in trained_on and trained_on[n].get("files") == digest_of_files(dataset.files[n])}
+    if len(same) == len(names) == len(trained_on):
+        return Training(names, "")
+    gone, new = sorted(trained_on.keys() - set(names)), sorted(set(names) - trained_on.keys())
+    known = first.details.get("fingerprint")
+    if known is None or (not gone and not new and fingerprint(dataset.train) == known):  # only packed anew
+        return Training(tuple(name for name in names if name in trained_on), "")
+    noted = all("files" in case for case in trained_on.values())
+    changed = [name for name in names if name in trained_on and name not in same] if noted else []
+    found = {"other files": changed, "gone": gone, "new": new}
+    said = "; ".join(f"{what}: {first_of(cases, MOST_NAMED)}" for what, cases in found.items() if cases)
+    sentence = (
+        f"The training cases are no longer those that this run was trained on{f' ({said})' if said else ''}: images, "
+        "scribbles or the values of labels have changed since, and what is told of the training is of the earlier ones."
+    )
+    return Training(tuple(name for name in names if name in same), sentence)
 
 
 def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[RunSummary]:
@@ -83,12 +157,13 @@ def summarise_run(run: Run, fabric: Fabric, name: str | None = None) -> list[Run
     name = name or run.details["name"]
     *before, last = phases(run).items()
     summaries = [summary for phase, each in before for summary in summarise_run(each, fabric, f"{name}: {phase}")]
-    scores = test_scores(run, fabric)
+    scores, training = test_scores(run, fabric), training_of(run)
     pictures = [
         *_test_pictures(run, fabric, scores, phase_recipe(last[1]).preprocess),
-        *_training_pictures(run, *last, fabric),
+        *_training_pictures(run, *last, fabric, training.cases),
     ]
-    summary = RunSummary(name, run.details["label_names"], scores=scores, pictures=pictures)
+    warnings = (training.changed,) if training.changed else ()
+    summary = RunSummary(name, run.details["label_names"], scores=scores, pictures=pictures, warnings=warnings)
     summary = replace(summary, recipe=run.recipe, details=run.details, metrics=last[1].metrics)
     return [*summaries, replace(summary, is_upper_bound=recipe_of(run).is_upper_bound, origin=origin_of(run))]
 
@@ -160,13 +235,13 @@ def _view(case: Case, grid: Preprocess, labels: Labels, shown: int) -> _View:
     return _View(case, turn, _fullest(turn(labels)), shown)
 
 
-def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric) -> Iterator[Picture]:
-    """A slice of a few training cases: scribbles, and what each recursion was taught and learned."""
+def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric, names: Sequence[str]) -> Iterator[Picture]:
+    """A slice of a few of these training cases: scribbles, and what each recursion was taught and learned."""
     recipe = phase_recipe(part)
     dataset, slices = dataset_of(run), open_slices(part.slices)
     segmenters = [load_segmenter(recipe, part, fabric, index) for index in range(part.recursions)]
     title = f"training case{f', {phase}' if phase else ''}"
-    for name in spread(dataset.train.names, PICTURED_CASES):
+    for name in spread(names, PICTURED_CASES):
         case, rows = dataset.train.named(name), slices.rows[name]
         scribbles, reference = case.scribbles, dataset.read_reference(name)
         if phase:

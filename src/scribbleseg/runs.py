@@ -16,6 +16,7 @@ A hierarchy's folder has recipe.json and run.json, and such a folder for each ph
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import sys
@@ -32,6 +33,7 @@ from scribbleseg.files import (
     atomically,
     finish_folder,
     is_text,
+    is_within,
     link_or_copy,
     read_json,
     read_records,
@@ -45,6 +47,9 @@ PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai
 
 RESTORE = "restore it from a copy, or train anew into another --out"
 """What to do about a damaged file of a run."""
+
+OWN = ("labels", "slices", "tensorboard", "recursion_*", "test_scores_*")
+"""The folders that a run keeps its own files in."""
 
 MOST_DIFFERENCES = 3
 """Differences that are named where a run is to be resumed with something else."""
@@ -183,6 +188,32 @@ class Run:
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(self.path / "tensorboard")
+
+
+def check_outside(out: Path, *inputs: Path) -> None:
+    """Raises DataError where files would be written into a data set, or among those that a run consists of.
+
+    A folder of its own inside a run folder, such as RUN/predictions, is nobody else's.
+
+    Args:
+        out: the folder that is to be written to; it need not exist.
+        inputs: folders of data sets.
+    """
+    for folder in inputs:
+        if is_within(out, folder):
+            raise DataError(
+                f"{out}: expected a folder outside of the data, found one in {folder}, whose files would be replaced "
+                "or mixed with others; give another --out"
+            )
+    real = Path(os.path.realpath(out))
+    for run in (real, *real.parents):
+        if all((run / name).is_file() for name in ("run.json", "recipe.json")):
+            parts = [part for name in OWN for part in run.glob(name)]
+            if real == run or any(is_within(real, part) for part in parts):
+                raise DataError(
+                    f"{out}: expected a folder that no run keeps its own files in, found that of the run {run}; give "
+                    f"another --out, such as {run / 'predictions'}"
+                )
 
 
 def has_begun(path: Path) -> bool:

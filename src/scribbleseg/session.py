@@ -111,7 +111,8 @@ class Session(Generic[RecipeT]):
 
     def _prepare(self, preprocess: Preprocess, held_out: float) -> None:
         there = (self.run.slices / "index.json").exists()
-        slices = build_slices(self.dataset.train, preprocess, self.run.slices, self.dataset.label_names, held_out)
+        names, files = self.dataset.label_names, self.dataset.files
+        slices = build_slices(self.dataset.train, preprocess, self.run.slices, names, held_out, files)
         found = fingerprint(self.dataset.train) if there else slices.index["fingerprint"]
         if found != self.run.details.get("fingerprint", slices.index["fingerprint"]):
             if not there:  # somebody deleted the cache, and the data has changed since

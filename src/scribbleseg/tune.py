@@ -1,5 +1,6 @@
 """Chooses the numbers of the dense CRF on scribbles that were held out from training; no mask is looked at."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -68,7 +69,8 @@ def tune_crf(
 ) -> list[Trial]:
     """Train one M step, then try every setting of the grid on the held-out cases, whose scribbles clamp nothing.
 
-    Can et al. 2018 searches the same five numbers. Trials are kept in RUN/trials.jsonl and not done again.
+    Can et al. 2018 searches the same five numbers. Trials are kept in RUN/trials.jsonl and not done again, as long as
+    they are of the same network, images and scribbles.
 
     Args:
         session: a recipe with a single stage, on the cases that are not held out.
@@ -100,7 +102,8 @@ def tune_crf(
     path = run.path / "trials.jsonl"
     records = read_records(path)
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))  # without a line that a kill cut short
-    done = {tuple(record[name] for name in grid): record["dice"] for record in records}
+    of = hashlib.sha256(b"".join([run.weights.encode(), images.tobytes(), scribbles.tobytes()])).hexdigest()
+    done = {tuple(record[name] for name in grid): record["dice"] for record in records if record.get("of") == of}
     trials = [Trial(None, mean_agreement(probabilities.argmax(axis=1).astype(np.uint8), scribbles))]
     settings = list(product(*grid.values()))
     chosen = np.random.default_rng(session.seed).permutation(len(settings))[:most]
@@ -111,6 +114,6 @@ def tune_crf(
             labels = crf(probabilities, images, free, fabric.device).argmax(axis=1).astype(np.uint8)
             done[values] = mean_agreement(labels, scribbles)
             with path.open("a") as file:
-                file.write(json.dumps({**asdict(crf), "dice": done[values]}) + "\n")
+                file.write(json.dumps({**asdict(crf), "dice": done[values], "of": of}) + "\n")
         trials.append(Trial(crf, done[values]))
     return sorted(trials, key=lambda trial: (-trial.dice, trial.crf.w1 + trial.crf.w2 if trial.crf else 0.0))

@@ -162,6 +162,8 @@ class Dataset:
         mask_values: what the values in the files of its masks mean: file value to label.
         scribble_values: the values in the files of its scribbles, by the names of the labels and "ignore".
         undrawn: test cases that have no mask and become training cases once somebody draws in them.
+        files: all that a case and its reference mask are read from, by the case's name, with the files that declare
+            what values mean; so that a change is noticed.
     """
 
     name: str
@@ -178,6 +180,7 @@ class Dataset:
     mask_values: Mapping[int, int] = field(default_factory=dict)
     scribble_values: Mapping[str, int] = field(default_factory=dict)
     undrawn: tuple[str, ...] = ()
+    files: Mapping[str, tuple[Path, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def scored(self) -> Mapping[str, tuple[int, ...]]:

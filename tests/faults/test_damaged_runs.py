@@ -252,7 +252,7 @@ def test_summaries_come_also_where_a_kill_left_scores_alone(run):
     fabric = Fabric(accelerator="cpu", devices=1)
     scores = review.test_scores(run, fabric)
     names = {file.name: file.read_bytes() for file in (run.path / "test_scores_0").iterdir()}
-    assert set(names) == {"scores.csv", "scores.json", "summary.csv", "summary.json", "weights.sha256"}
+    assert set(names) == {"scored.json", "scores.csv", "scores.json", "summary.csv", "summary.json"}
     for name in ("summary.csv", "summary.json"):
         (run.path / "test_scores_0" / name).unlink()
     assert repr(review.test_scores(run, fabric)) == repr(scores)  # NaN is not equal to itself

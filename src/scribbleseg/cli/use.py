@@ -1,6 +1,7 @@
 """Verbs that use a trained network: predict, evaluate, report."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,17 +68,19 @@ def predict(
     Example: `scribbleseg predict runs/first ACDC/patient006/patient006_frame01.nii.gz --out predictions`
     """
     from scribbleseg.api import load
+    from scribbleseg.data.predictions import MAPS
     from scribbleseg.files import write_text
 
     model = load(run, accelerator, recursion)
     if uncertainty:
         model.segmenter.check_dropout()
     cases = model.cases(images)
+    _check_place(out, images, model)
     asked = [str(images.resolve()), recursion, probabilities, uncertainty]
     progress = _Progress(out, {"run": str(run.resolve()), "weights": model.run.weights, "asked": asked})
     before = [name for name in cases.names if name in progress.done]
     left = [name for name in cases.names if name not in progress.done]
-    declaration = _free_place(out, left, model, overwrite)
+    declaration = _free_place(progress, left, MAPS if probabilities or uncertainty else (), model, overwrite)
     progress.write()
     write_text(out / "dataset.json", declaration)  # as nnU-Net does: `evaluate` reads it
     failed = _segment_all(model, cases.only(left), progress, probabilities, uncertainty)
@@ -98,30 +101,53 @@ def predict(
 
 
 class _Progress:
-    """What a command has done in a folder of label maps, on disk until it has finished, so that it can go on."""
+    """What a command has done in a folder of label maps, on disk until it has finished, so that it can go on.
+
+    Args:
+        out: the folder.
+        task: what the command is, as plain values; what another one has done does not count.
+
+    Attributes:
+        known: whether this command was interrupted here.
+        own: the cases whose label maps it wrote.
+        done: the ranks, where there are any, of those whose images are still the same.
+    """
 
     def __init__(self, out: Path, task: Mapping[str, Any]) -> None:
         from scribbleseg.files import read_json
 
         self.out, self.file, self.task = out, out / UNFINISHED, dict(task)
         known = read_json(self.file, "delete it and give --overwrite") if self.file.exists() else {}
-        done = known.get("done", {}) if known.get("task") == self.task else {}
+        self.known = known.get("task") == self.task
         there = {path.name.partition(".")[0] for path in out.glob("*")}
+        written: dict[str, Any] = known.get("done", {}) if self.known else {}
+        self._written = {name: each or {} for name, each in written.items() if name.partition(".")[0] in there}
+        self.own = frozenset(self._written)
         self.done: dict[str, dict[str, Any] | None] = {
-            n: rank for n, rank in done.items() if n.partition(".")[0] in there
+            name: each.get("rank") for name, each in self._written.items() if _unchanged(each.get("files", {}))
         }
 
-    def write(self, name: str | None = None, rank: dict[str, Any] | None = None) -> None:
+    def write(self, case: "Case | None" = None, rank: dict[str, Any] | None = None) -> None:
         """Write down that a case is done, with its rank where there is one."""
+        from scribbleseg.data.fingerprint import digest_of_files
         from scribbleseg.files import write_json
 
-        if name is not None:
-            self.done[name] = rank
-        write_json(self.file, {"task": self.task, "done": self.done})
+        if case is not None:
+            self.done[case.name] = rank
+            files = {str(file.resolve()): digest_of_files([file]) for file in case.files}
+            self._written[case.name] = {"rank": rank, "files": files}
+        write_json(self.file, {"task": self.task, "done": self._written})
 
     def forget(self) -> None:
         """Leave no trace."""
         self.file.unlink()
+
+
+def _unchanged(files: Mapping[str, str]) -> bool:
+    """Whether files still have these digests; where none are known, nobody can tell."""
+    from scribbleseg.data.fingerprint import digest_of_files
+
+    return bool(files) and all(digest_of_files([Path(file)]) == digest for file, digest in files.items())
 
 
 def _segment_all(
@@ -146,7 +172,7 @@ def _segment_all(
                 raise
             failed.append(error)
         else:
-            progress.write(name, rank)
+            progress.write(case, rank)
     return failed
 
 
@@ -163,18 +189,53 @@ def _print_ranking(out: Path, found: Sequence[Mapping[str, Any]]) -> None:
     console.print(f"All cases: {out / 'uncertainty.csv'}")
 
 
-def _free_place(out: Path, names: Sequence[str], model: "Model", overwrite: bool) -> str:
-    """The text of the dataset.json that will describe the label maps. Raises DataError where others lie in OUT."""
+def _check_place(out: Path, images: Path, model: "Model") -> None:
+    """Raises DataError where label maps would lie among images, scribbles, masks, or what a run consists of."""
+    from scribbleseg.data.layouts import recognise
+    from scribbleseg.pipeline import data_of
+    from scribbleseg.runs import check_outside
+    from scribbleseg.types import DataError
+
+    sets = [images] if images.is_dir() and recognise(images) else []
+    check_outside(out, *sets, Path(data_of(model.run)["folder"]))
+    folder = images if images.is_dir() else images.parent
+    for place in (folder, folder / "images", folder / "imagesTs"):  # a folder of its own among the images is no image
+        if out.exists() and place.exists() and out.samefile(place):
+            raise DataError(
+                f"{out}: expected another folder than that of the images, which label maps of the same names would "
+                "replace; give another --out"
+            )
+
+
+def _free_place(progress: _Progress, names: Sequence[str], maps: Sequence[str], model: "Model", overwrite: bool) -> str:
+    """The text of the dataset.json that will describe the label maps. Raises DataError where others lie in OUT.
+
+    Nothing but what `predict` wrote is ever replaced: its dataset.json says that a folder is one of label maps.
+    """
     from scribbleseg.data.formats import PNG
     from scribbleseg.types import DataError
 
-    there = [f"{name}{end}" for name in names for end in (".nii.gz", PNG) if (out / f"{name}{end}").exists()]
-    if there and not overwrite:
-        raise DataError(f"{out}: expected no file of these names, found {there[0]}; give another --out, or --overwrite")
+    out = progress.out
     values = {name: value for value, name in enumerate(model.label_names)}
     file, text = out / "dataset.json", json.dumps({"labels": values}) + "\n"
-    if file.exists() and file.read_text() != text:
+    if file.exists() and not (file.is_file() and file.read_bytes() == text.encode()):
         raise DataError(f"{file}: expected no description of another data set, found one; give another --out")
+    kinds = ("", *(() if progress.known else maps))  # what it was at when it was interrupted is its own
+    there = [
+        f"{name}{kind}{end}"
+        for name in names
+        if name not in progress.own
+        for kind in kinds
+        for end in (".nii.gz", PNG)
+        if os.path.lexists(out / f"{name}{kind}{end}")
+    ]
+    if there and not file.exists():
+        raise DataError(
+            f"{out}: expected a folder for label maps, found {there[0]}, which `predict` did not write (it writes "
+            "dataset.json beside); give another --out"
+        )
+    if there and not overwrite:
+        raise DataError(f"{out}: expected no file of these names, found {there[0]}; give another --out, or --overwrite")
     return text
 
 
@@ -224,8 +285,11 @@ def evaluate(
     from scribbleseg.data.predictions import open_predictions
     from scribbleseg.evaluation.metrics import write_scores
     from scribbleseg.files import first_of
+    from scribbleseg.runs import check_outside
     from scribbleseg.types import DataError
 
+    if out:
+        check_outside(out, data)
     opened = open_predictions(predictions, open_at(Place(data, format, split, fold)))
     dataset = opened.dataset
     if opened.strangers:
@@ -290,15 +354,19 @@ def report(
 
     Example: `scribbleseg report runs/first runs/second --out report.html`
     """
-    from scribbleseg.evaluation.report import write_report
+    from scribbleseg.evaluation.report import check_page, write_report
     from scribbleseg.review import summarise_run
     from scribbleseg.runs import open_run
     from scribbleseg.training.hardware import make_fabric
 
+    check_page(out)
     opened = [open_run(path) for path in runs]
     fabric = make_fabric(accelerator)
     summaries = [summary for run in opened for summary in summarise_run(run, fabric)]
     write_report(out, summaries)
+    for summary in summaries:
+        for sentence in summary.warnings:
+            console.print(f"{summary.name}: {sentence}", style="yellow", soft_wrap=True)
     print_table(score_table({summary.name: summary.scores for summary in summaries}))
     console.print(f"Report: {out.resolve()}")
 

@@ -1,9 +1,12 @@
-"""Fingerprints: digests by which a run knows that it is resumed on the data it was started with."""
+"""Fingerprints: digests by which a run knows its data again, of what is read from files and of the files themselves."""
 
 import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
+from scribbleseg.data.formats.names import DETACHED, ending
 from scribbleseg.types import Case, Cases
 
 
@@ -37,3 +40,35 @@ def fingerprint(cases: Cases) -> str:
     for case in cases:
         whole.add(case)
     return whole.hexdigest()
+
+
+def digest_of_files(files: Iterable[Path]) -> str:
+    """Returns a sha256 of what is in these files, in their order, whatever their names and dates are.
+
+    It is quicker than a `Fingerprint`, for nothing is unpacked; but the same voxels, compressed anew, give another one.
+    The folder of a DICOM series stands for all its files, a header for the file of voxels that it names, too. A file
+    that is missing counts as such, and so does what is no file, such as a device, which is not read.
+    """
+    whole = hashlib.sha256()
+    for path in files:
+        for part in _parts(path):
+            whole.update(f"{_digest(part)}\n".encode())
+    return whole.hexdigest()
+
+
+def _parts(path: Path) -> Iterator[Path]:
+    """The file and those that its voxels lie in."""
+    if path.is_dir():
+        yield from sorted(path.iterdir())
+        return
+    yield path
+    if ending(path) in DETACHED and path.is_file():
+        header, beside = path.read_bytes(), [each for each in sorted(path.parent.iterdir()) if each != path]
+        yield from [each for each in beside if each.name.encode() in header] or beside
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():
+        return "not a file" if path.exists() else "missing"
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,18 +5,19 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from rich.progress import track
 
-from scribbleseg.data.fingerprint import Fingerprint
+from scribbleseg.data.fingerprint import Fingerprint, digest_of_files
 from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
@@ -218,7 +219,12 @@ class Slices:
 
 
 def build_slices(
-    cases: Cases, preprocess: Preprocess, folder: Path, label_names: Sequence[str] = (), held_out: float = 0.0
+    cases: Cases,
+    preprocess: Preprocess,
+    folder: Path,
+    label_names: Sequence[str] = (),
+    held_out: float = 0.0,
+    files: Mapping[str, Sequence[Path]] = MappingProxyType({}),
 ) -> Slices:
     """Write the cache of these cases, or open the one that is there; nothing is left half-written. Reads cases once.
 
@@ -230,6 +236,7 @@ def build_slices(
         folder: that of the cache.
         label_names: the labels that are to be learned, background first; none asks for any scribble at all.
         held_out: the share of the drawn slices whose scribbles are held out (`slices_to_hold_out`).
+        files: what each case is read from (`Dataset.files`), whose digests are noted.
 
     Raises:
         DataError: if no case has a scribble, all have scribbles of one of the labels alone, channels differ between
@@ -243,7 +250,10 @@ def build_slices(
             return slices
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     with _complete_or_absent(folder) as partial:
+        digests = {name: digest_of_files(files[name]) for name in cases.names if name in files}
         index = _write_layers(cases, preprocess, partial, label_names, held_out)
+        for name, digest in digests.items():
+            index["cases"][name]["files"] = digest
         checksums = {path.stem: _checksum(path) for path in sorted(partial.glob("*.raw"))}
         write_json(partial / "index.json", {"key": key, **index, "checksums": checksums})
     return open_slices(folder)

@@ -56,8 +56,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         present.json     optional: which structures are in which case (`data.layouts.present`); or present.csv
 
     Args:
-        dataset: a data set of any layout. `options["scribbles"]` of the result is the folder, so that `open_dataset`
-            can open it again.
+        dataset: a data set of any layout. `options["scribbles"]` of the result is the folder, to open it again.
         folder: the scribbles. Files that belong to no training case are passed over (other cases train in another
             fold).
 
@@ -95,15 +94,22 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
             notes.append(f"image-level labels of what is no case of {dataset.root}: {', '.join(strangers)}")
     elif scribble_names:
         notes.append(f"no present.csv or present.json in {root}: recipes of two phases (ji2019.full) need one")
+    read = partial(_read_scribbled, dataset.train, files, encoding, present)
     return replace(
-        dataset,
-        train=dataset.train.read_by(partial(_read_scribbled, dataset.train, files, encoding, present)),
+        replace(dataset, train=dataset.train.read_by(read), files=_with_files(dataset, root, files)),
         scribble_names=scribble_names,
         scribble_values=encoding.by_name,
         notes=(*(note for note in dataset.notes if note != WITHOUT_SCRIBBLES), *notes),
         options={**dataset.options, "scribbles": str(root.resolve())},
         undrawn=(),
     )
+
+
+def _with_files(dataset: Dataset, root: Path, scribbles: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+    """Returns the files of each case, with those of a folder of scribbles."""
+    declared = [file for name in ("dataset.json", "present.json", "present.csv") if (file := root / name).is_file()]
+    added = {name: (*([scribbles[name]] if name in scribbles else []), *declared) for name in dataset.train.names}
+    return {name: (*files, *added.get(name, ())) for name, files in dataset.files.items()}
 
 
 def _read_annotated(dataset: Dataset, name: str) -> Case:

@@ -38,6 +38,9 @@ AGREEMENT = "agreement with held-out scribbles"
 UPPER_BOUND_COLOUR = "#888888"
 """The colour of runs that were trained on full masks."""
 
+HTML = b"<!doctype html"
+"""How a page begins, in lower case."""
+
 UNTRAINED = "These are the areas that the scribbles grow into. No network has learned from them yet."
 """What is said of a run that has seed areas alone."""
 
@@ -74,6 +77,7 @@ class RunSummary:
         is_upper_bound: whether the run was trained on full masks: the others are compared with it.
         paper: Dice in the paper that it reproduces, by structure, and their "mean"; empty where there is none.
         origin: what it was made from.
+        warnings: sentences that whoever reads of the run has to know, such as that its data set has changed.
     """
 
     name: str
@@ -86,6 +90,7 @@ class RunSummary:
     is_upper_bound: bool = False
     paper: Mapping[str, float] = field(default_factory=dict)
     origin: Origin = Origin()
+    warnings: Sequence[str] = ()
 
 
 def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentation from scribbles") -> None:
@@ -97,10 +102,12 @@ def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentat
         title: the page's title.
 
     Raises:
-        DataError: no run; a picture's maps differ in shape or hold undeclared values; the file cannot be written.
+        DataError: no run; a picture's maps differ in shape or hold undeclared values; the file cannot be written, or
+            is there and is no HTML.
     """
     if not runs:
         raise DataError(f"{path}: expected at least one run to report, got none")
+    check_page(path)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -112,6 +119,14 @@ def write_report(path: Path, runs: Sequence[RunSummary], title: str = "Segmentat
     html = environment.get_template("report.html.jinja").render(_page(runs, title))
     with atomically(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def check_page(path: Path) -> None:
+    """Raises DataError where something else than a page of HTML lies where a report is to be written."""
+    if path.is_file() and path.stat().st_size and path.read_bytes()[: len(HTML)].lower() != HTML:
+        raise DataError(f"{path}: expected no file, or an older report, found something else; give another name")
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: expected the name of an HTML file, found no file there; give another name")
 
 
 def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
@@ -186,6 +201,7 @@ def _run_view(
     agreement = known["agreement"][-1][1] if known["agreement"] else None
     return {
         "name": run.name,
+        "warnings": run.warnings,
         "colour": colour,
         "is_upper_bound": run.is_upper_bound,
         "paper": run.paper,

@@ -13,14 +13,19 @@ from scribbleseg.annotate.simulate.rules import Rule, ShiftedSkeleton
 from scribbleseg.data import coarse
 from scribbleseg.data.brain import surrounded
 from scribbleseg.data.encoding import declared, to_disk
-from scribbleseg.data.formats import label_ending, volumes_in, write_labels
+from scribbleseg.data.fingerprint import digest_of_files
+from scribbleseg.data.formats import label_ending, read_labels, volumes_in, write_labels
 from scribbleseg.data.layouts.present import read_present, write_present
-from scribbleseg.data.orientation import common_orientation, turn_to
-from scribbleseg.files import write_text
+from scribbleseg.data.orientation import Turn, common_orientation, turn_to
+from scribbleseg.files import FileError, read_json, write_json, write_text
+from scribbleseg.runs import check_outside
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
 
 Source = Literal["masks", "scribbles"]
 Drawn = Literal["scribbled", "all"]
+
+DRAWN_FROM = "drawn_from.json"
+"""The file that says by digests which files each case's scribbles were drawn from."""
 
 
 def drawn_in(dataset: Dataset, labels: Drawn = "scribbled") -> Dataset:
@@ -39,6 +44,7 @@ def write_simulation(
         dataset.json       the labels; unlabelled voxels are "ignore", the highest value (nnU-Net's convention)
         simulation.json    the rule with its seed, and the source
         present.json       for data sets that score regions: which structures each mask has (image-level labels)
+        drawn_from.json    a digest of the files that each case was drawn from
         CASE.nii.gz        one for each case; CASE.png for pictures
 
     Cases that are there already are passed over, so a run that was killed can be repeated, and so can one with more
@@ -57,40 +63,77 @@ def write_simulation(
         `folder`.
 
     Raises:
-        DataError: another simulation is in the folder, a case cannot be read or has no mask or no scribbles, "all" is
-            asked for of scribbles that are coarser, or a file cannot be written.
+        DataError: another simulation or something else is in the folder, it is one of the data set or of a run, a case
+            has changed since its scribbles were drawn, cannot be read or has no mask or no scribbles, "all" is asked
+            for of scribbles that are coarser, or a file cannot be written.
     """
     folder = Path(folder)
+    _check_folder(folder, dataset)
     if source == "scribbles" and labels == "all" and dataset.scribble_names:
         raise DataError(
             f"{dataset.root}: expected scribbles of {', '.join(dataset.label_names)} to shorten, found scribbles of "
             f'{", ".join(dataset.scribble_names)}; draw on the masks or in the labels "scribbled"'
         )
-    drawn_dataset = drawn_in(dataset, labels)
-    values = declared(drawn_dataset.label_names)
+    seen, shortens = drawn_in(dataset, labels), source == "scribbles"
+    values = declared(seen.label_names)
     # Simulations of versions that knew no `every` can be gone on with.
     described = {name: value for name, value in asdict(rule).items() if name != "every" or value != 1}
     _declare(folder / "simulation.json", {"rule": described, "source": source, "labels": values})
     orientation = common_orientation(dataset.train.geometry(name) for name in dataset.train.names)
-    there = volumes_in(folder)
+    drawn_from, there = _drawn_from(folder), volumes_in(folder)
     for name in track(dataset.train.names, "Scribbles"):
-        if name in there:
+        digest = digest_of_files(dataset.files.get(name, ()))
+        if name in there and drawn_from.get(name, digest) == digest:
             continue
         case = dataset.train.named(name)
         turn = turn_to(orientation, case.geometry)  # slices are drawn on in the plane that they are trained in
-        if source == "masks":
-            inside = turn(surrounded(case.image)) if isinstance(rule, ShiftedSkeleton) else None
-            drawn = simulate(turn(drawn_dataset.reference(name)), rule, name, inside)
-        else:
-            drawn = shorten(turn(_expert(case)), rule, name)
-        file = folder / f"{name}{label_ending(case.geometry)}"
-        write_labels(file, to_disk(turn.back(drawn), drawn_dataset.n_labels), case.geometry)
+        drawn = turn.back(shorten(turn(_expert(case)), rule, name) if shortens else _drawn(case, seen, rule, turn))
+        file = there.get(name) or folder / f"{name}{label_ending(case.geometry)}"
+        _write(file, to_disk(drawn, seen.n_labels), case)
+        write_json(folder / DRAWN_FROM, drawn_from := drawn_from | {name: digest})
     if dataset.regions and source == "masks":
         known = read_present(folder, dataset.label_names) or {}  # cases that train in another fold, too
         if new := {name: _structures(dataset.reference(name)) for name in dataset.train.names if name not in known}:
             write_present(folder / "present.json", known | new, dataset.label_names)
     _declare(folder / "dataset.json", {"labels": values})
     return folder
+
+
+def _drawn(case: Case, dataset: Dataset, rule: Rule, turn: Turn) -> Labels:
+    """Returns scribbles on the turned mask of a case."""
+    inside = turn(surrounded(case.image)) if isinstance(rule, ShiftedSkeleton) else None
+    return simulate(turn(dataset.reference(case.name)), rule, case.name, inside)
+
+
+def _check_folder(folder: Path, dataset: Dataset) -> None:
+    """Raises DataError for a folder of the data set or of a run, or with files that no simulation has written."""
+    if (folder / "simulation.json").is_file():
+        return
+    check_outside(folder, dataset.root)
+    there = volumes_in(folder)
+    if found := [there[name].name for name in dataset.train.names if name in there]:
+        raise DataError(
+            f"{folder}: expected an empty folder or one of simulated scribbles, found {found[0]} and no "
+            "simulation.json; name another folder"
+        )
+
+
+def _drawn_from(folder: Path) -> dict[str, str]:
+    """Returns the digests of the files that scribbles were drawn from; none where earlier versions drew them."""
+    file = folder / DRAWN_FROM
+    return read_json(file, "delete it") if file.exists() else {}
+
+
+def _write(file: Path, labels: Labels, case: Case) -> None:
+    """Writes the scribbles of a case, or finds the same ones there. Raises FileError where there are others."""
+    if not file.is_file():
+        write_labels(file, labels, case.geometry)
+    elif not np.array_equal(read_labels(file)[0], labels):
+        raise FileError(
+            file,
+            f"expected the scribbles that are drawn on case {case.name}, found others: its image or mask has changed",
+            "delete this file to draw it again, or name another folder",
+        )
 
 
 def _structures(mask: Labels) -> frozenset[int]:

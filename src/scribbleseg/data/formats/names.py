@@ -10,6 +10,8 @@ SEGMENTS = ".seg.nrrd"
 """The ending of 3D Slicer's segmentations, which are label maps and never images."""
 NRRD = (SEGMENTS, ".nrrd", ".nhdr")
 META = (".mha", ".mhd")
+DETACHED = (".nhdr", ".mhd")
+"""The endings of headers whose voxels lie in other files."""
 ITK = (*NRRD, *META)
 PNG = ".png"
 TIFF = (".tif", ".tiff")

@@ -34,6 +34,11 @@ class CaseFiles:
     scribbles: Path | None = None
     reference: Path | None = None
 
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """The images, the scribbles and the mask, as far as there are any."""
+        return (*self.images, *(file for file in (self.scribbles, self.reference) if file is not None))
+
 
 class CaseError(DataError):
     """The error of one case: everything that is wrong with it. `errors` holds one FileError for each problem."""
@@ -64,8 +69,13 @@ def dataset(
     files = {each.name: each for each in (*train, *test)}
     read_reference = partial(_read_reference, files, encoding.of_references)
     opened = Dataset(name, root, encoding.label_names, cases(train, encoding), cases(test, encoding), read_reference)
+    declared = [file for file in (root / "dataset.json",) if file.is_file()]
     return replace(
-        opened, notes=tuple(notes), mask_values=encoding.of_references.labels, scribble_values=encoding.by_name
+        opened,
+        notes=tuple(notes),
+        mask_values=encoding.of_references.labels,
+        scribble_values=encoding.by_name,
+        files={each.name: (*each.all, *declared) for each in files.values()},
     )
 
 
