@@ -406,8 +406,11 @@ def test_shapes_and_endings_are_the_callers_to_get_right(tmp_path):
 def test_folders_are_listed_by_stem_without_strangers(tmp_path):
     for name in ("b.nii.gz", "a.v2.NII.GZ", "c.mhd", "c.raw", ".DS_Store", "._b.nii.gz", "Thumbs.db", "notes.txt"):
         (tmp_path / name).write_text("")
-    (tmp_path / "d.png").mkdir()
     assert list(volumes_in(tmp_path)) == ["a.v2", "b", "c"]
+    (tmp_path / "d.png").mkdir()
+    with pytest.raises(FileError, match=r"d\.png: expected a file, found a folder"):
+        volumes_in(tmp_path)
+    (tmp_path / "d.png").rmdir()
     assert volumes_in(tmp_path / "absent") == {}
     assert (stem(tmp_path / "x.nii.gz"), ending(tmp_path / "x.nii.gz")) == ("x", ".nii.gz")
     (tmp_path / "b.nrrd").write_text("")

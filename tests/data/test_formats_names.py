@@ -46,7 +46,7 @@ def files(tmp_path):
 def test_a_wrong_ending_is_one_sentence_that_says_what_to_rename_and_that_helps(files, inside, named, says):
     path = files / named
     path.write_bytes((files / f"p01.{inside}").read_bytes())
-    for read in (read_image, read_labels, read_geometry):
+    for read in (read_image, read_geometry) if inside == "jpg" else (read_image, read_labels, read_geometry):
         with pytest.raises(FileError, match=says) as caught:
             read(path)
         assert "\n" not in str(caught.value)

@@ -34,6 +34,6 @@ def normalise_brain(image: Image) -> Image:
     brain = in_brain(image)
     normalised = np.zeros_like(image)
     for channel, values in enumerate(image[:, brain]):
-        scaled = (values - values.mean(dtype=np.float64)) / max(values.std(dtype=np.float64), 1e-8)
-        normalised[channel, brain] = scaled
+        if values.size and np.ptp(values):
+            normalised[channel, brain] = (values - values.mean(dtype=np.float64)) / values.std(dtype=np.float64)
     return normalised

@@ -98,5 +98,8 @@ def _normalised(channel: np.ndarray, window: Window | None) -> np.ndarray:
         low, high = window
         return ((np.clip(channel, low, high) - (low + high) / 2) * (4 / (high - low))).astype(np.float32)
     low, high = np.percentile(channel, CLIPPED_PERCENTILES)
-    clipped = np.clip(channel, low, high)
-    return ((clipped - clipped.mean()) / np.maximum(clipped.std(), 1e-8)).astype(np.float32)
+    if low == high:
+        return np.zeros_like(channel, np.float32)
+    # A power of two changes no digit, and keeps squares of the smallest (ADC in m^2/s) and the largest in range.
+    clipped = np.ldexp(np.clip(channel, low, high), -int(np.frexp(float(high) - float(low))[1]))
+    return ((clipped - clipped.mean()) / clipped.std()).astype(np.float32)

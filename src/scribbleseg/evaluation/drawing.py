@@ -46,7 +46,7 @@ def embedded(image: Num[np.ndarray, "height width *rgb"], box: tuple[slice, slic
     low, high = np.percentile(image, (1, 99))
     if image.ndim == 3 and image.min() >= 0 and 1 < image.max() <= 255:
         low, high = 0, 255
-    shades = np.clip((image[box] - low) / max(high - low, 1e-12), 0, 1) * 255
+    shades = np.clip((image[box] - low) / ((high - low) or 1.0), 0, 1) * 255
     picture = PillowImage.fromarray(shades.astype(np.uint8))
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()

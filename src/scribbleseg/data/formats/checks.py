@@ -1,7 +1,7 @@
 """Checks that all formats share: damaged files, affines that no image can have, and two grids that should be one."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from scribbleseg.data.formats.content import check_ending
-from scribbleseg.data.formats.names import ending
+from scribbleseg.data.formats.names import ending, what_is
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
 
@@ -17,8 +17,11 @@ GRID_TOLERANCE = 0.1
 """Two grids are one if no corner lies further apart than this share of a voxel. Ours: far above the rounding of a
 float32 header or of a quaternion (1e-3), far below the half voxel that would move a label."""
 
-SMALLEST_MM3 = 1e-18
-"""A voxel smaller than a cube of a nanometre is flat, or its header is wrong (ours)."""
+SMALLEST_MM, LARGEST_MM = 1e-7, 1e4
+"""Voxels smaller than an angstrom or larger than 10 m along any axis are a mistake in a header (ours)."""
+
+FLAT = 1e-6
+"""Axes that span less of a voxel's volume than this, as a share of a box of its sizes, lie in one plane (ours)."""
 
 MOST_VALUES = 2**29
 """The most values (voxels times channels) that are read from one file, of any format. Ours: a CT of the whole body, 512
@@ -33,7 +36,9 @@ DEFLATE_RATIO = 1032
 def damage_reported(path: Path) -> Iterator[None]:
     """Turns a missing file, one of another format than its name says, and a damaged one, into one FileError."""
     if not path.is_file():
-        raise FileError(path, "expected this file, found none", "add it or leave the case out")
+        found = what_is(path)
+        remedy = "give a regular file" if path.exists() else "add it or leave the case out"
+        raise FileError(path, f"expected this file, found {found}", remedy)
     try:
         check_ending(path)
         yield
@@ -83,13 +88,27 @@ def in_millimetres(affine: np.ndarray, unit_mm: float | np.ndarray) -> np.ndarra
 
 
 def check_affine(path: Path, affine: np.ndarray) -> None:
-    """Raises FileError for an affine that is not finite or makes a voxel flat."""
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < SMALLEST_MM3:
+    """Raises FileError for an affine that is not finite, makes a voxel flat, or has voxels of an absurd size."""
+    finite = bool(np.isfinite(affine).all())
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if finite and sizes.all() and not ((sizes >= SMALLEST_MM) & (sizes <= LARGEST_MM)).all():
+        raise absurd_size(path, sizes)
+    if not finite or not sizes.all() or abs(np.linalg.det(affine[:3, :3] / sizes)) < FLAT:
         raise FileError(
             path,
             f"expected an affine with a spacing above zero in each direction, found {affine[:3].tolist()}",
             "correct the header (spacing, qform, sform)",
         )
+
+
+def absurd_size(path: Path, sizes: Iterable[float]) -> FileError:
+    """The error of a header with voxel sizes, in mm along its first, second and third axis, that no image has."""
+    return FileError(
+        path,
+        f"expected voxels of {SMALLEST_MM:g} to {LARGEST_MM:g} mm along each axis, found "
+        f"{' x '.join(f'{size:.3g}' for size in sizes)} mm",
+        "correct the voxel size in the header, or its unit",
+    )
 
 
 def check_same_grid(path: Path, geometry: Geometry, other_path: Path, other: Geometry) -> None:

@@ -53,5 +53,11 @@ def check_ending(path: Path) -> None:
         )
 
 
+def holds(path: Path, endings: tuple[str, ...]) -> bool:
+    """Whether a file is, by its first bytes, of the format with these endings."""
+    with path.open("rb") as file:
+        return _endings(file.read(10)) == endings
+
+
 def _endings(start: bytes) -> tuple[str, ...]:
     return next((endings for first, endings in FIRST_BYTES.items() if start.startswith(first)), ())

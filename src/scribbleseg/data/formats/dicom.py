@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 
 from scribbleseg.data.formats.checks import check_claim
 from scribbleseg.data.formats.itk import itk_geometry
+from scribbleseg.data.formats.names import what_is
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
 
@@ -49,6 +50,8 @@ def _same_locale() -> Iterator[None]:
 def read_dicom(folder: Path) -> tuple[Shaped[np.ndarray, "1 depth height width"], Geometry]:
     """Reads the one series in a folder, its slices sorted by their positions, and its grid. Raises FileError."""
     problem, copy = "expected the slices of one DICOM series, ", "copy or download the series again"
+    if odd := [file for file in sorted(folder.iterdir()) if not (file.is_file() or file.is_dir())]:
+        raise FileError(odd[0], f"{problem}found {what_is(odd[0])}", "take it away, or give the slice")
     there = {file.name: _pixel_bytes(file) for file in folder.iterdir() if file.is_file() and _is_dicom(file)}
     series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:

@@ -1,5 +1,6 @@
 """NRRD and MetaImage, which ITK reads once their headers have been checked."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import SimpleITK
 from jaxtyping import Shaped
 
-from scribbleseg.data.formats.checks import check_affine, damage_reported, in_millimetres
+from scribbleseg.data.formats.checks import absurd_size, check_affine, damage_reported, in_millimetres
 from scribbleseg.data.formats.headers import read_header
 from scribbleseg.data.formats.names import NRRD, ending
 from scribbleseg.files import FileError
@@ -27,6 +28,11 @@ MILLIMETRES = {
 UNITS = re.compile(r"^(?:space units:|units:|DistanceUnits\s*=)\s*(.+)$", re.MULTILINE | re.IGNORECASE)
 """The lines of NRRD and MetaImage headers that name units, which ITK passes over."""
 
+NUMBERS = r"((?:[-+]?(?:[\d.]+(?:e[-+]?\d+)?|nan|inf(?:inity)?)[ \t]*)+)$"
+
+SPACINGS = re.compile(r"^(?:spacings:|ElementSpacing\s*=)\s*" + NUMBERS, re.MULTILINE | re.IGNORECASE)
+"""The lines of NRRD and MetaImage headers that hold voxel sizes alone, without directions."""
+
 
 def open_itk(path: Path) -> tuple[Any, Geometry]:
     """Reads the header of one NRRD or MetaImage. Returns ITK's reader, which can read the voxels, and the grid."""
@@ -39,7 +45,17 @@ def open_itk(path: Path) -> tuple[Any, Geometry]:
     n = reader.GetDimension()
     if n not in (2, 3):
         raise FileError(path, f"expected one 3-D volume, found {n} dimensions", "save one file a channel or time point")
+    _check_spacing(path)
     return reader, itk_geometry(path, reader, str(ending(path)))
+
+
+def _check_spacing(path: Path) -> None:
+    """Raises FileError for voxel sizes in the header that ITK would replace: negative ones, and those not finite."""
+    if line := SPACINGS.search(read_header(path).text):
+        sizes = [float(word) for word in line[1].split()]
+        unknown = sum(math.isnan(size) for size in sizes)  # NRRD: channels have none
+        if any(size <= 0 or math.isinf(size) for size in sizes) or len(sizes) - unknown < min(3, len(sizes)):
+            raise absurd_size(path, sizes)
 
 
 def read_itk(path: Path) -> tuple[Shaped[np.ndarray, "channel depth height width"], Geometry]:

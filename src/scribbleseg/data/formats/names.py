@@ -34,6 +34,15 @@ def ending(path: Path) -> str | None:
     return next((known for known in ENDINGS if path.name.lower().endswith(known)), None)
 
 
+def what_is(path: Path) -> str:
+    """Returns what a path leads to, in words. Nothing is opened: a pipe or a device would not end."""
+    if not path.exists():
+        return "a link that leads nowhere" if path.is_symlink() else "none"
+    kinds = {"a file": Path.is_file, "a folder": Path.is_dir, "a pipe": Path.is_fifo, "a socket": Path.is_socket}
+    kind = next((name for name, test in kinds.items() if test(path)), "a device")
+    return f"a link to {kind}" if path.is_symlink() else kind
+
+
 def stem(path: Path) -> str:
     """Returns the name of the file without its ending: `patient001.nii.gz` -> `patient001`.
 
@@ -53,7 +62,8 @@ def volumes_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Pa
         endings: those that are looked for, such as `IMAGE_ENDINGS`.
 
     Raises:
-        FileError: two files share a stem, so that nobody can say which one is meant, or a link leads nowhere.
+        FileError: two files share a stem, so that nobody can say which one is meant, a link leads nowhere, or what has
+            such a name is no file but a folder, a device or a pipe.
     """
     found: dict[str, Path] = {}
     read = _read_in(folder, endings)
@@ -67,7 +77,9 @@ def volumes_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Pa
                 "fetch what it stands for (git annex get, datalad get), mount the disk, or take the link away",
             )
         if not path.is_file():
-            continue
+            raise FileError(
+                path, f"expected a file, found {what_is(path)}", "give a regular file of that name, or take it away"
+            )
         if stem(path) in found:
             raise FileError(
                 path, f"expected one file named {stem(path)}, also found {found[stem(path)].name}", "keep one"

@@ -12,7 +12,14 @@ import numpy as np
 from jaxtyping import Shaped
 from nibabel.volumeutils import apply_read_scaling
 
-from scribbleseg.data.formats.checks import DEFLATE_RATIO, check_affine, check_claim, damage_reported, in_millimetres
+from scribbleseg.data.formats.checks import (
+    DEFLATE_RATIO,
+    absurd_size,
+    check_affine,
+    check_claim,
+    damage_reported,
+    in_millimetres,
+)
 from scribbleseg.data.formats.checksums import read_to_end
 from scribbleseg.data.formats.names import ending
 from scribbleseg.files import FileError
@@ -65,9 +72,14 @@ def _check_header(path: Path) -> Any:
 
 def open_nifti(path: Path) -> tuple[Any, Geometry]:
     """Reads the header of one volume. Returns nibabel's image, whose voxels are not read yet, and the grid."""
-    image_class = _check_header(path)
-    with damage_reported(path):
-        nifti: Any = image_class.from_filename(path, mmap=False)
+from scribbleseg.data.formats.checks import (
+    DEFLATE_RATIO,
+    absurd_size,
+    check_affine,
+    check_claim,
+    damage_reported,
+    in_millimetres,
+)
     shape = nifti.shape
     while len(shape) > 3 and shape[-1] == 1:  # "one time point" is how many tools write a volume
         shape = shape[:-1]
@@ -77,6 +89,7 @@ def open_nifti(path: Path) -> tuple[Any, Geometry]:
             f"expected one 3-D volume, found shape {' x '.join(map(str, nifti.shape))}",
             "save each channel or time point as a file of its own (CASE_0000.nii.gz, CASE_0001.nii.gz, ...)",
         )
+    _check_pixdim(path, nifti, shape)
     depth_height_width = (1, *reversed(shape))[-3:]
     unit = int(nifti.header["xyzt_units"]) & LENGTH_UNITS
     affine = in_millimetres(nifti.affine, MILLIMETRES.get(unit, 1.0))  # files that name no unit are in mm
@@ -84,17 +97,14 @@ def open_nifti(path: Path) -> tuple[Any, Geometry]:
     return nifti, Geometry(depth_height_width, affine, str(ending(path)), nifti.header.copy())
 
 
-def read_nifti(path: Path, labels: bool = False) -> tuple[Shaped[np.ndarray, "1 depth height width"], Geometry]:
-    """Reads one volume and its grid.
-
-    Args:
-        path: the file.
-        labels: whether values that are scaled by a slope and an intercept come as float64, which keeps any label's
-            number, instead of float32.
-
-    Raises:
-        FileError: missing, damaged, or of more than three dimensions.
-    """
+from scribbleseg.data.formats.checks import (
+    DEFLATE_RATIO,
+    absurd_size,
+    check_affine,
+    check_claim,
+    damage_reported,
+    in_millimetres,
+)
     nifti, geometry = open_nifti(path)
     with damage_reported(path):
         if str(ending(path)).endswith(".gz"):  # nibabel stops before the checksum

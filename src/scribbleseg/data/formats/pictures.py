@@ -17,6 +17,7 @@ from jaxtyping import Integer, Shaped, UInt8
 
 from scribbleseg.data.formats.checks import DEFLATE_RATIO, check_claim, damage_reported
 from scribbleseg.data.formats.checksums import check_png
+from scribbleseg.data.formats.content import holds
 from scribbleseg.data.formats.names import JPEG, PNG, TIFF, ending
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
@@ -105,13 +106,13 @@ def _geometry(path: Path, pixels: np.ndarray) -> Geometry:
 
 def _pixels(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarray, "height width channel"], bool]:
     """Reads the pixels as stored, and whether the last channel is alpha; `indices` keeps those of a palette."""
+    if lossless and path.is_file() and holds(path, JPEG):  # whatever its name says
+        raise FileError(
+            path,
+            "expected a label map or a drawing as PNG or TIFF, found JPEG, whose compression changes values",
+            "save it as PNG from the program that it was drawn in; a converted JPEG is no better",
+        )
     with damage_reported(path):
-        if lossless and ending(path) in JPEG:
-            raise FileError(
-                path,
-                "expected a label map or a drawing as PNG or TIFF, found JPEG, whose compression changes values",
-                "save it as PNG from the program that it was drawn in; a converted JPEG is no better",
-            )
         if ending(path) in TIFF:
             return _tiff(path, indices, lossless)
         if ending(path) == PNG:

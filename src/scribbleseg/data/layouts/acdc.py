@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from scribbleseg.data.encoding import Encoding
-from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset, nifti
+from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset, is_there, nifti
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
 ENCODING = Encoding(("background", "RV", "Myo", "LV"), {0: 0, 1: 1, 2: 2, 3: 3, 4: UNLABELLED})
@@ -102,7 +102,7 @@ def acdc(
         n_asked = len(to_train) + len(to_test)
         numbers = ", ".join(map(str, absent))
         notes.append(f"{len(absent)} of the split's {n_asked} patients are not in {root} and are skipped: {numbers}")
-    if apart is None and not any(case.scribbles and case.scribbles.is_file() for case in train):
+    if apart is None and not any(case.scribbles and is_there(case.scribbles) for case in train):
         train = [replace(case, scribbles=None) for case in train]
         notes.append(WITHOUT_SCRIBBLES)
     if not train:
@@ -169,7 +169,7 @@ def _frames(folder: Path, apart: Path | None, with_scribbles: bool) -> list[Case
             name=frame,
             images=(nifti(frame, folder),),
             scribbles=nifti(f"{frame}_scribble", *places) if with_scribbles else None,
-            reference=mask if (mask := nifti(f"{frame}_gt", folder)).exists() else None,
+            reference=mask if is_there(mask := nifti(f"{frame}_gt", folder)) else None,
         )
         for frame in sorted(frames)
     ]

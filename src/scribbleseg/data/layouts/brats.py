@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from scribbleseg.data.encoding import Encoding
 from scribbleseg.data.formats import NIFTI
-from scribbleseg.data.layouts.case_files import CaseFiles, dataset, nifti
+from scribbleseg.data.layouts.case_files import CaseFiles, dataset, is_there, nifti
 from scribbleseg.types import DataError, Dataset
 
 T1, T1CE, T2, FLAIR = range(4)
@@ -127,15 +127,13 @@ def _case_folders(place: Path) -> list[Path]:
 
 
 def _has(case: Path, naming: Naming) -> bool:
-    return any(
-        (case / f"{case.name}{part}{end}").is_file() for part in (*naming.modalities, naming.seg) for end in NIFTI
-    )
+    return any(is_there(case / f"{case.name}{part}{end}") for part in (*naming.modalities, naming.seg) for end in NIFTI)
 
 
 def _files(case: Path, naming: Naming) -> CaseFiles:
     images = tuple(nifti(case.name + modality, case) for modality in naming.modalities)
     mask = nifti(case.name + naming.seg, case)
-    return CaseFiles(case.name, images, None, mask if mask.is_file() else None)
+    return CaseFiles(case.name, images, None, mask if is_there(mask) else None)
 
 
 def _encoding(year: str) -> Encoding:

@@ -1,5 +1,6 @@
 """Makes a `Dataset` from lists of files, which are read one case at a time, when a case is asked for."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -112,9 +113,19 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
 
 
 def nifti(name: str, *places: Path) -> Path:
-    """Returns `name.nii.gz` or `name.nii` in the first folder that has it, else the file that should be there."""
+    """Returns `name.nii.gz` or `name.nii` in the first folder that has it, else the file that should be there.
+
+    What is there and is no file, such as a link that leads nowhere or to a device, is returned where there is no file:
+    reading it says so.
+    """
     candidates = [place / f"{name}{ending}" for place in places for ending in NIFTI]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    files = (path for path in candidates if path.is_file())
+    return next(files, None) or next((path for path in candidates if is_there(path)), candidates[0])
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there, or a link or something else that was meant as one; folders of that name are not."""
+    return os.path.lexists(path) and not path.is_dir()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 from scribbleseg.data.encoding import Encoding
 from scribbleseg.data.formats import volumes_in
-from scribbleseg.data.layouts.case_files import CaseFiles, dataset, nifti
+from scribbleseg.data.layouts.case_files import CaseFiles, dataset, is_there, nifti
 from scribbleseg.types import DataError, Dataset
 
 ZONES = ("background", "PZ", "CG")
@@ -108,7 +108,7 @@ def prostate158(folder: str | Path, *, train_cases: Names | None = None, test_ca
     for place in (root, root / "train", root / "test"):
         for patient in sorted(place.glob("[0-9][0-9][0-9]")):
             image, zones = (nifti(name, patient) for name in ("t2", "t2_anatomy_reader1"))
-            files[patient.name] = CaseFiles(patient.name, (image,), None, zones if zones.is_file() else None)
+            files[patient.name] = CaseFiles(patient.name, (image,), None, zones if is_there(zones) else None)
     if not files:
         raise DataError(f"prostate158: expected folders 001, 002, ... in {root} or {root / 'train'}, found none")
     own = _own_lists("prostate158", train_cases, test_cases)
