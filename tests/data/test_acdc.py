@@ -173,7 +173,7 @@ def test_masks_alone_can_be_simulated_upon(tree):
     assert all((case.scribbles == UNLABELLED).all() for case in dataset.train)
     np.testing.assert_array_equal(dataset.reference("patient001_frame01"), MASK.T)
     assert "no training case has scribbles: `scribbleseg simulate`" in dataset.notes[-1]
-    folder = write_simulation(dataset, RULES["full"], tree / "drawn")
+    folder = write_simulation(dataset, RULES["full"], tree.with_name(f"{tree.name}_drawn"))
     simulated = open_dataset(tree, scribbles=folder)
     assert (simulated.train[0].scribbles != UNLABELLED).any()
     assert not any("no training case has scribbles" in note for note in simulated.notes)

@@ -126,7 +126,7 @@ class TestNciIsbi:
         np.testing.assert_allclose(case.spacing_mm, SPACING[::-1], atol=1e-4)
 
     def test_simulated_scribbles_make_it_trainable(self, tree, tmp_path):
-        folder = write_simulation(open_dataset(tree, **OWN), RULES["full"], tmp_path / "drawn")
+        folder = write_simulation(open_dataset(tree, **OWN), RULES["full"], tree.with_name(f"{tree.name}_drawn"))
         dataset = open_dataset(tree, scribbles=folder, **OWN)
         case = dataset.train.named("ProstateDx-01-0006")
         drawn = case.scribbles != UNLABELLED

@@ -63,9 +63,8 @@ def write_simulation(
         `folder`.
 
     Raises:
-        DataError: another simulation or something else is in the folder, it is one of the data set or of a run, a case
-            has changed since its scribbles were drawn, cannot be read or has no mask or no scribbles, "all" is asked
-            for of scribbles that are coarser, or a file cannot be written.
+        DataError: the folder holds something else, or is one of the data set or of a run; a case has changed since, or
+            cannot be drawn on; "all" is asked for of scribbles that are coarser; or a file cannot be written.
     """
     folder = Path(folder)
     _check_folder(folder, dataset)
