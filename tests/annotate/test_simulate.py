@@ -436,7 +436,11 @@ class TestWriteSimulation:
             open_dataset(phantoms, scribbles=folder)
         write_simulation(dataset, RULES["spots"], folder)
         after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-        assert {name for name in after if after[name] != before[name]} == {"train001.nii.gz", "dataset.json"}
+        assert {name for name in after if after[name] != before[name]} == {
+            "train001.nii.gz",
+            "dataset.json",
+            "drawn_from.json",
+        }
 
     def test_another_rule_needs_another_folder(self, phantoms, tmp_path):
         dataset = open_dataset(phantoms)
