@@ -72,14 +72,9 @@ def _check_header(path: Path) -> Any:
 
 def open_nifti(path: Path) -> tuple[Any, Geometry]:
     """Reads the header of one volume. Returns nibabel's image, whose voxels are not read yet, and the grid."""
-from scribbleseg.data.formats.checks import (
-    DEFLATE_RATIO,
-    absurd_size,
-    check_affine,
-    check_claim,
-    damage_reported,
-    in_millimetres,
-)
+    image_class = _check_header(path)
+    with damage_reported(path), np.errstate(invalid="ignore"):  # an affine that is not finite is reported below
+        nifti: Any = image_class.from_filename(path, mmap=False)
     shape = nifti.shape
     while len(shape) > 3 and shape[-1] == 1:  # "one time point" is how many tools write a volume
         shape = shape[:-1]
@@ -97,14 +92,27 @@ from scribbleseg.data.formats.checks import (
     return nifti, Geometry(depth_height_width, affine, str(ending(path)), nifti.header.copy())
 
 
-from scribbleseg.data.formats.checks import (
-    DEFLATE_RATIO,
-    absurd_size,
-    check_affine,
-    check_claim,
-    damage_reported,
-    in_millimetres,
-)
+def _check_pixdim(path: Path, nifti: Any, shape: tuple[int, ...]) -> None:
+    """Raises FileError for voxel sizes of 0 or less, which nibabel would replace; where an sform is, none counts."""
+    if int(nifti.header["sform_code"]):
+        return
+    with damage_reported(path), nib.openers.ImageOpener(str(path)) as file:
+        sizes = type(nifti.header).from_fileobj(file, check=False)["pixdim"][1 : len(shape) + 1].tolist()
+    if any(size < 0 or (size == 0 and n > 1) for size, n in zip(sizes, shape, strict=True)):
+        raise absurd_size(path, sizes)
+
+
+def read_nifti(path: Path, labels: bool = False) -> tuple[Shaped[np.ndarray, "1 depth height width"], Geometry]:
+    """Reads one volume and its grid.
+
+    Args:
+        path: the file.
+        labels: whether values that are scaled by a slope and an intercept come as float64, which keeps any label's
+            number, instead of float32.
+
+    Raises:
+        FileError: missing, damaged, or of more than three dimensions.
+    """
     nifti, geometry = open_nifti(path)
     with damage_reported(path):
         if str(ending(path)).endswith(".gz"):  # nibabel stops before the checksum
