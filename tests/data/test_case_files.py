@@ -33,17 +33,18 @@ def test_errors_come_through_from_another_process():
 @pytest.fixture
 def cut_off(tmp_path):
     """A data set of one case whose header is whole and whose voxels are not."""
-    nib.save(nib.Nifti1Image(np.ones((40, 30, 2), np.int16), np.diag([-1.5, -1.5, 8, 1])), tmp_path / "p1.nii")
-    whole = (tmp_path / "p1.nii").read_bytes()
-    (tmp_path / "p1.nii").write_bytes(whole[: len(whole) // 2])
-    return dataset("folder", tmp_path, ENCODING, [CaseFiles("p1", (tmp_path / "p1.nii",))], [])
+    voxels = np.random.default_rng(0).integers(0, 1000, (40, 30, 2), np.int16)
+    nib.save(nib.Nifti1Image(voxels, np.diag([-1.5, -1.5, 8, 1])), tmp_path / "p1.nii.gz")
+    whole = (tmp_path / "p1.nii.gz").read_bytes()
+    (tmp_path / "p1.nii.gz").write_bytes(whole[: len(whole) // 2])
+    return dataset("folder", tmp_path, ENCODING, [CaseFiles("p1", (tmp_path / "p1.nii.gz",))], [])
 
 
 def test_the_grid_of_a_case_is_read_without_its_voxels(cut_off):
     geometry = cut_off.train.geometry("p1")
     assert geometry.shape == (2, 30, 40)
     assert geometry.spacing_mm == (8, 1.5, 1.5)
-    with pytest.raises(CaseError, match="case p1: .*expected a whole .nii file"):
+    with pytest.raises(CaseError, match="case p1: .*expected a whole .nii.gz file"):
         cut_off.train.named("p1")
 
 

@@ -227,8 +227,9 @@ class TestFolder:
 
     def test_scribbles_are_drawn_in_the_plane_of_the_slices(self, root, tmp_path):
         dataset = open_dataset(root)
-        write_simulation(dataset, RULES["full"], tmp_path / "drawn")
-        drawn = open_dataset(root, scribbles=str(tmp_path / "drawn"))
+        folder = tmp_path.with_name(f"{tmp_path.name}_drawn")
+        write_simulation(dataset, RULES["full"], folder)
+        drawn = open_dataset(root, scribbles=str(folder))
         grid = Preprocess().resolve(drawn.train)
         for case in drawn.train:
             on_grid = grid.labels(case.scribbles, case.geometry)

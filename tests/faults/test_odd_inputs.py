@@ -19,7 +19,7 @@ from scribbleseg.data.brain import normalise_brain
 from scribbleseg.data.drawing import open_drawing
 from scribbleseg.data.encoding import Encoding
 from scribbleseg.data.formats import read_image, read_labels
-from scribbleseg.data.formats.itk import read_dicom
+from scribbleseg.data.formats.dicom import read_dicom
 from scribbleseg.data.intensities import CLIPPED_PERCENTILES, normalise
 from scribbleseg.data.layouts.brats import brats
 from scribbleseg.evaluation.drawing import embedded

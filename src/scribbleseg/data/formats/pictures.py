@@ -150,6 +150,8 @@ def _check_png_header(path: Path) -> None:
     """Raises FileError for a PNG that claims more than its compressed bytes can hold; Pillow would allocate it."""
     with path.open("rb") as file:
         header = file.read(26)
+    if header[12:16] != b"IHDR":
+        return  # no PNG, as its reader will say
     width, height, bits, kind = struct.unpack(">16xIIBB", header)
     check_claim(path, (width, height, SAMPLES.get(kind, 1)), bits, path.stat().st_size * DEFLATE_RATIO)
 
