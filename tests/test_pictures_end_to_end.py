@@ -70,7 +70,7 @@ def test_scribbles_drawn_by_rule_on_pictures_are_pictures(root):
     for _ in range(2):  # the second time nothing is drawn again
         call("simulate", root, "--rule", "full", "--out", out)
         drawn = {name: np.array(PIL.Image.open(out / f"{name}.png")) for name in ("a", "b")}
-        assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png", "dataset.json", "simulation.json"]
+        assert {path.name for path in out.iterdir() if path.suffix != ".json"} == {"a.png", "b.png"}
         assert {0, 1} < set(np.unique(drawn["a"]))
         assert (drawn["a"] == mask)[drawn["a"] < 2].all()
         np.testing.assert_array_equal(

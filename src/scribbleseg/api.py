@@ -102,8 +102,8 @@ class Model:
         among them.
 
         Args:
-            path: as in `cases`.
-            scribbles: a folder of strokes in the place of the data set's own, as in `open_dataset`. For the folder that
+            path: an image, a folder of images, or a data set (see `cases`).
+            scribbles: a folder of strokes in the place of the data set's own (see `open_dataset`). For the folder that
                 the run was trained on, None is those that it was trained on.
 
         Raises:

@@ -28,6 +28,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from scribbleseg.data.formats import volumes_in
 from scribbleseg.files import (
     FileError,
     atomically,
@@ -190,17 +191,21 @@ class Run:
         return SummaryWriter(self.path / "tensorboard")
 
 
-def check_outside(out: Path, *inputs: Path) -> None:
-    """Raises DataError where files would be written into a data set, or among those that a run consists of.
+READ = ("images", "scribbles", "masks", "imagesTr", "imagesTs", "labelsTr", "labelsTs", "masksTr", "annotators")
+"""The names of folders in a data set that hold images and labels."""
 
-    A folder of its own inside a run folder, such as RUN/predictions, is nobody else's.
+
+def check_outside(out: Path, *inputs: Path) -> None:
+    """Raises DataError where files would be written among those of a data set, or those that a run consists of.
+
+    A folder of its own inside a data set or a run folder, such as RUN/predictions, is nobody else's.
 
     Args:
         out: the folder that is to be written to; it need not exist.
         inputs: folders of data sets.
     """
     for folder in inputs:
-        if is_within(out, folder):
+        if is_within(out, folder) and (is_within(folder, out) or _is_read(out)):
             raise DataError(
                 f"{out}: expected a folder outside of the data, found one in {folder}, whose files would be replaced "
                 "or mixed with others; give another --out"
@@ -214,6 +219,12 @@ def check_outside(out: Path, *inputs: Path) -> None:
                     f"{out}: expected a folder that no run keeps its own files in, found that of the run {run}; give "
                     f"another --out, such as {run / 'predictions'}"
                 )
+
+
+def _is_read(out: Path) -> bool:
+    """Whether a folder has a name that data sets are read by, or files that may be theirs and not another verb's."""
+    written = any((out / name).exists() for name in ("dataset.json", "simulation.json"))
+    return out.resolve().name in READ or (not written and bool(volumes_in(out)))
 
 
 def has_begun(path: Path) -> bool:

@@ -54,8 +54,11 @@ def test_predict_never_writes_into_the_folder_of_the_images(asked, name, run, pl
     assert contents(place / "new") == before
 
 
-@pytest.mark.parametrize("inside", ["masks", "imagesTs", "predictions", ""])
+@pytest.mark.parametrize("inside", ["masks", "imagesTs", "of another", "masks/../images", ""])
 def test_predict_writes_nothing_into_a_data_set(inside, run, hearts, place):
+    for root in (place / "new", hearts.root):
+        (root / "of another").mkdir(exist_ok=True)
+        shutil.copy(place / "new" / "masks" / "test000.nii.gz", root / "of another")
     before = contents(place / "new")
     call("predict", run.path, place / "new", "--out", place / "new" / inside, "--overwrite", code=2)
     assert contents(place / "new") == before
@@ -92,6 +95,8 @@ def test_a_folder_of_its_own_beside_an_image_and_in_a_run_is_welcome(run, place,
     call("predict", run.path, "test000.nii.gz", "--out", "predictions")
     call("predict", run.path, ".", "--out", "all")
     call("predict", run.path, "test000.nii.gz", "--out", run.path / "predictions")
+    for _ in range(2):
+        call("predict", run.path, place / "new", "--out", place / "new" / "predictions", "--overwrite")
 
 
 @pytest.mark.parametrize("inside", ["", "labels", "labels/0", "slices", "recursion_0", "recursion_0/new"])
@@ -150,7 +155,7 @@ def test_a_report_replaces_nothing_but_a_report(name, place):
 
 def test_simulate_writes_nothing_into_a_data_set_nor_beside_what_others_drew(hearts, place):
     new, before = folder(place / "new"), contents(place)
-    for inside in ("", "images", "scribbles", "drawn"):
+    for inside in ("", "images", "scribbles"):
         with pytest.raises(DataError, match="outside of the data"):
             write_simulation(new, RULES["full"], place / "new" / inside)
     experts = shutil.copytree(place / "new" / "scribbles", place / "experts")

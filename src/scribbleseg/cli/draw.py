@@ -42,7 +42,8 @@ def suggest(
         raise failed[0]
     for error in failed:
         errors.print(f"not looked at: {error}", style="yellow", soft_wrap=True)
-    table = Table("", "case", "slice", "structure", "help", "why", box=None)
+    heads = ["", "case", "slice", "structure", "help", "why"]
+    table = Table(*heads, box=None)
     for n, each in enumerate(rank(looks, model.label_names, count), start=1):
         stack = each.stack
         where = f"{each.slice + 1} of {stack.slices} {stack.plane}".rstrip()
