@@ -89,6 +89,7 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
         read: reads one of them; raises DataError.
         read_geometry: reads the grid of one of them, without its voxels where the format allows it; None reads the
             whole case.
+        images: the files of the image of each, one a channel, for who reads images alone; None where nobody said.
     """
 
     def __init__(
@@ -96,8 +97,10 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
         names: Sequence[str],
         read: Callable[[str], Case],
         read_geometry: Callable[[str], Geometry] | None = None,
+        images: Mapping[str, tuple[Path, ...]] | None = None,
     ) -> None:
         self.names = tuple(names)
+        self.images = {} if images is None else {name: images[name] for name in self.names}
         self._read = read
         self._read_geometry = read_geometry
 
@@ -124,11 +127,11 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
 
     def only(self, names: Sequence[str]) -> "Cases":
         """Some of these cases, in the order of `names`."""
-        return Cases(names, self._read, self._read_geometry)
+        return Cases(names, self._read, self._read_geometry, self.images or None)
 
     def read_by(self, read: Callable[[str], Case]) -> "Cases":
         """Cases of the same names and grids that are read in another way, such as with other scribbles."""
-        return Cases(self.names, read, self._read_geometry)
+        return Cases(self.names, read, self._read_geometry, self.images or None)
 
     def _check(self, name: str) -> None:
         if name not in self.names:

@@ -10,6 +10,7 @@ import pytest
 import SimpleITK
 
 from scribbleseg.data import folder, images, open_dataset
+from scribbleseg.data.layouts.folder import image_files
 from scribbleseg.types import UNLABELLED, DataError
 
 IMAGE = np.random.default_rng(0).integers(0, 1000, (12, 10, 2)).astype(np.int16)  # x y z
@@ -307,3 +308,32 @@ def test_layouts_that_are_not_recognised_are_shown_the_known_ones(tmp_path):
         open_dataset(tmp_path, "folder")
     with pytest.raises(DataError, match="format nnunet takes scribbles; got fold"):
         open_dataset(tmp_path, "nnunet", fold=1)
+
+
+def write_series(folder):
+    """A DICOM series of two slices."""
+    folder.mkdir(parents=True)
+    for z in range(2):
+        slice_ = SimpleITK.GetImageFromArray(IMAGE.T[z : z + 1])
+        slice_.SetMetaData("0020|000e", "1.2.3")
+        slice_.SetMetaData("0020|0032", f"0\\0\\{z}")
+        SimpleITK.WriteImage(slice_[:, :, 0], folder / f"{z}.dcm")
+
+
+def test_images_may_lie_beside_the_declaration_and_be_series(tmp_path):
+    save(tmp_path / "a.nii.gz", IMAGE)
+    write_series(tmp_path / "b.1")
+    save(tmp_path / "scribbles" / "a.nii.gz", strokes())
+    save(tmp_path / "scribbles" / "b.1.nii.gz", strokes(), np.diag([-1.0, -1.0, 1.0, 1.0]))
+    declare(tmp_path, {"background": 0, "liver": 1, "tumour": 2, "ignore": 9})
+    dataset = open_dataset(tmp_path)
+    assert dataset.train.names == ("a", "b.1")
+    assert dataset.train.images == {"a": (tmp_path / "a.nii.gz",), "b.1": (tmp_path / "b.1",)}
+    for case in dataset.train:
+        np.testing.assert_array_equal(case.image[0], IMAGE.T)
+        np.testing.assert_array_equal(case.scribbles, np.where(strokes() == 9, UNLABELLED, strokes()).T)
+
+
+def test_one_series_alone_is_a_case(tmp_path):
+    write_series(tmp_path / "patient")
+    assert image_files(tmp_path / "patient") == {"patient": (tmp_path / "patient",)}

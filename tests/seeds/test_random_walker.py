@@ -332,3 +332,20 @@ def test_in_a_volume_too_only_slices_with_background_strokes_alone_are_backgroun
     areas = RandomWalker(empty="background", dimensions=3)(image, scribbles, (1.0, 1.0, 1.0))
     assert (areas[[0, 3]] == 0).all()
     assert (areas[[1, 2]] == UNLABELLED).all()
+
+
+def test_slices_on_the_scale_of_their_volume_have_the_areas_of_the_volume():
+    rng = np.random.default_rng(3)
+    image = rng.normal(size=(2, 3, 12, 14)).astype(np.float32)
+    scribbles = np.full((3, 12, 14), UNLABELLED, np.uint8)
+    scribbles[:, 2, 2:9], scribbles[:, 9, 1:12] = 1, 0
+    walker, spacing = RandomWalker(tau=0.8, beta=30.0), (5.0, 1.0, 1.5)
+    low, high = (extreme(axis=(1, 2, 3), keepdims=True) for extreme in (image.min, image.max))
+    scaled = (image.astype(np.float64) - low) / (high.astype(np.float64) - low)
+    whole = walker(image, scribbles, spacing)
+    assert (whole != scribbles).any()
+    for z in range(3):
+        one = walker.grow_scaled(scaled[:, z : z + 1], scribbles[z : z + 1], spacing)
+        np.testing.assert_array_equal(one[0], whole[z])
+    with pytest.raises(ValueError, match="tau"):
+        RandomWalker(tau=None).grow_scaled(scaled, scribbles, spacing)

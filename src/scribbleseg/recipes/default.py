@@ -10,7 +10,7 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.recipe_names import names
 from scribbleseg.relabel.decide import Confident
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import AUTOMATIC, Strokes
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.hardware import Machine
 from scribbleseg.training.losses import PartialCrossEntropy, PartialDice
@@ -38,7 +38,7 @@ def training(iterations: int, e_steps: int = 4) -> tuple[Stage, ...]:
 
 
 COMMON = Recipe(
-    seeds=RandomWalker(tau=None, beta=400.0, empty="background"),
+    seeds=AUTOMATIC,
     augment=Augment(gamma=0.5, low_resolution=0.25, blur=0.2),
     stop_below=0.0,
     rotations=(15.0, -15.0),

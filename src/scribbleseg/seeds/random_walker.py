@@ -124,6 +124,10 @@ class RandomWalker:
         """
         check_volume(image, scribbles, spacing_mm, "random walker")
         scaled = _scale(np.asarray(image), over=(1, 2, 3) if self.scale == "volume" else (2, 3))
+        return self._walked(scaled, scribbles, spacing_mm)
+
+    def _walked(self, scaled: Block, scribbles: Labels, spacing_mm: Sequence[float]) -> Probabilities:
+        """Returns the probabilities in an image that is scaled already."""
         drawn = scribbles[scribbles != UNLABELLED]
         n_labels = max(int(drawn.max(initial=0)) + 1, 2)
         spacing = np.asarray(spacing_mm, dtype=np.float64) / spacing_mm[-1]
@@ -143,6 +147,28 @@ class RandomWalker:
         if self.tau is None:
             return self.fitted([(image, scribbles, spacing_mm)])(image, scribbles, spacing_mm)
         return _areas(self.probabilities(image, scribbles, spacing_mm), scribbles, self.tau)
+
+    def grow_scaled(self, scaled: Block, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
+        """Returns the seed areas in an image whose channels are scaled to [0, 1] already.
+
+        This is for a few slices of a volume: given the scale of the whole, they get the areas that they have in it.
+
+        Args:
+            scaled: float64 `channel depth height width`.
+            scribbles: uint8 `depth height width`.
+            spacing_mm: voxel size along `(depth, height, width)`.
+
+        Returns:
+            uint8 `depth height width`.
+
+        Raises:
+            DataError: shapes that do not fit, or an image that is not finite.
+            ValueError: no tau.
+        """
+        check_volume(scaled, scribbles, spacing_mm, "random walker")
+        if self.tau is None:
+            raise ValueError("tau: expected a probability, got None; use `fitted`")
+        return _areas(self._walked(scaled, scribbles, spacing_mm), scribbles, self.tau)
 
     def fitted(self, volumes: Iterable[Volume]) -> "RandomWalker":
         """Returns the walker with a tau: the largest of TAUS at which structures grow in these volumes; else the least.
@@ -166,6 +192,10 @@ class RandomWalker:
         shares = [np.median(areas[structures] / likeliest[structures]) for areas in grown]
         enough = [tau for tau, share in zip(TAUS, shares, strict=True) if share >= GROWN]
         return replace(self, tau=max(enough, default=min(TAUS)))
+
+
+AUTOMATIC = RandomWalker(tau=None, beta=400.0, empty="background")
+"""The walker of our own recipes, which fits tau to the data (docs/LOG.md)."""
 
 
 def _areas(probabilities: Probabilities, scribbles: Labels, tau: float) -> Labels:

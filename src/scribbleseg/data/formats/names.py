@@ -17,6 +17,7 @@ PNG = ".png"
 TIFF = (".tif", ".tiff")
 JPEG = (".jpg", ".jpeg")
 """JPEG is for images only: its compression changes values."""
+DICOM = ".dcm"
 PICTURES = (PNG, *TIFF, *JPEG)
 ENDINGS = (*NIFTI, *ITK, *PICTURES)
 """All endings of file names that can be read."""
@@ -86,6 +87,15 @@ def volumes_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Pa
             )
         found[stem(path)] = path
     return dict(sorted(found.items()))
+
+
+def series_in(folder: Path) -> dict[str, Path]:
+    """Returns the folders of DICOM series (*.dcm) in a folder by their names, sorted, or itself where it is one."""
+    if not folder.is_dir():
+        return {}
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    found = [path for path in (folder, *inside) if any(each.suffix.lower() == DICOM for each in path.iterdir())]
+    return {unicodedata.normalize("NFC", path.resolve().name): path for path in found}
 
 
 def unread_in(folder: Path, companions: bool = False, endings: tuple[str, ...] = ENDINGS) -> list[Path]:

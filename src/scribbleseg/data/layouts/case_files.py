@@ -83,7 +83,8 @@ def dataset(
 def cases(files: Sequence[CaseFiles], encoding: Encoding) -> Cases:
     """Returns cases, in the order of `files`, that are read when they are asked for."""
     by_name = {each.name: each for each in files}
-    return Cases(list(by_name), partial(_read_named, by_name, encoding), partial(_read_geometry, by_name))
+    images = {each.name: each.images for each in files}
+    return Cases(list(by_name), partial(_read_named, by_name, encoding), partial(_read_geometry, by_name), images)
 
 
 def read_case(files: CaseFiles, encoding: Encoding) -> Case:

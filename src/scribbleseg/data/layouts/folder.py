@@ -5,6 +5,9 @@
     masks/CASE.nii.gz        optional: full reference masks, for evaluation, and to simulate scribbles from
     dataset.json             {"labels": {"background": 0, "liver": 1, "tumour": 2, "ignore": 3}}
 
+An image may also be a folder that holds one DICOM series, images/CASE/*.dcm. Where there is no images/, images are what
+lies beside dataset.json.
+
 Scribbles and masks may be segmentations of 3D Slicer, CASE.seg.nrrd, whose segments have the names of labels. PNG and
 TIFF files in colours are read by `"colors": {"liver": "#ff0000", ...}` in dataset.json, beside "labels".
 
@@ -37,6 +40,7 @@ from scribbleseg.data.formats import (
     ending,
     read_labels,
     read_segments,
+    series_in,
     stem,
     unread_in,
     volumes_in,
@@ -61,8 +65,8 @@ def folder(folder: str | Path) -> Dataset:
     """
     root = Path(folder)
     _check_misplaced(root / "images")
-    images = volumes_in(root / "images", IMAGE_ENDINGS)
     scribbles, masks = (volumes_in(root / name) for name in ("scribbles", "masks"))
+    images = image_files(root, whole_names={*scribbles, *masks})
     if not images:
         raise DataError(
             f"{root}: expected images ({', '.join(IMAGE_ENDINGS)}), {_none_in(root / 'images')}; put them there"
@@ -73,16 +77,15 @@ def folder(folder: str | Path) -> Dataset:
             "masks/ to simulate some from"
         )
     unread = [path for name in ("images", "scribbles", "masks") for path in unread_in(root / name)]
+    unread = [path for path in unread if path not in series_in(root / "images").values()]
     beside = [path for path in unread_in(root / "scribbles", companions=True) if path not in unread]
-    whole = {match[1] if (match := CHANNEL.fullmatch(name)) else name for name in images}
-    _check_unread([*unread, *beside], whole - set(scribbles), root / "scribbles")
+    _check_unread([*unread, *beside], set(images) - set(scribbles), root / "scribbles")
     encoding = _declared(root, scribbles)
-    channels = group_channels(images.values(), whole_names={*scribbles, *masks})
     # Scribbles without an image are cases too: whoever drew them meant to train on them, so reading them must fail.
     expected = {name: (_image_of(path, root / "images"),) for name, path in scribbles.items()}
     files = [
         CaseFiles(name, paths, scribbles.get(name), masks.get(name))
-        for name, paths in sorted({**expected, **channels}.items())
+        for name, paths in sorted({**expected, **images}.items())
     ]
     trained_on = scribbles or masks
     train, test = ([f for f in files if (f.name in trained_on) is drawn] for drawn in (True, False))
@@ -100,6 +103,24 @@ def folder(folder: str | Path) -> Dataset:
         notes.append(f"not read: {first_of([str(path.relative_to(root)) for path in unread])}")
     undrawn = tuple(f.name for f in test if f.reference is None) if scribbles else ()
     return replace(dataset("folder", root, encoding, train, test, notes), undrawn=undrawn)
+
+
+def image_files(root: Path, whole_names: Iterable[str] = ()) -> dict[str, tuple[Path, ...]]:
+    """Returns the files of each image of a data set by the name of its case, one file a channel; empty without any.
+
+    Args:
+        root: the folder of the data set; where it has no images/, its own files are the images.
+        whole_names: names that are whole, though they may end like channels (`group_channels`).
+
+    Raises:
+        DataError: two files for one image, or a channel that is missing.
+    """
+    place = root / "images" if (root / "images").is_dir() else root
+    channels = group_channels(volumes_in(place, IMAGE_ENDINGS).values(), whole_names)
+    series = series_in(place)
+    if twice := sorted(channels.keys() & series.keys()):
+        raise FileError(series[twice[0]], "expected one image of that name, found a file and a series", "keep one")
+    return {**channels, **{name: (path,) for name, path in series.items()}}
 
 
 def _none_in(folder: Path) -> str:
