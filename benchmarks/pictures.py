@@ -17,7 +17,7 @@ from PIL import Image, ImageColor
 import scribbleseg as ss
 from how_to_draw import WAYS
 from scribbleseg.annotate.simulate import simulate
-from scribbleseg.evaluation.pictures import BACKGROUND_COLOUR, STRUCTURE_COLOURS
+from scribbleseg.evaluation.palette import BACKGROUND_COLOUR, STRUCTURE_COLOURS
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.phantoms.heart import heart
 from scribbleseg.recipes import default

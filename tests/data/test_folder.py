@@ -314,10 +314,21 @@ def write_series(folder):
     """A DICOM series of two slices."""
     folder.mkdir(parents=True)
     for z in range(2):
-        slice_ = SimpleITK.GetImageFromArray(IMAGE.T[z : z + 1])
-        slice_.SetMetaData("0020|000e", "1.2.3")
-        slice_.SetMetaData("0020|0032", f"0\\0\\{z}")
-        SimpleITK.WriteImage(slice_[:, :, 0], folder / f"{z}.dcm")
+        slice_ = SimpleITK.GetImageFromArray(IMAGE.T[z])
+        for key, value in {
+            "0008|0060": "MR",
+            "0020|000d": "1.2.3",
+            "0020|000e": "1.2.3.4",
+            "0008|0018": f"1.2.3.4.{z}",
+            "0020|0013": str(z),
+            "0020|0032": f"0\\0\\{z}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+        }.items():
+            slice_.SetMetaData(key, value)
+        writer = SimpleITK.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{z}.dcm"))
+        writer.Execute(slice_)
 
 
 def test_images_may_lie_beside_the_declaration_and_be_series(tmp_path):

@@ -3,13 +3,14 @@
 Each verb imports what it needs when it runs, so that --help is instant.
 """
 
-from scribbleseg.cli import data, draw, exchange, tables, train, use
+from scribbleseg.cli import annotate, data, draw, exchange, tables, train, use
 from scribbleseg.cli.app import app
 
-__all__ = ["app", "data", "draw", "exchange", "tables", "train", "use"]
+__all__ = ["annotate", "app", "data", "draw", "exchange", "tables", "train", "use"]
 
 ORDER = (
-    *("demo", "check", "simulate", "convert", "seeds", "train", "predict", "suggest", "evaluate", "report"),
+    *("demo", "annotate", "check", "simulate", "convert"),
+    *("seeds", "train", "predict", "suggest", "evaluate", "report"),
     *("recipes", "reproduce", "tune_crf"),
 )
 """The verbs in the order in which people need them, which is that of --help."""

@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import Num, UInt8
 
 from scribbleseg.evaluation.drawing import (
-    BACKGROUND_COLOUR,
-    STRUCTURE_COLOURS,
     embedded,
     errors,
     identifier,
@@ -18,6 +16,7 @@ from scribbleseg.evaluation.drawing import (
     overlay,
 )
 from scribbleseg.evaluation.metrics import dice
+from scribbleseg.evaluation.palette import BACKGROUND_COLOUR, STRUCTURE_COLOURS
 from scribbleseg.types import UNLABELLED, DataError
 
 MAX_PICTURES = 12

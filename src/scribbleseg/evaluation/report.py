@@ -19,9 +19,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scribbleseg.evaluation.curves import by_recursion, draw_curves, loss_curve
-from scribbleseg.evaluation.drawing import BACKGROUND_COLOUR, ERROR_COLOURS
+from scribbleseg.evaluation.drawing import ERROR_COLOURS
 from scribbleseg.evaluation.glossary import GLOSSARY
 from scribbleseg.evaluation.metrics import Score, paired_interval, summarise
+from scribbleseg.evaluation.palette import BACKGROUND_COLOUR
 from scribbleseg.evaluation.pictures import MAX_PICTURES, NAMED, Picture, Shared, figures, label_colours, n_figures
 from scribbleseg.evaluation.verdict import Difference, verdict
 from scribbleseg.files import atomically

@@ -1,0 +1,237 @@
+"""The routes of the annotation page: its files, the list of cases, their voxels, what is drawn, and areas."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib.resources import files
+
+import anyio
+import numpy as np
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from scribbleseg.evaluation.palette import BACKGROUND_COLOUR, STRUCTURE_COLOURS
+from scribbleseg.files import FileError
+from scribbleseg.server.bodies import Note, Presence, Strokes, Structures, number, read_bytes, read_json, whole
+from scribbleseg.server.drawing import BadChange, Change
+from scribbleseg.server.project import Project, named
+from scribbleseg.server.store import Store
+from scribbleseg.server.suggest import Suggestion, evenly_spaced
+from scribbleseg.types import UNLABELLED, DataError
+
+KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""The media types of the page's files: what the system believes of `.js` may be wrong, and is then not run."""
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Pages:
+    """The handlers of all routes.
+
+    Args:
+        store: the cases.
+        colours: the colour of background, and those of structures, in order.
+    """
+
+    def __init__(self, store: Store, colours: list[str]) -> None:
+        self.store, self.colours = store, colours
+        self.files = {
+            file.name: (file.read_bytes(), KINDS[file.name[file.name.rindex(".") :]])
+            for file in files("scribbleseg.server").joinpath("static").iterdir()
+            if file.name.endswith(tuple(KINDS))
+        }
+        self.growing = anyio.CapacityLimiter(1)
+        self.newest: dict[str, int] = {}
+
+    @property
+    def routes(self) -> list[Route]:
+        """All routes."""
+        case = "/api/cases/{case}"
+        return [
+            Route("/", self.page),
+            Route("/static/{name}", self.static),
+            Route("/api/project", self.project),
+            Route("/api/project/structures", self.name_structures, methods=["POST"]),
+            Route("/api/next", self.next),
+            Route("/api/cases", self.cases),
+            Route(case, self.case),
+            Route(f"{case}/channels/{{channel}}", self.channel),
+            Route(f"{case}/labels", self.labels),
+            Route(f"{case}/strokes", self.strokes, methods=["POST"]),
+            Route(f"{case}/note", self.note, methods=["POST"]),
+            Route(f"{case}/presence", self.presence, methods=["POST"]),
+            Route(f"{case}/areas", self.areas, methods=["POST"]),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """The page itself."""
+        return self._file("index.html")
+
+    async def static(self, request: Request) -> Response:
+        """One of the page's files, by a name that is looked up in a list: no path is ever made of it."""
+        return self._file(request.path_params["name"])
+
+    def _file(self, name: str) -> Response:
+        if name not in self.files:
+            raise HTTPException(404, "no such file")
+        content, kind = self.files[name]
+        return Response(content, media_type=kind)
+
+    async def project(self, request: Request) -> Response:
+        """What is drawn on: its name, the labels with their colours, and the walker's numbers."""
+        project = self.store.project
+        structures = [self.colours[1 + n % (len(self.colours) - 1)] for n in range(len(project.label_names) - 1)]
+        return JSONResponse(
+            {
+                "name": project.root.resolve().name,
+                "id": str(project.folder.resolve()),
+                "folder": str(project.folder),
+                "annotator": project.annotator,
+                "labels": list(project.label_names),
+                "colours": [self.colours[0], *structures],
+            }
+        )
+
+    async def name_structures(self, request: Request) -> Response:
+        """Names the structures of a data set that nobody has named yet."""
+        body = await read_json(request, Structures)
+        self.store.project = await run_sync(named, self.store.project, body.names)
+        return JSONResponse({"labels": list(self.store.project.label_names)})
+
+    async def cases(self, request: Request) -> Response:
+        """The cases with their progress."""
+        return JSONResponse(await run_sync(self.store.listed))
+
+    async def case(self, request: Request) -> Response:
+        """What the page needs to know of a case; scribbles that another program has changed are read again."""
+        opened = await run_sync(self.store.opened, self._name(request))
+        await run_sync(opened.drawing.refresh)
+        counts = await run_sync(opened.drawing.counts)
+        return JSONResponse({**opened.described(), "counts": counts.tolist()})
+
+    async def channel(self, request: Request) -> Response:
+        """The voxels of one channel, as bytes; how they are read is in the headers."""
+        opened = await run_sync(self.store.opened, self._name(request))
+        number_ = whole(request.path_params["channel"], len(opened.image), "channel")
+        channel = await run_sync(opened.channel, number_)
+        return Response(
+            await run_sync(channel.values.tobytes),
+            media_type="application/octet-stream",
+            headers={
+                "X-Bytes": str(channel.values.dtype.itemsize),
+                "X-Scale": f"{channel.slope!r} {channel.intercept!r}",
+                "X-Window": f"{channel.window[0]!r} {channel.window[1]!r}",
+            },
+        )
+
+    async def labels(self, request: Request) -> Response:
+        """The scribbles, one byte a voxel."""
+        drawing = await run_sync(self.store.drawing, self._name(request))
+        with drawing.lock:
+            content, version = drawing.labels.tobytes(), drawing.version
+        return Response(content, media_type="application/octet-stream", headers={"X-Version": str(version)})
+
+    async def strokes(self, request: Request) -> Response:
+        """Takes what was drawn, and answers when it is on disk; 507 where it cannot be written."""
+        name = self._name(request)
+        body = await read_json(request, Strokes)
+        drawing = await run_sync(self.store.drawing, name)
+        counts = {int(label): n for label, n in body.strokes.items() if label.isdecimal() and len(label) < 4}
+        change = Change(body.base, body.runs, body.seconds, counts)
+        try:
+            saved = await run_sync(drawing.change, change)
+        except BadChange as error:
+            raise HTTPException(422, str(error)) from None
+        except FileError as error:
+            raise HTTPException(507, str(error)) from None
+        return JSONResponse(saved._asdict())
+
+    async def note(self, request: Request) -> Response:
+        """Says whether a case is done, or flags it."""
+        name = self._name(request)
+        body = await read_json(request, Note)
+        drawing = await run_sync(self.store.drawing, name)
+        try:
+            await run_sync(drawing.note, body.done, body.flag.strip())
+        except FileError as error:
+            raise HTTPException(507, str(error)) from None
+        return JSONResponse(drawing.record.model_dump())
+
+    async def presence(self, request: Request) -> Response:
+        """A tab says that it has a case open; it hears whether another one has, and which version is the newest."""
+        name = self._name(request)
+        body = await read_json(request, Presence)
+        drawing = await run_sync(self.store.drawing, name)
+        taken = self.store.present(name, body.tab, body.take, body.leave)
+        changed = await run_sync(drawing.refresh)
+        answer = {"taken": taken, "version": drawing.version, "changed": changed, "unsaved": drawing.unsaved}
+        return JSONResponse(answer)
+
+    async def areas(self, request: Request) -> Response:
+        """The areas of one slice, grown from the strokes that are sent; 409 where the page has asked anew since."""
+        opened = await run_sync(self.store.opened, self._name(request))
+        depth, height, width = opened.drawing.labels.shape
+        index = whole(request.query_params.get("slice", ""), depth, "slice")
+        tau, beta = number(request, "tau", 0.5001, 1.0), number(request, "beta", 1.0, 1e5)
+        body = await read_bytes(request, height * width)
+        scribbles = np.frombuffer(body, np.uint8)
+        known = (scribbles < len(self.store.project.label_names)) | (scribbles == UNLABELLED)
+        if scribbles.size != height * width or not known.all():
+            raise HTTPException(422, f"expected {height} x {width} labels")
+        tab = request.query_params.get("tab", "")[:40]
+        self.newest[tab] = mine = self.newest.get(tab, 0) + 1
+        async with self.growing:
+            if self.newest.get(tab) != mine:
+                raise HTTPException(409, "asked again since")
+            grow = partial(opened.areas.grow, index, scribbles.reshape(height, width), tau, beta)
+            grown = await run_sync(grow)
+        return Response(grown.tobytes(), media_type="application/octet-stream")
+
+    async def next(self, request: Request) -> Response:
+        """The slice that is best drawn next, from a case on; null where there is none."""
+        start = whole(request.query_params.get("case", ""), len(self.store.project.names), "case")
+        found = await run_sync(self._suggested, start)
+        return JSONResponse(found._asdict() if found else None)
+
+    def _suggested(self, start: int) -> Suggestion | None:
+        rows = self.store.listed()
+        order = [*range(start, len(rows)), *range(start)]
+        for n in order:
+            row = rows[n]
+            if row["state"] == "done" or row["error"]:
+                continue
+            try:
+                drawing = self.store.drawing(row["name"])
+            except DataError:
+                continue
+            slice_index = evenly_spaced((drawing.counts() > 0).any(axis=1))
+            if slice_index is not None:
+                return Suggestion(row["name"], slice_index, "the widest gap between drawn slices")
+        return None
+
+    def _name(self, request: Request) -> str:
+        """The name of the case whose number is in the path. Raises HTTPException."""
+        if not self.store.project.encoding:
+            raise HTTPException(409, "name the structures first")
+        names = self.store.project.names
+        return names[whole(request.path_params["case"], len(names), "case")]
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, status_code=error.status_code)
+
+
+def _bad_data(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, status_code=422)
+
+
+def make_app(project: Project) -> tuple[Starlette, Store]:
+    """Returns the application, without its guard, and the cases that it serves."""
+    store = Store(project)
+    pages = Pages(store, [BACKGROUND_COLOUR, *STRUCTURE_COLOURS])
+    app = Starlette(routes=pages.routes, exception_handlers={HTTPException: _refused, DataError: _bad_data})
+    return app, store

@@ -1,0 +1,76 @@
+"""Starts the server of the annotation page, and ends it without losing a stroke."""
+
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from scribbleseg.server.project import open_project
+from scribbleseg.types import DataError
+
+HOST, PORT, TRIED = "127.0.0.1", 8017, 20
+"""Where the page is served: the first of so many ports that is free. A page finds the strokes that it could not save
+again only at the same port, so that each start asks for the same one first."""
+
+
+def serve(
+    data: str | Path,
+    annotator: str = "",
+    *,
+    port: int | None = None,
+    opens: bool = True,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serves the annotation page of a data set until it is interrupted.
+
+    Args:
+        data: the data set, or a folder of images.
+        annotator: the name of the person who draws; "" draws in the data set's own scribbles.
+        port: the port; 0 is any that is free, None the usual one or the next that is free.
+        opens: whether the page is opened in a browser.
+        say: prints a line.
+
+    Raises:
+        DataError: what cannot be drawn on, or a port that is taken.
+    """
+    project = open_project(data, annotator)
+    with _listening(port) as listener:
+        import uvicorn
+
+        from scribbleseg.server.app import make_app
+        from scribbleseg.server.guard import Guard
+
+        app, store = make_app(project)
+        number = listener.getsockname()[1]
+        guard = Guard(app, cookie=f"scribbleseg_{number}")
+        address = f"http://{HOST}:{number}/?key={guard.key}"
+        say(f"Scribbles go to {project.folder}")
+        say(f"The page is at {address}")
+        say("Ctrl-C ends it; every stroke is saved as it is drawn.")
+        threading.Thread(target=store.look_at_all, daemon=True).start()
+        if opens:
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        config = uvicorn.Config(guard, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning")
+        config.server_header, config.access_log, config.timeout_graceful_shutdown = False, False, 3
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+        if problems := store.flush():
+            raise DataError("\n".join(problems))
+
+
+def _listening(port: int | None) -> socket.socket:
+    """A socket on this machine alone. Raises DataError where the port is taken."""
+    ports = range(PORT, PORT + TRIED) if port is None else [port]
+    for number in ports:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, number))
+            listener.listen()
+            return listener
+        except OSError:
+            listener.close()
+    taken = f"{ports[0]}" if len(ports) == 1 else f"{ports[0]} to {ports[-1]}"
+    raise DataError(f"--port: expected a free port, found {taken} taken; give another one, or 0 for any that is free")

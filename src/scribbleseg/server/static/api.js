@@ -1,0 +1,69 @@
+// Speaks to the server; every failure is a Refusal with the sentence to show.
+
+export class Refusal extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status; // 0: no answer at all
+  }
+}
+
+const AWAY = "The server does not answer. Your strokes are kept in this browser: start `scribbleseg annotate` again.";
+const RESTARTED = "The server was started anew. Your strokes are kept in this browser: open the address that it printed.";
+
+async function ask(path, options = {}) {
+  let answer;
+  try {
+    answer = await fetch(path, { credentials: "same-origin", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal(0, AWAY);
+  }
+  if (answer.ok) return answer;
+  if (answer.status === 403) throw new Refusal(403, RESTARTED);
+  let message = `The server refused this (${answer.status}).`;
+  try {
+    message = (await answer.json()).error || message;
+  } catch {
+    // an answer without a sentence of its own
+  }
+  throw new Refusal(answer.status, message);
+}
+
+const json = async (path) => (await ask(path)).json();
+
+const post = async (path, body, more = {}) =>
+  (await ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), ...more })).json();
+
+export const project = () => json("/api/project");
+export const cases = () => json("/api/cases");
+export const next = (number) => json(`/api/next?case=${number}`);
+export const described = (number) => json(`/api/cases/${number}`);
+export const nameStructures = (names) => post("/api/project/structures", { names });
+export const note = (number, body) => post(`/api/cases/${number}/note`, body);
+export const presence = (number, body, more) => post(`/api/cases/${number}/presence`, body, more);
+export const strokes = (number, body, more) => post(`/api/cases/${number}/strokes`, body, more);
+
+// One channel: its values, and how they become intensities.
+export async function channel(number, n) {
+  const answer = await ask(`/api/cases/${number}/channels/${n}`);
+  const [slope, intercept] = answer.headers.get("X-Scale").split(" ").map(Number);
+  const window = answer.headers.get("X-Window").split(" ").map(Number);
+  const bytes = await answer.arrayBuffer();
+  const values = answer.headers.get("X-Bytes") === "2" ? new Uint16Array(bytes) : new Uint8Array(bytes);
+  return { values, slope, intercept, window };
+}
+
+export async function labels(number) {
+  const answer = await ask(`/api/cases/${number}/labels`);
+  const version = Number(answer.headers.get("X-Version"));
+  return { labels: new Uint8Array(await answer.arrayBuffer()), version };
+}
+
+export async function areas(number, { slice, tau, beta, tab }, scribbles) {
+  const answer = await ask(`/api/cases/${number}/areas?slice=${slice}&tau=${tau}&beta=${beta}&tab=${tab}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/octet-stream" },
+    body: scribbles,
+  });
+  return new Uint8Array(await answer.arrayBuffer());
+}

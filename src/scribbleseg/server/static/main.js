@@ -1,0 +1,525 @@
+// The page: opens cases, and joins views, tools, areas and saving.
+
+import * as api from "./api.js";
+import { Areas } from "./areas.js";
+import { Keys } from "./keys.js";
+import { $, drawStrip, fillCases, fillChannels, fillHelp, fillLabels, fillPresets, make, showLabels } from "./panel.js";
+import { Saver, TAB, recover } from "./saving.js";
+import { Scribbles, UNLABELLED } from "./strokes.js";
+import * as tools from "./tools.js";
+import { View } from "./view.js";
+import { Volume } from "./volume.js";
+
+const PRESENCE_MS = 3000;
+const REMEMBERED = 3; // cases whose history is kept when another one is opened
+
+const pen = new tools.Tools();
+const shown = { hidden: false, panning: false, smooth: true, areas: true };
+const sessions = new Map(); // number of a case to what is open of it, the last one last
+let project = null;
+let rows = [];
+let now = null; // the session of the case that is shown
+let strokes = 0;
+
+const large = new View(document.querySelector(".large canvas"), handlers());
+const linked = [...document.querySelectorAll("#linked canvas")].map((canvas) => new View(canvas, handlers()));
+const views = [large, ...linked];
+
+function handlers() {
+  return {
+    look: () => ({
+      colours: project.colours,
+      areas: shown.areas && now.areas ? now.areas.found : new Map(),
+      strokes: 0.92,
+      fill: 0.3,
+      smooth: shown.smooth,
+      hidden: shown.hidden,
+      panning: shown.panning,
+      cross: !now.volume.flat && !shown.hidden,
+      planes: now.volume.planes,
+      brush: (plane) => pen.brush(plane),
+      pen: pen.erasing ? "#fff" : project.colours[pen.label],
+    }),
+    stroke(view, pixel, erase, joined) {
+      if (!now || now.taken || shown.hidden) return false;
+      pen.begin(now.scribbles, view.plane, pixel, erase, joined);
+      drawAll();
+      return true;
+    },
+    move(view, from, to) {
+      pen.draw(now.scribbles, view.plane, from, to);
+      drawAll();
+    },
+    end(view) {
+      strokes++;
+      if (pen.end(now.scribbles, view.plane)) changed();
+    },
+    cancel() {
+      pen.cancel(now.scribbles);
+      changed();
+    },
+    hover: (view, pixel, follow) => hover(view, pixel, follow),
+    scroll: (view, steps) => go(view.plane, view.plane.slice + steps),
+    window(dx, dy) {
+      const n = now.volume.shown;
+      const [low, high] = now.volume.windows[n];
+      const [level, width] = [(low + high) / 2, high - low];
+      const step = Math.max(width, 1e-6) / 250;
+      setWindow(level + dy * step - (width * Math.exp(dx / 250)) / 2, level + dy * step + (width * Math.exp(dx / 250)) / 2);
+    },
+  };
+}
+
+const drawAll = () => views.forEach((view) => view.draw());
+
+// ---- cases
+
+async function open(number) {
+  const before = now;
+  if (before && before.number !== number) {
+    await before.saver.save();
+    api.presence(before.number, { tab: TAB, leave: true }).catch(() => {});
+  }
+  delete document.body.dataset.ready;
+  $("where").textContent = `opening ${rows[number].name} …`;
+  try {
+    const described = await api.described(number);
+    const session = await read(number, described);
+    sessions.delete(number);
+    sessions.set(number, session);
+    for (const [other, old] of sessions) if (sessions.size > REMEMBERED && !old.scribbles.unsaved) sessions.delete(other);
+    now = session;
+  } catch (error) {
+    tell(error.message);
+    $("where").textContent = before ? before.name : "";
+    if (before) document.body.dataset.ready = before.number;
+    return refreshCases();
+  }
+  show();
+  await attend(false);
+  refreshCases();
+  document.body.dataset.ready = number;
+  return undefined;
+}
+
+async function read(number, described) {
+  const old = sessions.get(number);
+  if (old) {
+    if (old.scribbles.version !== described.version) {
+      const { labels, version } = await api.labels(number);
+      old.scribbles.replace(labels, version);
+    }
+    return Object.assign(old, { record: described.record, taken: false });
+  }
+  const channels = [];
+  for (let n = 0; n < described.channels; n++) channels.push(await api.channel(number, n));
+  const { labels, version } = await api.labels(number);
+  const scribbles = new Scribbles(labels, version, described.shape, project.labels.length);
+  const session = { number, name: described.name, volume: new Volume(described, channels), scribbles, record: described.record, taken: false };
+  session.saver = new Saver(project, number, described.name, scribbles, {
+    state: (state) => saved(session, state),
+    stale: () => renew(session),
+    kept: (file) => tell(`${session.name} was changed by another program meanwhile. What it had written is kept in ${file}.`),
+  });
+  session.settings = { ...described.walker };
+  session.areas = new Areas(number, scribbles, session.settings, {
+    grown(slice) {
+      if (session !== now) return;
+      document.body.dataset.areas = session.areas.found.has(slice) ? slice : "";
+      drawAll();
+    },
+    state: (text) => session === now && ($("areas-state").textContent = text),
+  });
+  session.order = [...session.volume.planes];
+  return session;
+}
+
+// Takes over strokes that came from elsewhere.
+async function renew(session) {
+  const { labels, version } = await api.labels(session.number);
+  session.scribbles.replace(labels, version);
+  if (session === now) refresh();
+}
+
+function show() {
+  const { volume, scribbles } = now;
+  document.body.classList.toggle("flat", volume.flat);
+  $("where").textContent = now.name;
+  document.title = `${now.name} – scribbleseg`;
+  views.forEach((view, n) => {
+    const plane = now.order[n];
+    view.show(volume, scribbles, plane);
+    const section = view.canvas.parentElement;
+    ["left", "right", "top", "bottom"].forEach((side, k) => (section.querySelector(`.side.${side}`).textContent = plane.sides[k] || ""));
+  });
+  fillChannels(volume, () => (showWindow(), refresh()));
+  [$("done").checked, $("flag").value] = [now.record.done, now.record.flag];
+  const settings = now.settings;
+  [$("tau").value, $("beta").value] = [settings.tau, Math.log10(settings.beta)];
+  $("strip").hidden = volume.flat;
+  saved(now, scribbles.unsaved ? "saving" : "saved");
+  showWindow();
+  refresh();
+}
+
+// Shows everything that depends on the slice or its strokes.
+function refresh() {
+  if (!now) return;
+  const plane = now.volume.planes[0];
+  views.forEach((view) => {
+    const what = view.canvas.parentElement.querySelector(".what");
+    what.textContent = now.volume.flat ? "" : `${view.plane.name} ${view.plane.slice + 1} / ${view.plane.depth}`;
+  });
+  showLabels(pen, now.scribbles.counts[plane.slice]);
+  $("tau-shown").textContent = now.settings.tau.toFixed(2);
+  $("beta-shown").textContent = Math.round(now.settings.beta);
+  drawStrip($("strip"), now.scribbles, plane, project.colours, [...project.labels.keys()].slice(1).concat(0));
+  [$("undo").disabled, $("redo").disabled] = [!now.scribbles.done.length, !now.scribbles.undone.length];
+  if (shown.areas) now.areas.want(plane.slice);
+  drawAll();
+}
+
+function changed() {
+  now.saver.changed();
+  refresh();
+}
+
+async function refreshCases() {
+  rows = await api.cases();
+  fillCases(rows, now ? now.number : -1, open);
+}
+
+const attend = async (take) => {
+  const session = now;
+  if (!session) return;
+  try {
+    const answer = await api.presence(session.number, { tab: TAB, take });
+    const was = session.taken;
+    session.taken = answer.taken;
+    if (session !== now) return;
+    if (answer.taken && !was) tell(`${session.name} is open in another tab or window, so this one only shows it.`, "Draw here instead", () => attend(true), "taken");
+    else if (!answer.taken && was) untell("taken");
+    const { scribbles } = session;
+    if (answer.version !== scribbles.version && !scribbles.unsaved && !scribbles.stroke) {
+      await renew(session);
+      if (answer.changed) tell("Another program has changed these scribbles: they are shown as they are now.");
+    }
+  } catch (error) {
+    if (error.status !== 422) saved(session, error);
+  }
+};
+
+// ---- what is told
+
+function tell(text, action = "", act = null, kind = "once") {
+  const notice = $("notice");
+  const [button, close] = notice.querySelectorAll("button");
+  notice.querySelector("span").textContent = text;
+  Object.assign(button, { textContent: action, hidden: !action, onclick: () => ((notice.hidden = true), act?.()) });
+  close.onclick = () => (notice.hidden = true);
+  notice.dataset.kind = kind;
+  notice.hidden = false;
+}
+
+function untell(kind) {
+  if ($("notice").dataset.kind === kind) $("notice").hidden = true;
+}
+
+function saved(session, state) {
+  if (state instanceof Error) tell(`Not saved yet: ${state.message} Saving is tried again.`, "", null, "unsaved");
+  else if (state === "saved") untell("unsaved");
+  const failed = state instanceof Error && session.scribbles.unsaved;
+  const text = failed ? "not saved" : session.scribbles.unsaved ? "saving …" : "saved";
+  if (session !== now) return;
+  $("saved").textContent = text;
+  $("saved").className = failed ? "bad" : "";
+  document.body.dataset.saved = session.scribbles.unsaved ? "no" : "yes";
+  if (state === "saved") refreshCasesSoon();
+}
+
+let soon = null;
+function refreshCasesSoon() {
+  clearTimeout(soon);
+  soon = setTimeout(() => refreshCases().catch(() => {}), 400);
+}
+
+// ---- where one is
+
+function go(plane, slice) {
+  plane.slice = Math.min(plane.depth - 1, Math.max(0, slice));
+  refresh();
+}
+
+function hover(view, pixel, follow) {
+  now.hovered = pixel && view.plane.has(...pixel) ? { view, voxel: view.plane.at(view.plane.slice, ...pixel) } : null;
+  const { hovered, volume } = now;
+  $("readout").textContent = hovered ? readout(hovered.voxel) : "";
+  if (!hovered || !follow || volume.flat || now.scribbles.stroke) return;
+  const index = volume.index(hovered.voxel);
+  for (const plane of volume.planes) if (plane !== view.plane) plane.slice = index[plane.axis];
+  refresh();
+}
+
+function readout(voxel) {
+  const { volume, scribbles } = now;
+  const [d, h, w] = volume.index(voxel);
+  const places = volume.flat ? [`row ${h + 1}, column ${w + 1}`] : [`slice ${d + 1}, row ${h + 1}, column ${w + 1}`];
+  if (volume.unit === "mm") {
+    const [x, y, z] = volume.world(voxel).map((value) => Math.abs(value).toFixed(1));
+    const world = volume.world(voxel);
+    places.push(`${world[0] < 0 ? "L" : "R"} ${x}  ${world[1] < 0 ? "P" : "A"} ${y}  ${world[2] < 0 ? "I" : "S"} ${z} mm`);
+  }
+  const values = volume.channels.map((_, n) => +volume.intensity(voxel, n).toPrecision(5));
+  places.push(`intensity ${volume.colour || volume.blend.share ? values.join(" ") : values[volume.shown]}`);
+  const label = scribbles.labels[voxel];
+  const area = areaAt(voxel);
+  if (label !== UNLABELLED) places.push(project.labels[label]);
+  else if (area !== UNLABELLED) places.push(`area of ${project.labels[area]}`);
+  return places.join("   ·   ");
+}
+
+function areaAt(voxel) {
+  const { perSlice } = now.scribbles;
+  return (shown.areas && now.areas.found.get(Math.floor(voxel / perSlice))?.[voxel % perSlice]) ?? UNLABELLED;
+}
+
+function setWindow(low, high) {
+  const { volume } = now;
+  if (!(high > low)) high = low + 1e-6;
+  if (volume.colour) volume.windows.forEach((_, n) => (volume.windows[n] = [low, high]));
+  else volume.windows[volume.shown] = [low, high];
+  showWindow();
+  drawAll();
+}
+
+function showWindow() {
+  const { volume } = now;
+  const [low, high] = volume.windows[volume.shown];
+  [$("level").value, $("width").value] = [(low + high) / 2, high - low].map((value) => +value.toPrecision(4));
+  if ($("presets").dataset.of !== `${now.number} ${volume.shown}`) {
+    fillPresets(volume, setWindow);
+    $("presets").dataset.of = `${now.number} ${volume.shown}`;
+  }
+}
+
+// ---- what is done
+
+function step(to) {
+  const where = to === "undo" ? now.scribbles.undo() : now.scribbles.redo();
+  if (!where) return;
+  const plane = now.volume.planes.find((each) => each.axis === where.axis);
+  plane.slice = where.slice;
+  changed();
+}
+
+const here = () => large.plane;
+
+const doing = (work, otherwise = "") => () => {
+  if (!now || now.taken) return;
+  if (work()) changed();
+  else if (otherwise) tell(otherwise);
+};
+
+const interpolated = () => {
+  const found = tools.gap(now.scribbles, here());
+  return found && tools.interpolate(now.scribbles, here(), found);
+};
+
+const copied = (by) => () => {
+  const to = here().slice + by;
+  if (to < 0 || to >= here().depth) return false;
+  const any = tools.copy(now.scribbles, here(), to);
+  if (any) here().slice = to;
+  return any;
+};
+
+async function next() {
+  if (now?.scribbles.unsaved) await now.saver.save();
+  const found = await api.next(now ? now.number : 0);
+  if (!found) return tell("Every case has the slices that are asked for. Draw where you like, or mark cases as done.");
+  const number = rows.findIndex((row) => row.name === found.case);
+  if (!now || number !== now.number) await open(number);
+  go(now.volume.planes[0], found.slice_index);
+  return undefined;
+}
+
+async function note() {
+  const session = now;
+  try {
+    session.record = await api.note(session.number, { done: $("done").checked, flag: $("flag").value });
+    await refreshCases();
+  } catch (error) {
+    tell(error.message);
+  }
+}
+
+const toggle = (id) => () => {
+  $(id).checked = !$(id).checked;
+  $(id).dispatchEvent(new Event("change"));
+};
+
+const choose = (label) => {
+  if (label === null) pen.erasing = true;
+  else if (label >= project.labels.length) return false;
+  else Object.assign(pen, { label, erasing: false });
+  showLabels(pen, now?.scribbles.counts[now.volume.planes[0].slice]);
+  drawAll();
+  return true;
+};
+
+function resize(by) {
+  pen.size = Math.min(40, Math.max(1, pen.size + by));
+  [$("size").value, $("size-shown").textContent] = [pen.size, pen.size];
+  drawAll();
+}
+
+const held = (name) => (on) => {
+  shown[name] = on;
+  document.body.classList.toggle(name, on);
+  if (now) drawAll();
+};
+
+const theme = () => {
+  const dark = getComputedStyle(document.documentElement).colorScheme !== "light";
+  document.documentElement.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("scribbleseg theme", document.documentElement.dataset.theme);
+  refresh();
+};
+
+const actions = {
+  choose: (label) => choose(label),
+  background: () => choose(0),
+  erase(on) {
+    const before = pen.erasing;
+    pen.erasing = on ?? true;
+    showLabels(pen, now?.scribbles.counts[now.volume.planes[0].slice]);
+    drawAll();
+    return before;
+  },
+  strokes: () => strokes,
+  pick() {
+    if (!now?.hovered) return;
+    const { voxel } = now.hovered;
+    const label = now.scribbles.labels[voxel] === UNLABELLED ? areaAt(voxel) : now.scribbles.labels[voxel];
+    if (label !== UNLABELLED) choose(label);
+  },
+  smaller: () => resize(-1),
+  larger: () => resize(1),
+  protect: toggle("protect"),
+  undo: () => now && !now.taken && step("undo"),
+  redo: () => now && !now.taken && step("redo"),
+  save: () => now?.saver.save(),
+  up: () => now && go(here(), here().slice - 1),
+  down: () => now && go(here(), here().slice + 1),
+  pageUp: () => now && go(here(), here().slice - 10),
+  pageDown: () => now && go(here(), here().slice + 10),
+  first: () => now && go(here(), 0),
+  last: () => now && go(here(), here().depth - 1),
+  next: () => next().catch((error) => tell(error.message)),
+  copy: doing(copied(1), "There is nothing on this slice that the next one does not have."),
+  copyBack: doing(copied(-1), "There is nothing on this slice that the one before does not have."),
+  interpolate: doing(interpolated, "There is no gap between two drawn slices here that share a class."),
+  clearClass: doing(() => tools.clear(now.scribbles, here(), pen.label)),
+  clearSlice: doing(() => tools.clear(now.scribbles, here())),
+  previousCase: () => now && now.number > 0 && open(now.number - 1),
+  nextCase: () => now && now.number < rows.length - 1 && open(now.number + 1),
+  zoomIn: () => now && large.zoom(1.25),
+  zoomOut: () => now && large.zoom(0.8),
+  fit() {
+    for (const plane of now?.volume.planes || []) Object.assign(plane, { zoom: 1, pan: [0, 0] });
+    drawAll();
+  },
+  panning: held("panning"),
+  hide: held("hidden"),
+  window: () => now && setWindow(...now.volume.channels[now.volume.shown].window),
+  areas: toggle("show-areas"),
+  planes() {
+    if (!now || now.volume.flat) return;
+    now.order.push(now.order.shift());
+    show();
+  },
+  channel() {
+    if (!now || now.volume.colour) return;
+    now.volume.shown = (now.volume.shown + 1) % now.volume.channels.length;
+    show();
+  },
+  smooth: toggle("smooth"),
+  theme,
+  done: toggle("done"),
+  flag: () => $("flag").focus(),
+  help: () => ($("help").open ? $("help").close() : $("help").showModal()),
+};
+
+function listen() {
+  new Keys(actions);
+  const click = { undo: "undo", redo: "redo", next: "next", copy: "copy", interpolate: "interpolate", "clear-class": "clearClass", "clear-slice": "clearSlice", theme: "theme", "help-button": "help" };
+  for (const [id, name] of Object.entries(click)) $(id).onclick = () => (actions[name](), large.canvas.focus({ preventScroll: true }));
+  $("show-cases").onclick = () => document.body.classList.toggle("cases-shown");
+  $("size").oninput = () => resize(Number($("size").value) - pen.size);
+  $("protect").onchange = () => (pen.protect = $("protect").checked);
+  $("smooth").onchange = () => ((shown.smooth = $("smooth").checked), drawAll());
+  $("show-areas").onchange = () => ((shown.areas = $("show-areas").checked), refresh());
+  $("tau").oninput = () => ((now.settings.tau = Number($("tau").value)), refresh());
+  $("beta").oninput = () => ((now.settings.beta = Math.round(10 ** Number($("beta").value))), refresh());
+  $("done").onchange = $("flag").onchange = note;
+  $("level").onchange = $("width").onchange = () => {
+    const [level, width] = [Number($("level").value), Math.max(Number($("width").value), 1e-6)];
+    setWindow(level - width / 2, level + width / 2);
+  };
+  const strip = (event) => event.buttons && now && go(now.volume.planes[0], Math.floor((event.offsetX / $("strip").clientWidth) * now.volume.planes[0].depth));
+  $("strip").onpointerdown = strip;
+  $("strip").onpointermove = strip;
+  addEventListener("resize", refresh);
+  addEventListener("pagehide", () => {
+    if (!now) return;
+    now.saver.save({ keepalive: true });
+    api.presence(now.number, { tab: TAB, leave: true }, { keepalive: true }).catch(() => {});
+  });
+  setInterval(() => attend(false), PRESENCE_MS);
+}
+
+// ---- the start
+
+function name() {
+  const dialog = $("naming");
+  dialog.addEventListener("cancel", (event) => event.preventDefault());
+  dialog.querySelector("form").onsubmit = async (event) => {
+    event.preventDefault();
+    try {
+      await api.nameStructures($("names").value.split("\n").map((line) => line.trim()).filter(Boolean));
+      dialog.close();
+      await begin();
+    } catch (error) {
+      $("naming-problem").textContent = error.message;
+    }
+  };
+  dialog.showModal();
+  document.body.dataset.ready = "naming";
+}
+
+async function begin() {
+  project = await api.project();
+  $("title").textContent = project.name;
+  $("title").title = `Scribbles go to ${project.folder}`;
+  if (!project.labels.length) return name();
+  fillLabels(project.labels, project.colours, choose);
+  choose(1);
+  resize(0);
+  rows = await api.cases();
+  fillCases(rows, -1, open);
+  const recovered = await recover(project, rows.map((row) => row.name));
+  const first = rows.findIndex((row) => row.state !== "done" && !row.error);
+  await open(Math.max(0, recovered.length ? rows.findIndex((row) => row.name === recovered[0]) : first));
+  if (recovered.length) tell(`Strokes that had not been saved were recovered: ${[...new Set(recovered)].join(", ")}.`);
+  return undefined;
+}
+
+history.replaceState(null, "", "/"); // the key leaves the address
+const theme_ = localStorage.getItem("scribbleseg theme");
+if (theme_) document.documentElement.dataset.theme = theme_;
+fillHelp($("help"));
+if (!large.context) document.body.replaceChildren(make("p", { className: "plain", textContent: "This browser cannot draw on a canvas. Open the page in a current Firefox, Chrome, Edge or Safari." }));
+else {
+  listen();
+  begin().catch((error) => tell(error.message));
+}
