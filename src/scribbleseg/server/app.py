@@ -207,7 +207,7 @@ class Pages:
                 drawing = self.store.drawing(row["name"])
             except DataError:
                 continue
-            slice_index = evenly_spaced((drawing.counts() > 0).any(axis=1))
+            slice_index = evenly_spaced(drawing.counts().sum(axis=1) > 0)
             if slice_index is not None:
                 return Suggestion(row["name"], slice_index, "the widest gap between drawn slices")
         return None

@@ -120,7 +120,7 @@ def _view(axis: int, ends: list[str]) -> View:
     """The plane across one axis, given what each axis grows towards."""
     name = plane(ends[axis])
     along = {letter: n for n, end in enumerate(ends) for letter in (end, OPPOSITE[end])}
-    bottom, right = LOOKED_AT[name]
+    bottom, right = tuple(LOOKED_AT[name])
     down, across = along[bottom], along[right]
     shown = OPPOSITE[right] + right + OPPOSITE[bottom] + bottom
     return View(axis, down, across, ends[down] != bottom, ends[across] != right, shown, name)

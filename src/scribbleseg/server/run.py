@@ -6,9 +6,15 @@ import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from scribbleseg.server.project import open_project
+from scribbleseg.server.project import Project, open_project
 from scribbleseg.types import DataError
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from scribbleseg.server.store import Store
 
 HOST, PORT, TRIED = "127.0.0.1", 8017, 20
 """Where the page is served: the first of so many ports that is free. A page finds the strokes that it could not save
@@ -37,27 +43,46 @@ def serve(
     """
     project = open_project(data, annotator)
     with _listening(port) as listener:
-        import uvicorn
-
-        from scribbleseg.server.app import make_app
-        from scribbleseg.server.guard import Guard
-
-        app, store = make_app(project)
-        number = listener.getsockname()[1]
-        guard = Guard(app, cookie=f"scribbleseg_{number}")
-        address = f"http://{HOST}:{number}/?key={guard.key}"
+        served = prepared(project, listener)
         say(f"Scribbles go to {project.folder}")
-        say(f"The page is at {address}")
+        say(f"The page is at {served.address}")
         say("Ctrl-C ends it; every stroke is saved as it is drawn.")
-        threading.Thread(target=store.look_at_all, daemon=True).start()
+        threading.Thread(target=served.store.look_at_all, daemon=True).start()
         if opens:
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        config = uvicorn.Config(guard, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning")
-        config.server_header, config.access_log, config.timeout_graceful_shutdown = False, False, 3
+            threading.Thread(target=webbrowser.open, args=(served.address,), daemon=True).start()
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
-        if problems := store.flush():
+            served.server.run(sockets=[listener])
+        if problems := served.store.flush():
             raise DataError("\n".join(problems))
+
+
+class Served(NamedTuple):
+    """A server that has not been started yet.
+
+    Args:
+        server: the server; `run` serves until it is interrupted.
+        store: the cases.
+        address: the page's address, with its key.
+    """
+
+    server: "uvicorn.Server"
+    store: "Store"
+    address: str
+
+
+def prepared(project: Project, listener: socket.socket) -> Served:
+    """Prepares the server of a project on a socket that listens already."""
+    import uvicorn
+
+    from scribbleseg.server.app import make_app
+    from scribbleseg.server.guard import Guard
+
+    app, store = make_app(project)
+    number = listener.getsockname()[1]
+    guard = Guard(app, cookie=f"scribbleseg_{number}")
+    config = uvicorn.Config(guard, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning")
+    config.server_header, config.access_log, config.timeout_graceful_shutdown = False, False, 3
+    return Served(uvicorn.Server(config), store, f"http://{HOST}:{number}/?key={guard.key}")
 
 
 def _listening(port: int | None) -> socket.socket:

@@ -1,5 +1,6 @@
 """The slice that is best drawn next: for now evenly spaced ones, that were not drawn on."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,6 @@ def evenly_spaced(drawn: Bool[np.ndarray, " depth"], most: int = SLICES) -> int 
     if drawn.sum() >= min(most, depth):
         return None
     ends = [-1, *np.flatnonzero(drawn).tolist(), depth]
-    gaps = [(after - before, before) for before, after in zip(ends, ends[1:], strict=False)]
+    gaps = [(after - before, before) for before, after in pairwise(ends)]
     width, before = max(gaps, key=lambda gap: (gap[0], -gap[1]))
     return before + width // 2

@@ -90,7 +90,7 @@ export class View {
     const { plane, scribbles } = this;
     const pixels = this.overlay.pixels;
     const strong = colours.map((colour) => packed(colour, strokes));
-    const weak = colours.map((colour) => packed(colour, fill));
+    const weak = colours.map((colour, label) => packed(colour, label ? fill : 0.4 * fill));
     const edge = colours.map((colour) => packed(colour, Math.min(1, 2.2 * fill)));
     const { perSlice } = scribbles;
     const areaAt = (voxel) => areas.get(Math.floor(voxel / perSlice))?.[voxel % perSlice] ?? UNLABELLED;
