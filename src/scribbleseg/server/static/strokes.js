@@ -166,11 +166,11 @@ export function line([row, column], [toRow, toColumn]) {
     pixels.push([row, column]);
     if (row === toRow && column === toColumn) return pixels;
     const twice = 2 * error;
-    if (twice > -down) {
+    if (twice >= -down) {
       error -= down;
       column += stepColumn;
     }
-    if (twice < across) {
+    if (twice <= across) {
       error += across;
       row += stepRow;
     }
