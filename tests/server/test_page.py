@@ -420,6 +420,8 @@ def test_every_key_does_what_the_help_says(hearts, serve):
     page.page.wait_for_timeout(200)
     assert page.view().get_attribute("data-axis") == "1"
     page.press("v", "v", "t", "w", "x", "Control+s")
+    page.press("n")
+    page.page.wait_for_selector(".large canvas[data-slice='0']")  # the middle of the widest gap
     page.press("d")
     page.page.wait_for_selector("#case-list button[data-state=done]")
     page.press("f")
@@ -428,7 +430,7 @@ def test_every_key_does_what_the_help_says(hearts, serve):
     page.page.wait_for_selector("#case-list i.flag")
     record = json.loads((hearts / "scribbles" / "test000_annotation.json").read_text())
     assert (record["done"], record["flag"]) == (True, "apex is cut off")
-    page.press("n")
+    page.press(".")
     page.ready(1)
     page.press(",")
     page.ready(0)

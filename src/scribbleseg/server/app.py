@@ -124,6 +124,7 @@ class Pages:
                 "X-Bytes": str(channel.values.dtype.itemsize),
                 "X-Scale": f"{channel.slope!r} {channel.intercept!r}",
                 "X-Window": f"{channel.window[0]!r} {channel.window[1]!r}",
+                "X-Range": f"{channel.range[0]!r} {channel.range[1]!r}",
             },
         )
 
@@ -187,7 +188,7 @@ class Pages:
             if self.newest.get(tab) != mine:
                 raise HTTPException(409, "asked again since")
             grow = partial(opened.areas.grow, index, scribbles.reshape(height, width), tau, beta)
-            grown = await run_sync(grow)
+            grown = await run_sync(grow, abandon_on_cancel=True)
         return Response(grown.tobytes(), media_type="application/octet-stream")
 
     async def next(self, request: Request) -> Response:

@@ -48,28 +48,30 @@ class Channel:
         slope: intensity of one step.
         intercept: intensity of 0.
         window: the lowest and the highest intensity that are told apart at first.
+        range: the lowest and the highest intensity that there are.
     """
 
     values: Shaped[np.ndarray, "depth height width"]
     slope: float
     intercept: float
     window: tuple[float, float]
+    range: tuple[float, float]
 
 
 def as_channel(image: Float[np.ndarray, "depth height width"]) -> Channel:
     """Returns one channel in as few bytes a voxel as keep whole numbers exact, or 65535 steps."""
     low, high = float(image.min()), float(image.max())
     some = np.asarray(image.reshape(-1)[:: max(1, image.size // SAMPLED)])
-    window = _window(some, low)
+    window, range_ = _window(some, low), (low, high)
     if high - low <= LEVELS and _whole(some) and _whole(image):
         kind: Any = np.uint8 if high - low <= 255 else np.dtype("<u2")
-        return Channel((image - np.float32(low)).astype(kind), 1.0, low, window)
+        return Channel((image - np.float32(low)).astype(kind), 1.0, low, window, range_)
     near, far = (float(value) for value in np.percentile(some, (0.1, 99.9)))
     if high - low > OUTLYING * (far - near) > 0:
         low, high = max(low, near - 2 * (far - near)), min(high, far + 2 * (far - near))
     slope = (high - low) / LEVELS
     steps = (np.clip(image, low, high) - np.float32(low)) * np.float32(1 / slope)
-    return Channel(np.rint(np.minimum(steps, LEVELS)).astype("<u2"), slope, low, window)
+    return Channel(np.rint(np.minimum(steps, LEVELS)).astype("<u2"), slope, low, window, range_)
 
 
 def _whole(values: np.ndarray) -> bool:

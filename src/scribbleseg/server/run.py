@@ -1,5 +1,7 @@
 """Starts the server of the annotation page, and ends it without losing a stroke."""
 
+import asyncio
+import logging
 import socket
 import threading
 import webbrowser
@@ -70,6 +72,12 @@ class Served(NamedTuple):
     address: str
 
 
+def _of_the_page(record: logging.LogRecord) -> bool:
+    """Whether a line of the server's log is of interest: that its end cut an answer short is not."""
+    cut_short = record.exc_info is not None and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not cut_short and not record.getMessage().startswith("Cancel ")
+
+
 def prepared(project: Project, listener: socket.socket) -> Served:
     """Prepares the server of a project on a socket that listens already."""
     import uvicorn
@@ -81,7 +89,8 @@ def prepared(project: Project, listener: socket.socket) -> Served:
     number = listener.getsockname()[1]
     guard = Guard(app, cookie=f"scribbleseg_{number}")
     config = uvicorn.Config(guard, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning")
-    config.server_header, config.access_log, config.timeout_graceful_shutdown = False, False, 3
+    config.server_header, config.access_log, config.timeout_graceful_shutdown = False, False, 1
+    logging.getLogger("uvicorn.error").addFilter(_of_the_page)
     return Served(uvicorn.Server(config), store, f"http://{HOST}:{number}/?key={guard.key}")
 
 

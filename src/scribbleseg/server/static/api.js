@@ -47,10 +47,10 @@ export const strokes = (number, body, more) => post(`/api/cases/${number}/stroke
 export async function channel(number, n) {
   const answer = await ask(`/api/cases/${number}/channels/${n}`);
   const [slope, intercept] = answer.headers.get("X-Scale").split(" ").map(Number);
-  const window = answer.headers.get("X-Window").split(" ").map(Number);
+  const [window, range] = ["X-Window", "X-Range"].map((name) => answer.headers.get(name).split(" ").map(Number));
   const bytes = await answer.arrayBuffer();
   const values = answer.headers.get("X-Bytes") === "2" ? new Uint16Array(bytes) : new Uint8Array(bytes);
-  return { values, slope, intercept, window };
+  return { values, slope, intercept, window, range };
 }
 
 export async function labels(number) {

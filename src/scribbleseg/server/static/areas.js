@@ -9,6 +9,7 @@ export class Areas {
   constructor(number, scribbles, settings, on) {
     Object.assign(this, { number, scribbles, settings, on, busy: false, wanted: null });
     this.found = new Map(); // slice to areas
+    this.revision = 0; // grows with every change of them
     this.known = new Map(); // slice to what they were grown from
   }
 
@@ -53,6 +54,7 @@ export class Areas {
         return;
       }
       this.found.set(slice, areas);
+      this.revision++;
       this.known.set(slice, from);
       const grown = areas.reduce((n, area) => n + (area !== UNLABELLED), 0);
       this.on.state(`${Math.round((100 * grown) / perSlice)} % of the slice, in ${Math.round(performance.now() - began)} ms`);
@@ -65,6 +67,7 @@ export class Areas {
   }
 
   #forget(slice) {
+    this.revision++;
     this.found.delete(slice);
     this.known.delete(slice);
   }

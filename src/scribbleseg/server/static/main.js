@@ -11,6 +11,7 @@ import { View } from "./view.js";
 import { Volume } from "./volume.js";
 
 const PRESENCE_MS = 3000;
+const NO_AREAS = new Map();
 const REMEMBERED = 3; // cases whose history is kept when another one is opened
 
 const pen = new tools.Tools();
@@ -29,7 +30,8 @@ function handlers() {
   return {
     look: () => ({
       colours: project.colours,
-      areas: shown.areas && now.areas ? now.areas.found : new Map(),
+      areas: shown.areas && now.areas ? now.areas.found : NO_AREAS,
+      grown: shown.areas ? now.areas.revision : -1,
       strokes: 0.92,
       fill: 0.3,
       smooth: shown.smooth,
@@ -114,7 +116,7 @@ async function read(number, described) {
   const channels = [];
   for (let n = 0; n < described.channels; n++) channels.push(await api.channel(number, n));
   const { labels, version } = await api.labels(number);
-  const scribbles = new Scribbles(labels, version, described.shape, project.labels.length);
+  const scribbles = new Scribbles(labels, version, described.shape, described.counts);
   const session = { number, name: described.name, volume: new Volume(described, channels), scribbles, record: described.record, taken: false };
   session.saver = new Saver(project, number, described.name, scribbles, {
     state: (state) => saved(session, state),

@@ -75,7 +75,7 @@ export const CT = [["Soft tissue", -160, 240], ["Lung", -1350, 150], ["Bone", -4
 
 export function fillPresets(volume, choose) {
   const n = volume.shown;
-  const presets = [["Auto", ...volume.channels[n].window], ["Full", ...volume.range(n)], ...(volume.kind === "ct" ? CT : [])];
+  const presets = [["Auto", ...volume.channels[n].window], ["Full", ...volume.channels[n].range], ...(volume.kind === "ct" ? CT : [])];
   $("presets").replaceChildren(...presets.map(([name, low, high]) => make("button", { type: "button", textContent: name, onclick: () => choose(low, high) })));
 }
 

@@ -3,17 +3,17 @@
 export const UNLABELLED = 255;
 
 export class Scribbles {
-  constructor(labels, version, shape, nLabels) {
-    Object.assign(this, { labels, version, shape, nLabels });
+  // `counts` has for each slice how many voxels of each label it has.
+  constructor(labels, version, shape, counts) {
+    Object.assign(this, { labels, version, shape, counts });
     this.perSlice = shape[1] * shape[2];
-    this.counts = Array.from({ length: shape[0] }, () => new Uint32Array(nLabels));
+    this.edits = 0; // grows with every change of any slice
     this.stamps = new Uint32Array(shape[0]); // a slice's number grows with every change of it
     this.done = [];
     this.undone = [];
     this.pending = emptyPending();
     this.sending = null;
     this.stroke = null;
-    this.#count();
   }
 
   #count() {
@@ -30,6 +30,7 @@ export class Scribbles {
     if (label !== UNLABELLED) this.counts[slice][label]++;
     this.labels[voxel] = label;
     this.stamps[slice]++;
+    this.edits++;
     this.pending.voxels.add(voxel);
   }
 
@@ -125,6 +126,7 @@ export class Scribbles {
     for (const [voxel, label] of ours) labels[voxel] = label;
     this.done.length = this.undone.length = 0;
     for (let slice = 0; slice < this.stamps.length; slice++) this.stamps[slice]++;
+    this.edits++;
     this.#count();
   }
 

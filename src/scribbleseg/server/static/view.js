@@ -67,10 +67,16 @@ export class View {
     if (!width || !height) return;
     if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
     const look = this.on.look();
-    volume.paint(plane, this.picture.pixels);
-    this.picture.put();
-    this.#lay(look);
-    this.overlay.put();
+    const image = [plane.slice, volume.shown, volume.blend.channel, volume.blend.share, ...volume.windows].join();
+    if (this.picture.of !== image) {
+      volume.paint(plane, this.picture.pixels);
+      this.picture.put(image);
+    }
+    const drawn = [plane.slice, this.scribbles.edits, look.grown].join();
+    if (this.overlay.of !== drawn) {
+      this.#lay(look);
+      this.overlay.put(drawn);
+    }
     const { x, y, scale, across, down } = this.#placed;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.fillStyle = "#000";
@@ -290,7 +296,12 @@ function layer(plane) {
   [canvas.width, canvas.height] = [plane.columns, plane.rows];
   const context = canvas.getContext("2d");
   const image = context.createImageData(plane.columns, plane.rows);
-  return { canvas, pixels: new Uint32Array(image.data.buffer), put: () => context.putImageData(image, 0, 0) };
+  const made = { canvas, pixels: new Uint32Array(image.data.buffer), of: null }; // `of` says what is in the pixels
+  made.put = (of) => {
+    context.putImageData(image, 0, 0);
+    made.of = of;
+  };
+  return made;
 }
 
 // A colour such as "#ff0000" as 32 bits.

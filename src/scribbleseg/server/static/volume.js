@@ -45,7 +45,7 @@ export class Volume {
     this.colour = described.kind === "colour";
     this.shown = 0;
     this.blend = { channel: channels.length > 1 ? 1 : 0, share: 0 };
-    this.windows = channels.map((channel) => (this.colour ? [0, fullScale(channel)] : [...channel.window]));
+    this.windows = channels.map((channel) => (this.colour ? [0, channel.range[1] > 255 ? 65535 : 255] : [...channel.window]));
   }
 
   intensity(voxel, n = this.shown) {
@@ -63,18 +63,6 @@ export class Volume {
   world(voxel) {
     const at = [...this.index(voxel), 1];
     return this.affine.slice(0, 3).map((row) => row.reduce((sum, value, n) => sum + value * at[n], 0));
-  }
-
-  // The whole range of a channel's intensities.
-  range(n) {
-    const { values, slope, intercept } = this.channels[n];
-    let low = Infinity;
-    let high = -Infinity;
-    for (let i = 0; i < values.length; i++) {
-      if (values[i] < low) low = values[i];
-      if (values[i] > high) high = values[i];
-    }
-    return [low * slope + intercept, high * slope + intercept];
   }
 
   // The grey of every value of a channel, 0 to 255, kept until the window changes.
@@ -112,10 +100,4 @@ export class Volume {
       }
     }
   }
-}
-
-function fullScale({ values }) {
-  let high = 0;
-  for (const value of values) if (value > high) high = value;
-  return high > 255 ? 65535 : 255;
 }
