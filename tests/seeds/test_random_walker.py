@@ -349,3 +349,16 @@ def test_slices_on_the_scale_of_their_volume_have_the_areas_of_the_volume():
         np.testing.assert_array_equal(one[0], whole[z])
     with pytest.raises(ValueError, match="tau"):
         RandomWalker(tau=None).grow_scaled(scaled, scribbles, spacing)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_eliminating_every_other_pixel_first_changes_no_probability(seed):
+    rng = np.random.default_rng(seed)
+    weights = [rng.uniform(size=size) ** 8 for size in ((0, 9, 11), (1, 8, 11), (1, 9, 10))]
+    weights = [weight + random_walker.WEIGHT_FLOOR for weight in weights]
+    seeds = np.where(rng.uniform(size=(1, 9, 11)) < 0.1, rng.integers(0, 3, (1, 9, 11)), random_walker.FREE)
+    problem = random_walker._dirichlet(weights, seeds, 3)
+    _, rows, columns = np.nonzero(seeds == random_walker.FREE)
+    exact = np.linalg.solve(problem.matrix().toarray(), problem.to_seeds)
+    for apart in (None, (rows + columns) % 2 == 1, (rows + columns) % 2 == 0, np.zeros(len(rows), bool)):
+        np.testing.assert_allclose(laplacian.solve_directly(problem, apart), exact, atol=1e-7)

@@ -351,8 +351,12 @@ def _solve(weights: list[np.ndarray], seeds: Seeds, n: int) -> np.ndarray:
     free = seeds == FREE
     if free.any():
         problem = _dirichlet(weights, seeds, n)
-        flat = len(seeds) == 1
-        probabilities[:, free] = (solve_directly(problem) if flat else solve_iteratively(problem, TOLERANCE)).T
+        if len(seeds) == 1:
+            _, rows, columns = np.nonzero(free)
+            found = solve_directly(problem, (rows + columns) % 2 == 1)
+        else:
+            found = solve_iteratively(problem, TOLERANCE)
+        probabilities[:, free] = found.T
     return probabilities
 
 

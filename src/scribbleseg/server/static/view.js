@@ -99,6 +99,8 @@ export class View {
     const weak = colours.map((colour, label) => packed(colour, label ? fill : 0.4 * fill));
     const edge = colours.map((colour) => packed(colour, Math.min(1, 2.2 * fill)));
     const { perSlice } = scribbles;
+    const empty = plane.axis === 0 && !areas.has(plane.slice) && scribbles.counts[plane.slice].every((n) => n === 0);
+    if (empty) return void pixels.fill(0);
     const areaAt = (voxel) => areas.get(Math.floor(voxel / perSlice))?.[voxel % perSlice] ?? UNLABELLED;
     let pixel = 0;
     for (let row = 0; row < plane.rows; row++) {
@@ -121,6 +123,7 @@ export class View {
         }
       }
     }
+    return undefined;
   }
 
   // Where the other planes cut this one.
