@@ -19,7 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from scribbleseg.data.brain import in_brain
-from scribbleseg.seeds.random_walker import check_volume
+from scribbleseg.seeds.checks import check_volume
 from scribbleseg.types import UNLABELLED, DataError, Image, Labels
 
 Mask = Bool[np.ndarray, "depth height width"]

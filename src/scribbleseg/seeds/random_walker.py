@@ -17,8 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy import ndimage
 from scipy.sparse import coo_array
 
+from scribbleseg.seeds.checks import check_volume
 from scribbleseg.seeds.laplacian import Dirichlet, solve_directly, solve_iteratively
-from scribbleseg.types import UNLABELLED, DataError, Image, Labels, Probabilities
+from scribbleseg.types import UNLABELLED, Image, Labels, Probabilities
 from scribbleseg.workers import Workers
 
 Block = Float64[np.ndarray, "channel depth height width"]
@@ -149,21 +150,10 @@ class RandomWalker:
         return _areas(self.probabilities(image, scribbles, spacing_mm), scribbles, self.tau)
 
     def grow_scaled(self, scaled: Block, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
-        """Returns the seed areas in an image whose channels are scaled to [0, 1] already.
+        """Returns the seed areas in an image that is scaled to [0, 1] already; arguments and errors as in `__call__`.
 
-        This is for a few slices of a volume: given the scale of the whole, they get the areas that they have in it.
-
-        Args:
-            scaled: float64 `channel depth height width`.
-            scribbles: uint8 `depth height width`.
-            spacing_mm: voxel size along `(depth, height, width)`.
-
-        Returns:
-            uint8 `depth height width`.
-
-        Raises:
-            DataError: shapes that do not fit, or an image that is not finite.
-            ValueError: no tau.
+        This is for a few slices of a volume: on the scale of the whole they get the areas that they have in it. Raises
+        ValueError without a tau.
         """
         check_volume(scaled, scribbles, spacing_mm, "random walker")
         if self.tau is None:
@@ -271,23 +261,6 @@ def _in_processes(seeder: Seeder, volumes: Iterable[Volume], workers: int) -> It
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[float], seeder: str) -> None:
-    """Raises DataError, with the seeder's name, for arrays that do not fit together or are not finite."""
-    if image.ndim != 4 or image.shape[1:] != scribbles.shape:
-        raise DataError(
-            f"{seeder}: expected an image `channel depth height width` and scribbles `depth height width` on the "
-            f"same grid, got {image.shape} and {scribbles.shape}; resample one to the other"
-        )
-    if len(spacing_mm) != 3 or not all(0.0 < s < np.inf for s in spacing_mm):
-        raise DataError(f"{seeder}: expected three positive voxel sizes in mm, got {tuple(spacing_mm)}")
-    bad = int(np.count_nonzero(~np.isfinite(image)))
-    if bad:
-        raise DataError(
-            f"{seeder}: expected finite intensities, got {bad} voxels that are NaN or infinite among "
-            f"{image.size}; replace them in the image file"
-        )
 
 
 def _scale(image: Image, over: tuple[int, ...]) -> Block:

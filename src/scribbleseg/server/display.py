@@ -4,7 +4,7 @@ On the page an array is `depth height width` of slices in the plane of acquisiti
 The two other planes are cut from the same array; a `View` says which of its axes run down and across the screen.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -125,7 +125,8 @@ def _view(axis: int, ends: list[str]) -> View:
     bottom, right = tuple(LOOKED_AT[name])
     down, across = along[bottom], along[right]
     shown = OPPOSITE[right] + right + OPPOSITE[bottom] + bottom
-    return View(axis, down, across, ends[down] != bottom, ends[across] != right, shown, name)
+    seen = View(axis, down, across, ends[down] != bottom, ends[across] != right)
+    return replace(seen, sides=shown, plane=name)
 
 
 def turn_for_screen(geometry: Geometry) -> Turn:

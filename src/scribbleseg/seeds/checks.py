@@ -1,0 +1,24 @@
+"""The check that everything which grows scribbles makes of its arrays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from scribbleseg.types import DataError
+
+
+def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[float], seeder: str) -> None:
+    """Raises DataError, with the seeder's name, for arrays that do not fit together or are not finite."""
+    if image.ndim != 4 or image.shape[1:] != scribbles.shape:
+        raise DataError(
+            f"{seeder}: expected an image `channel depth height width` and scribbles `depth height width` on the "
+            f"same grid, got {image.shape} and {scribbles.shape}; resample one to the other"
+        )
+    if len(spacing_mm) != 3 or not all(0.0 < s < np.inf for s in spacing_mm):
+        raise DataError(f"{seeder}: expected three positive voxel sizes in mm, got {tuple(spacing_mm)}")
+    bad = int(np.count_nonzero(~np.isfinite(image)))
+    if bad:
+        raise DataError(
+            f"{seeder}: expected finite intensities, got {bad} voxels that are NaN or infinite among "
+            f"{image.size}; replace them in the image file"
+        )
