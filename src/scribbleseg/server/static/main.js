@@ -170,7 +170,8 @@ function refresh() {
   const plane = now.volume.planes[0];
   views.forEach((view) => {
     const what = view.canvas.parentElement.querySelector(".what");
-    what.textContent = now.volume.flat ? "" : `${view.plane.name} ${view.plane.slice + 1} / ${view.plane.depth}`;
+    const place = view === large ? `${view.plane.slice + 1} / ${view.plane.depth}` : view.plane.slice + 1;
+    what.textContent = now.volume.flat ? "" : `${view.plane.name} ${place}`;
   });
   showLabels(pen, now.scribbles.counts[plane.slice]);
   $("tau-shown").textContent = now.settings.tau.toFixed(2);
