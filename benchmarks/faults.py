@@ -1042,17 +1042,20 @@ def main() -> None:
     for name, counts in COUNTS.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, counts[arguments.quick])
-    with tempfile.TemporaryDirectory() as scratch:
-        bench = Bench(Path(scratch) if arguments.quick else arguments.out.resolve(), arguments.seed)
+    # No TemporaryDirectory, which every forked command would delete at its own end.
+    out = Path(tempfile.mkdtemp()) if arguments.quick else arguments.out.resolve()
+    bench = Bench(out, arguments.seed)
+    try:
         import_everything()
         bench.make_data()
-        try:
-            for name in arguments.sections:
-                began = time.monotonic()
-                SECTIONS[name](bench, arguments)
-                sys.stderr.write(f"{name}: {time.monotonic() - began:.0f} s\n")
-        finally:  # also of what was tried until somebody stopped it
-            print(bench.tally.markdown(), flush=True)
+        for name in arguments.sections:
+            began = time.monotonic()
+            SECTIONS[name](bench, arguments)
+            sys.stderr.write(f"{name}: {time.monotonic() - began:.0f} s\n")
+    finally:  # also of what was tried until somebody stopped it
+        print(bench.tally.markdown(), flush=True)
+        if arguments.quick:
+            shutil.rmtree(out, ignore_errors=True)
     sys.exit(any(bench.tally.fell.values()))
 
 
