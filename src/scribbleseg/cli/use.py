@@ -108,8 +108,7 @@ class _Progress:
         task: what the command is, as plain values; what another one has done does not count.
 
     Attributes:
-        known: whether this command was interrupted here.
-        own: the cases whose label maps it wrote.
+        own: the cases whose label maps it wrote, or was writing when it was interrupted.
         done: the ranks, where there are any, of those whose images are still the same.
     """
 
@@ -118,25 +117,40 @@ class _Progress:
 
         self.out, self.file, self.task = out, out / UNFINISHED, dict(task)
         known = read_json(self.file, "delete it and give --overwrite") if self.file.exists() else {}
-        self.known = known.get("task") == self.task
-        there = {path.name.partition(".")[0] for path in out.glob("*")}
-        written: dict[str, Any] = known.get("done", {}) if self.known else {}
-        self._written = {name: each or {} for name, each in written.items() if name.partition(".")[0] in there}
+        written = known["done"] if known.get("task") == self.task else {}
+        self._written: dict[str, dict[str, Any]] = {name: each or {} for name, each in written.items()}
         self.own = frozenset(self._written)
+        there = {path.name.partition(".")[0] for path in out.glob("*")}
         self.done: dict[str, dict[str, Any] | None] = {
-            name: each.get("rank") for name, each in self._written.items() if _unchanged(each.get("files", {}))
+            name: each.get("rank")
+            for name, each in self._written.items()
+            if name.partition(".")[0] in there and _unchanged(each.get("files", {}))
         }
 
-    def write(self, case: "Case | None" = None, rank: dict[str, Any] | None = None) -> None:
-        """Write down that a case is done, with its rank where there is one."""
-        from scribbleseg.data.fingerprint import digest_of_files
+    def write(self) -> None:
+        """Write down what is done so far."""
         from scribbleseg.files import write_json
 
-        if case is not None:
-            self.done[case.name] = rank
-            files = {str(file.resolve()): digest_of_files([file]) for file in case.files}
-            self._written[case.name] = {"rank": rank, "files": files}
         write_json(self.file, {"task": self.task, "done": self._written})
+
+    def begin(self, name: str) -> None:
+        """Write down that files of a case are going to be written, so that they are known as its own after a kill."""
+        self._written[name] = {}
+        self.write()
+
+    def give_up(self, name: str) -> None:
+        """Write down that no file of a case has been written."""
+        if name not in self.own and self._written.pop(name, None) is not None:
+            self.write()
+
+    def finish(self, case: "Case", rank: dict[str, Any] | None) -> None:
+        """Write down that a case is done, with its rank where there is one."""
+        from scribbleseg.data.fingerprint import digest_of_files
+
+        self.done[case.name] = rank
+        files = {str(file.resolve()): digest_of_files([file]) for file in case.files}
+        self._written[case.name] = {"rank": rank, "files": files}
+        self.write()
 
     def forget(self) -> None:
         """Leave no trace."""
@@ -165,14 +179,16 @@ def _segment_all(
     for name in track(cases.names, "Segmenting"):
         try:
             case = cases.named(name)
+            progress.begin(name)
             rank = asdict(_uncertain(model, case, progress.out)) if uncertainty else None
             _segment(model, case, progress.out, probabilities)
         except DataError as error:
             if isinstance(error, FileError) and progress.out in error.file.parents:
                 raise
             failed.append(error)
+            progress.give_up(name)
         else:
-            progress.write(case, rank)
+            progress.finish(case, rank)
     return failed
 
 
@@ -220,12 +236,11 @@ def _free_place(progress: _Progress, names: Sequence[str], maps: Sequence[str], 
     file, text = out / "dataset.json", json.dumps({"labels": values}) + "\n"
     if file.exists() and not (file.is_file() and file.read_bytes() == text.encode()):
         raise DataError(f"{file}: expected no description of another data set, found one; give another --out")
-    kinds = ("", *(() if progress.known else maps))  # what it was at when it was interrupted is its own
     there = [
         f"{name}{kind}{end}"
         for name in names
         if name not in progress.own
-        for kind in kinds
+        for kind in ("", *maps)
         for end in (".nii.gz", PNG)
         if os.path.lexists(out / f"{name}{kind}{end}")
     ]
