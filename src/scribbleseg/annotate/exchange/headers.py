@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from scribbleseg.data.formats import Segment
-from scribbleseg.data.formats.itk import open_itk
-from scribbleseg.files import FileError
+from scribbleseg.data.formats.itk import header_fields, open_itk
+from scribbleseg.files import FileError, parsed
 
 MITK = "org.mitk.multilabel.segmentation"
 """The modality of MITK's segmentations, and how the keys of their headers begin."""
@@ -40,10 +40,10 @@ def colour(name: str, at: int) -> tuple[int, int, int]:
 def mitk_labels(path: Path) -> tuple[Segment, ...] | None:
     """Reads the labels of a NRRD of MITK from its header; None for any other NRRD. Raises FileError."""
     reader, _ = open_itk(path)
-    fields = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    fields = header_fields(path, reader)
     try:
         if f"{MITK}.labelgroups" in fields:
-            groups = json.loads(fields[f"{MITK}.labelgroups"]) or ()
+            groups = parsed(fields[f"{MITK}.labelgroups"]) or ()
             return tuple(
                 Segment(str(label["name"]), int(label["value"]), layer)
                 for layer, group in enumerate(groups)
@@ -51,7 +51,7 @@ def mitk_labels(path: Path) -> tuple[Segment, ...] | None:
             )
         if old := {match: key for key in fields if (match := MITK_LABEL.search(key))}:
             return tuple(_old_label(fields[key], int(match[1])) for match, key in sorted(old.items(), key=_by_key))
-    except (ValueError, KeyError, TypeError, AttributeError, ET.ParseError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, ET.ParseError) as error:
         raise FileError(
             path,
             f"expected MITK's list of labels in its header, found a damaged one ({error!r})",

@@ -12,7 +12,7 @@ from jaxtyping import Shaped
 from scribbleseg.data.formats.checks import absurd_size, check_affine, damage_reported, in_millimetres
 from scribbleseg.data.formats.headers import read_header
 from scribbleseg.data.formats.names import NRRD, ending
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, is_text
 from scribbleseg.types import Geometry
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -47,6 +47,24 @@ def open_itk(path: Path) -> tuple[Any, Geometry]:
         raise FileError(path, f"expected one 3-D volume, found {n} dimensions", "save one file a channel or time point")
     _check_spacing(path)
     return reader, itk_geometry(path, reader, str(ending(path)))
+
+
+def header_fields(path: Path, reader: Any) -> dict[str, str]:
+    """Returns the fields of a header by key. Bytes of a value that are no UTF-8 become a replacement character each.
+
+    Args:
+        path: the file, for the message.
+        reader: what `open_itk` gave.
+
+    Raises:
+        FileError: a key is no text in UTF-8, so that nobody can ask for its value.
+    """
+    keys: tuple[str, ...] = reader.GetMetaDataKeys()
+    if other := next((key for key in keys if not is_text(key)), None):
+        problem = f"expected keys in its header that are text in UTF-8, found {other[:80]!a}"
+        raise FileError(path, problem, "it is damaged, or in another encoding: copy it again, or save it again")
+    values = {key: reader.GetMetaData(key) for key in keys}
+    return {key: value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for key, value in values.items()}
 
 
 def _check_spacing(path: Path) -> None:

@@ -3,11 +3,12 @@
 Format: https://slicer.readthedocs.io/en/latest/developer_guide/modules/segmentations.html
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from scribbleseg.data.formats.itk import open_itk
+from scribbleseg.data.formats.itk import header_fields, open_itk
 from scribbleseg.data.formats.names import NRRD, ending
 from scribbleseg.files import FileError
 
@@ -45,14 +46,13 @@ def listed_segments(path: Path) -> tuple[Segment, ...] | None:
     """Reads the segments of a NRRD of 3D Slicer from its header, whatever their layers; None for any other NRRD.
 
     Raises:
-        FileError: a value or a layer is no whole number.
+        FileError: a value or a layer is no whole number, or a key in the header is no text.
     """
     reader, _ = open_itk(path)
-    fields = {key: reader.GetMetaData(key).strip() for key in reader.GetMetaDataKeys() if key.startswith("Segment")}
+    fields = {key: value.strip() for key, value in header_fields(path, reader).items() if key.startswith("Segment")}
     if not fields:
         return None
-    numbers = sorted(int(key[7:-3]) for key in fields if key.endswith("_ID") and key[7:-3].isdigit())
-    numbers = numbers or sorted(int(key[7:-5]) for key in fields if key.endswith("_Name") and key[7:-5].isdigit())
+    numbers = _numbers(fields, "ID") or _numbers(fields, "Name")
     several = reader.GetNumberOfComponents() > 1
     return tuple(
         Segment(
@@ -62,6 +62,11 @@ def listed_segments(path: Path) -> tuple[Segment, ...] | None:
         )
         for at, n in enumerate(numbers)
     )
+
+
+def _numbers(fields: Iterable[str], what: str) -> list[int]:
+    """The numbers of the segments of which a header has that field."""
+    return sorted(int(match[1]) for key in fields if (match := re.fullmatch(rf"Segment([0-9]{{1,9}})_{what}", key)))
 
 
 def _number(path: Path, fields: Mapping[str, str], key: str, default: int) -> int:
