@@ -136,6 +136,23 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     return plain
 
 
+def check_plain(path: Path, plain: Mapping[str, Any], check: Callable[[Any], object], remedy: str) -> None:
+    """Raises FileError where the values of a JSON file are not of the types that they should be.
+
+    Args:
+        path: the file, for the message.
+        plain: what `read_json` gave.
+        check: raises pydantic's ValidationError.
+        remedy: what to do about it.
+    """
+    try:
+        check(plain)
+    except ValueError as error:
+        first = error.errors()[0] if hasattr(error, "errors") else {"loc": (), "msg": str(error)}
+        at, found = ".".join(map(str, first["loc"])), f", found {first['input']!a:.80}" if "input" in first else ""
+        raise FileError(path, f"expected other values, at {at!a}: {first['msg']}{found}", remedy) from None
+
+
 class _Fields(dict):
     """A JSON object of a file, in which a field that is missing is an error about the file."""
 
@@ -192,6 +209,11 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name is that of a file in a folder, and leads nowhere else: no path, not "..", not empty."""
+    return is_text(name) and "\0" not in name and name not in ("", "..") and Path(name).name == name
 
 
 def is_within(path: Path, folder: Path) -> bool:

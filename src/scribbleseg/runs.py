@@ -26,12 +26,15 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from scribbleseg.data.formats import volumes_in
 from scribbleseg.files import (
     FileError,
     atomically,
+    check_plain,
     finish_folder,
     is_text,
     is_within,
@@ -42,7 +45,7 @@ from scribbleseg.files import (
     write_text,
 )
 from scribbleseg.lock import HOLDER, LOCK, hold
-from scribbleseg.types import DataError
+from scribbleseg.types import UNLABELLED, DataError
 
 PACKAGES = ("scribbleseg", "torch", "numpy", "scipy", "lightning-fabric", "monai", "nibabel", "simpleitk")
 
@@ -54,6 +57,29 @@ OWN = ("labels", "slices", "tensorboard", "recursion_*", "test_scores_*")
 
 MOST_DIFFERENCES = 3
 """Differences that are named where a run is to be resumed with something else."""
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    folder: Annotated[str, Field(pattern=r"^[^\x00]+$")]
+    format: str
+    options: dict[str, Any]
+
+
+class _Details(BaseModel):
+    """What run.json says, of which versions of scribbleseg have written more or less."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str = ""
+    seed: int = 0
+    label_names: Annotated[list[str], Field(min_length=2, max_length=UNLABELLED)] = ["background", ""]
+    data: _Data = _Data(folder="unknown", format="", options={})
+    fingerprint: str = ""
+    tau: FiniteFloat = 0.0
+    date: str = ""
+    versions: dict[str, str] = {}
 
 
 class Run:
@@ -70,7 +96,9 @@ class Run:
     @property
     def details(self) -> dict[str, Any]:
         """Name, seed, versions, command, data set, fingerprint."""
-        return read_json(self.path / "run.json", RESTORE)
+        details = read_json(self.path / "run.json", RESTORE)
+        check_plain(self.path / "run.json", details, _Details.model_validate, RESTORE)
+        return details
 
     @property
     def version(self) -> str:

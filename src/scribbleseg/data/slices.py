@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -17,11 +18,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from rich.progress import track
 
+from scribbleseg.data.cache_index import made_again, read_index
 from scribbleseg.data.fingerprint import Fingerprint, digest_of_files
 from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.files import FileError, atomically, link_or_copy, read_json, write_json, write_text
+from scribbleseg.files import FileError, atomically, link_or_copy, write_json, write_text
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,10 @@ CHECKSUM = ".crc32"
 """The ending of the file that holds the checksum of a layer of labels; those of the others are in the index."""
 
 
+MOST_DIGITS = 10
+"""The digits of the largest checksum."""
+
+
 def _checksum(path: Path) -> int:
     """The checksum of a file: it tells damage, and costs less than reading the file does."""
     value = 0
@@ -77,7 +83,7 @@ def _checksum_beside(path: Path) -> int | None:
     if not file.exists():
         return None
     written = file.read_bytes().strip()
-    return int(written) if written.isdigit() else -1
+    return int(written) if written.isdigit() and len(written) <= MOST_DIGITS else -1
 
 
 @dataclass(frozen=True)
@@ -147,8 +153,12 @@ class Slices:
         return int(self.index["shape"][0])
 
     def geometry(self, name: str) -> Geometry:
-        """The native grid of a case, as it was when the cache was made; no image is read."""
-        return geometry_from_plain(self.index["cases"][name]["geometry"])
+        """The native grid of a case, as it was when the cache was made; no image is read. Raises FileError."""
+        try:
+            return geometry_from_plain(self.index["cases"][name]["geometry"])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:  # each of a header's fields has its own
+            problem = f"expected the grid of case {name}, found a damaged one ({error})"
+            raise FileError(self.folder / "index.json", problem, made_again(self.folder)) from error
 
     def share(self, mask: Bool[np.ndarray, "slice size size"]) -> float:
         """The share of the pixels that show an image (see `Preprocess.inside`) where `mask` is true."""
@@ -170,10 +180,13 @@ class Slices:
         if path not in self._sound:
             known = self.index.get("checksums", {}).get(kind) if index is None else _checksum_beside(path)
             if known is not None and _checksum(path) != known:
-                remedy = f"delete {self.folder} and go on with `train --resume`, which makes it again"
-                raise FileError(path, "its checksum does not match: it is damaged", remedy)
+                raise FileError(path, "its checksum does not match: it is damaged", made_again(self.folder))
             self._sound.add(path)
-        return np.memmap(path, LAYERS[kind].dtype, "r", shape=self._shape(kind, size))
+        shape = self._shape(kind, size)
+        if size != (claimed := math.prod(shape) * np.dtype(LAYERS[kind].dtype).itemsize) or not claimed:
+            problem = f"expected {claimed} bytes, as index.json beside it says, found {size}"
+            raise FileError(path, problem, made_again(self.folder))
+        return np.memmap(path, LAYERS[kind].dtype, "r", shape=shape)
 
     @cached_property
     def _sound(self) -> set[Path]:
@@ -355,8 +368,7 @@ def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"
 
 def open_slices(folder: Path) -> Slices:
     """Open a cache that `build_slices` wrote; reads nothing but its index. Raises FileError where that is damaged."""
-    remedy = f"delete {folder} and go on with `train --resume`, which makes it again"
-    return Slices(folder, read_json(folder / "index.json", remedy))
+    return Slices(folder, read_index(folder))
 
 
 def _warn_of_lost_classes(name: str, before: np.ndarray, after: np.ndarray) -> None:
