@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -67,6 +68,16 @@ def test_pixels_that_are_too_small_for_the_images_are_refused(hearts, tmp_path):
     recipe = override(TINY, ["preprocess.spacing_mm=0.001"])
     with pytest.raises(DataError, match=r"preprocess.spacing_mm: expected slices of at most 16384 pixels.*give larger"):
         ss.train(hearts, tmp_path / "run", recipe, accelerator="cpu")
+
+
+@pytest.mark.parametrize(("spacing", "size"), [(0.001, None), (0.01, None), (0.001, 32)])
+def test_pixels_that_are_too_small_are_refused_before_a_training_is_planned(spacing, size, hearts, tmp_path):
+    """The plan times the network on slices of the grid's size, which would not end."""
+    words = ["--set", f"preprocess.spacing_mm={spacing}", "--set", f"preprocess.size={json.dumps(size)}"]
+    command = ["train", str(hearts.root), "--out", str(tmp_path / "run"), "--accelerator", "cpu"]
+    answer = CliRunner().invoke(app, [*command, *words, "--recipe", "can2018.compact_crf", "--set", "network.base=2"])
+    assert answer.exit_code == 2, answer.exception
+    assert re.search(r"error: .*preprocess.spacing_mm: expected slices of at most (16384|4096) pixels", answer.output)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "[" * 500 + "]" * 500, '{"a": "\\ud800"}',

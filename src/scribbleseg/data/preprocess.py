@@ -25,6 +25,9 @@ STRIDE = 16
 MOST_PIXELS = 16384
 """On a side of a resampled slice (ours): 1 GiB a slice and channel."""
 
+LARGEST_SIZE = 4096
+"""Pixels on a side of the grid (ours): what a network keeps of a larger slice while it trains fits into no memory."""
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -56,10 +59,10 @@ class Preprocess:
     """
 
     spacing_mm: Annotated[float, Field(ge=0.001, le=1000)] | None = None
-    size: Annotated[int, Field(gt=0, le=4096)] | None = None
+    size: Annotated[int, Field(gt=0, le=LARGEST_SIZE)] | None = None
     brain: bool = False
     crops: bool | None = None
-    largest_size: Annotated[int, Field(ge=STRIDE, le=4096)] | None = None
+    largest_size: Annotated[int, Field(ge=STRIDE, le=LARGEST_SIZE)] | None = None
     usual_mm: Annotated[float, Field(ge=0.001, le=1000)] | None = None
     plane: Plane | None = None
     orientation: Orientation | None = None
@@ -74,7 +77,8 @@ class Preprocess:
         """Returns the same with what was None set from the cases: from their grids, and `windows` from a few images.
 
         Raises:
-            DataError: a case whose pixels are 10 times as large or as small as they usually are.
+            DataError: a case whose pixels are 10 times as large or as small as they usually are, or slices of more than
+                `LARGEST_SIZE` pixels on a side.
         """
         geometries = {name: cases.geometry(name) for name in cases.names}
         orientation = self.orientation or common_orientation(geometries.values(), self.plane)
@@ -90,6 +94,11 @@ class Preprocess:
             largest = STRIDE * (self.largest_size // STRIDE)
             spacing = max(spacing, _rounded(1.001 * extent_mm / largest))
         size = self.size or STRIDE * int(np.ceil(round(extent_mm / spacing) / STRIDE))
+        if size > LARGEST_SIZE:
+            raise DataError(
+                f"recipe field preprocess.spacing_mm: expected slices of at most {LARGEST_SIZE} pixels on a side, got "
+                f"{size} with pixels of {spacing:g} mm; give larger pixels, or the size of a crop (preprocess.size)"
+            )
         crops = extent_mm / spacing > size + 1 if self.crops is None else self.crops
         resolved = replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm, crops=crops, orientation=orientation)
         return replace(resolved, windows=ct_windows(cases)) if self.windows is None else resolved
