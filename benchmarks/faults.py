@@ -26,7 +26,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -87,6 +87,51 @@ class Tally:
             rows.append(f"| {' | '.join(key)} | {tried} | {tried - len(self.fell[key])} |")
         tried, fell = sum(self.tried.values()), sum(map(len, self.fell.values()))
         return "\n".join([*rows, f"| all | | {tried} | {tried - fell} |"])
+
+
+# Processes. tests/faults uses these, and the damage and the mutations below, too.
+
+
+def until(condition: Callable[[], object], seconds: float, every: float = 0.05) -> bool:
+    """Wait until a condition is met, for so many seconds at the most; returns whether it is."""
+    end = time.monotonic() + seconds
+    while not (met := condition()) and time.monotonic() < end:
+        time.sleep(every)
+    return bool(met)
+
+
+def session_of(pid: int) -> int | None:
+    """The session that a process belongs to; None for one that has ended, also where nobody has taken note of it."""
+    try:
+        state, _, _, session = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+    except OSError:
+        return None
+    return None if state == "Z" else int(session)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return not Path("/proc/self/stat").exists() or session_of(pid) is not None
+
+
+def others_of(session: int) -> list[int]:
+    """The processes of a session beside the one that leads it."""
+    pids = (int(folder.name) for folder in Path("/proc").glob("[0-9]*"))
+    return [pid for pid in pids if pid != session and session_of(pid) == session]
+
+
+def orphans(session: int) -> list[str]:
+    """Processes that outlive the one that leads their session, `AFTER_S` later; they are killed."""
+    until(lambda: not others_of(session), AFTER_S, 0.1)
+    left = others_of(session)
+    for pid in left:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return [str(pid) for pid in left]
 
 
 # Commands: forked, watched, judged.
@@ -151,20 +196,15 @@ class Command:
 
     def wait(self, seconds: float = LIMIT_S) -> Answer:
         """Wait for its end; a command that hangs is killed."""
-        end = time.monotonic() + seconds
-        while (code := self.poll()) is None and time.monotonic() < end:
-            time.sleep(0.01)
-        if code is None:
+        if not until(lambda: self.poll() is not None, seconds, 0.01):
             os.killpg(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
-        return Answer(code, self.log.read_text(errors="replace"))
+            return Answer(None, self.log.read_text(errors="replace"))
+        return Answer(self.poll(), self.log.read_text(errors="replace"))
 
     def wait_or_stop(self, seconds: float) -> Answer:
         """Wait for its end, and stop it as Ctrl-C does where it has more to do than that."""
-        end = time.monotonic() + seconds
-        while self.poll() is None and time.monotonic() < end:
-            time.sleep(0.02)
-        if self.poll() is None:
+        if not until(lambda: self.poll() is not None, seconds, 0.02):
             os.kill(self.pid, signal.SIGINT)
         return self.wait(LIMIT_S)
 
@@ -176,24 +216,6 @@ class Command:
                 return None
             self.code = os.waitstatus_to_exitcode(status)
         return self.code
-
-    def orphans(self) -> list[str]:
-        """Processes that the command has started and that outlive it, `AFTER_S` later; they are killed."""
-        end = time.monotonic() + AFTER_S
-        while (left := list(self._group())) and time.monotonic() < end:
-            time.sleep(0.1)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        return [str(pid) for pid in left]
-
-    def _group(self) -> Iterator[int]:
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-            except OSError:
-                continue
-            if int(session) == self.pid and state != "Z":
-                yield int(stat.parent.name)
 
 
 def call_main() -> int:
@@ -345,7 +367,7 @@ def kills_of_training(bench: Bench, count: int) -> None:
         for _ in range(1 + int(bench.rng.integers(3))):
             command = bench.start(bench.train(pipeline, run, "--resume"))
             history.append(kill_at_random(bench, command, bench.took_s[pipeline], [run / name for name in names]))
-            if left := command.orphans():
+            if left := orphans(command.pid):
                 history.append(f"processes left: {left}")
         answer = bench.do(bench.train(pipeline, run, "--resume"))
         problem = answer.problem(0) or differences(outcome(run), outcome(expected))
@@ -359,10 +381,10 @@ def verbs(bench: Bench, out: Path) -> dict[str, list[object]]:
     run, other = bench.undisturbed("em"), bench.undisturbed("hierarchy")
     base = ["can2018", "--data", bench.hearts, "--rows", "Base", "--iterations", 8]
     return {
+        "predict": ["predict", run, bench.hearts / "images", "--out", out / "maps", *SMALL],
         "check": ["check", bench.hearts],
         "simulate": ["simulate", bench.hearts, "--out", out / "drawn"],
         "seeds": ["seeds", bench.hearts, "--out", out / "run", *EM, "--workers", 2],
-        "predict": ["predict", run, bench.hearts / "images", "--out", out / "maps", *SMALL],
         "predict hierarchy": ["predict", other, bench.tumours, "--out", out / "maps", *SMALL],
         "predict maps": ["predict", run, bench.hearts, "--out", out / "maps", "--probabilities", *SMALL],
         "evaluate": ["evaluate", bench.hearts / "masks", bench.hearts, "--out", out / "scores"],
@@ -397,7 +419,7 @@ def kills_of_verbs(bench: Bench, count: int) -> None:
         words = verbs(bench, out)[name]
         command = bench.start(words)
         when = kill_at_random(bench, command, took_s, [out / each for each in names if not (out / each).exists()])
-        left = command.orphans()
+        left = orphans(command.pid)
         problem = f"processes left: {left}" if left else finished(bench, words, command.poll(), out, expected)
         finish(bench, "kills of verbs", name, problem, f"{' '.join(map(str, words))}; killed {when}", out)
 
@@ -405,8 +427,12 @@ def kills_of_verbs(bench: Bench, count: int) -> None:
 def finished(
     bench: Bench, words: Sequence[object], code: int | None, out: Path, expected: dict[str, str]
 ) -> str | None:
-    """Give a command again that had this exit code, unless it had done everything; what is wrong with the outcome."""
-    problem = bench.do(words).problem(0) if code else None
+    """Give a command again that had this exit code, unless it had done everything; what is wrong with the outcome.
+
+    One that was killed at its very end has done everything, and may refuse to do it once more.
+    """
+    done = not differences(outcome(out), expected) and not list(out.rglob("*.unfinished.json"))
+    problem = bench.do(words).problem(*((0, 2) if done else (0,))) if code else None
     return problem or differences(outcome(out), expected)
 
 
@@ -444,7 +470,7 @@ def signals_at_random(bench: Bench, count: int) -> None:
         if not ended:
             (os.killpg if whole_group else os.kill)(command.pid, number)
         answer = command.wait(60)
-        left = command.orphans()
+        left = orphans(command.pid)
         problem = answer.problem(0, 130) or (f"processes left: {left}" if left else None)
         if answer.code == 130 and answer.said.count("Stopped.") != 1:
             problem = problem or f"not one line: {answer.said[-300:]}"
@@ -506,12 +532,21 @@ def cut(content: bytes, rng: np.random.Generator) -> bytes:
     return content[: int(rng.integers(len(content)))] if content else b""
 
 
+def flip(content: bytes, bit: int) -> bytes:
+    """A file with that bit flipped."""
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+def flips(content: bytes, count: int, seed: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Bits, drawn without repetition, each with the file in which it alone is flipped."""
+    n = len(content) * 8
+    for bit in np.random.default_rng(seed).choice(n, min(count, n), replace=False):
+        yield int(bit), flip(content, int(bit))
+
+
 def flipped(content: bytes, rng: np.random.Generator) -> bytes:
     """A file with one flipped bit."""
-    bit = int(rng.integers(max(len(content), 1) * 8))
-    return (
-        content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :] if content else b"1"
-    )
+    return flip(content, int(rng.integers(len(content) * 8))) if content else b"1"
 
 
 def garbage(content: bytes, rng: np.random.Generator) -> bytes:
@@ -548,8 +583,7 @@ def half_done(bench: Bench, pipeline: str) -> Path:
     shutil.rmtree(run, ignore_errors=True)
     part = run / "substructures" / "recursion_0" if pipeline == "hierarchy" else run / "recursion_1"
     command = bench.start(bench.train(pipeline, run))
-    while command.poll() is None and not (part / "m_step.previous.ckpt").exists():
-        time.sleep(0.0005)
+    until(lambda: command.poll() is not None or (part / "m_step.previous.ckpt").exists(), LIMIT_S, 0.0005)
     os.kill(command.pid, signal.SIGKILL)
     command.wait()
     return run
@@ -952,21 +986,20 @@ class Ranks:
 
     def kill(self, rank: int, after_s: float) -> str | None:
         """Kill a rank; what is wrong with what the other one does then."""
-        end = time.monotonic() + after_s
-        while self.process.poll() is None and (time.monotonic() < end or (rank and not self._others())):
-            time.sleep(0.02)
-        victims = self._others() if rank else [self.process.pid]
+        session, end = self.process.pid, time.monotonic() + after_s
+        until(
+            lambda: (
+                self.process.poll() is not None or (time.monotonic() >= end and (rank == 0 or bool(others_of(session))))
+            ),
+            LIMIT_S,
+            0.02,
+        )
         ended = self.process.poll() is not None
         if not ended:
-            for pid in victims:
+            for pid in others_of(session) if rank else [session]:
                 os.kill(pid, signal.SIGKILL)
         answer = self.wait()
-        end = time.monotonic() + AFTER_S
-        while (left := self._others()) and time.monotonic() < end:
-            time.sleep(0.1)
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
-        if left:
+        if left := orphans(session):
             return f"processes left: {left}"
         if ended or rank == 0:
             return answer.problem(0) if ended else None
@@ -981,17 +1014,6 @@ class Ranks:
             self.process.wait()
             code = None
         return Answer(code, self.log.read_text(errors="replace"))
-
-    def _others(self) -> list[int]:
-        found = []
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-            except OSError:
-                continue
-            if int(session) == self.process.pid and state != "Z" and int(stat.parent.name) != self.process.pid:
-                found.append(int(stat.parent.name))
-        return found
 
 
 # All of it.

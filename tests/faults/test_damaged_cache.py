@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import scribbleseg as ss
+from faults import flip, flips
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import CHECKSUM, open_slices
 from scribbleseg.files import FileError, read_json
@@ -32,29 +33,25 @@ def file_of(run, kind, index):
     return run.slices / (f"{kind}.raw" if index is None else f"{kind}_{index}.raw")
 
 
-def flip(file, bit: int) -> None:
-    damaged = bytearray(file.read_bytes())
-    damaged[bit // 8] ^= 1 << (bit % 8)
-    file.write_bytes(damaged)
-
-
 @pytest.mark.parametrize(("kind", "index"), LAYERS)
 def test_every_flipped_bit_of_a_layer_is_told(kind, index, run):
     file = file_of(run, kind, index)
     open_slices(run.slices).layer(kind, index)
-    for bit in np.random.default_rng(0).integers(0, file.stat().st_size * 8, 20):
-        flip(file, int(bit))
+    whole = file.read_bytes()
+    for _, damaged in flips(whole, 20):
+        file.write_bytes(damaged)
         with pytest.raises(FileError, match=rf"{file.name}: its checksum does not match.*delete .*slices and go"):
             open_slices(run.slices).layer(kind, index)
-        flip(file, int(bit))
+    file.write_bytes(whole)
     open_slices(run.slices).layer(kind, index)
 
 
 def test_a_layer_cut_short_or_with_a_damaged_checksum_is_told(run):
     file = file_of(run, "labels", 0)
-    file.with_suffix(CHECKSUM).write_text("12e")
-    with pytest.raises(FileError, match="labels_0.raw"):
-        open_slices(run.slices).layer("labels", 0)
+    for checksum in ("12e", "", "1" * 5000, "\0", "-1", "²"):
+        file.with_suffix(CHECKSUM).write_text(checksum)
+        with pytest.raises(FileError, match="labels_0.raw"):
+            open_slices(run.slices).layer("labels", 0)
     file = file_of(run, "images", None)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(FileError, match="images.raw"):
@@ -64,7 +61,8 @@ def test_a_layer_cut_short_or_with_a_damaged_checksum_is_told(run):
 def test_a_damaged_cache_stops_the_training_and_once_deleted_is_made_again(hearts, run):
     before = {index: open_slices(run.slices).layer("labels", index).copy() for index in (0, 1)}
     weights = read_weights(run.network(1))["state"]
-    flip(file_of(run, "labels", 0), 1000)
+    file = file_of(run, "labels", 0)
+    file.write_bytes(flip(file.read_bytes(), 1000))
     with pytest.raises(FileError, match="labels_0.raw"):
         ss.train(hearts, run.path, TINY, resume=True, accelerator="cpu")
     shutil.rmtree(run.slices)

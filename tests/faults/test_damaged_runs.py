@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
 from typer.testing import CliRunner
 
 import scribbleseg as ss
+from faults import flips
 from scribbleseg import pipeline, review
 from scribbleseg.cli import app
 from scribbleseg.data.preprocess import Preprocess
@@ -42,21 +42,11 @@ def damage(file) -> None:
     file.write_bytes(whole[:middle] + bytes(byte ^ 1 for byte in whole[middle : middle + 200]) + whole[middle + 200 :])
 
 
-def flips(file, number: int):
-    """Damages a file by one bit, again and again; whole in the end."""
-    whole = file.read_bytes()
-    for bit in np.random.default_rng(0).choice(len(whole) * 8, min(number, len(whole) * 8), replace=False):
-        damaged = bytearray(whole)
-        damaged[bit // 8] ^= 1 << (bit % 8)
-        file.write_bytes(damaged)
-        yield int(bit)
-    file.write_bytes(whole)
-
-
 def refused_or_equal(file, read, equal, number=200) -> int:
     """How often reading the damaged file was refused by name. In all other cases what was read is the same."""
-    expected, refused = read(), 0
-    for bit in flips(file, number):
+    expected, refused, whole = read(), 0, file.read_bytes()
+    for bit, damaged in flips(whole, number):
+        file.write_bytes(damaged)
         try:
             found = read()
         except DataError as error:
@@ -64,6 +54,7 @@ def refused_or_equal(file, read, equal, number=200) -> int:
             refused += 1
         else:
             assert equal(found, expected), f"bit {bit}"
+    file.write_bytes(whole)
     return refused
 
 

@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from faults import lives, until
 from scribbleseg.__main__ import main
 from scribbleseg.annotate import check
 from scribbleseg.cli import app
@@ -53,22 +54,6 @@ time.sleep(60)
 """
 
 ON = "import sys; import scribbleseg.__main__ as program; print('on', flush=True); program.main()"
-
-
-def lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    state = Path(f"/proc/{pid}/stat")
-    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def until(condition, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not (met := condition()) and time.monotonic() < end:
-        time.sleep(0.05)
-    return met
 
 
 def killed_with_its_workers(command: list[str], folder: Path, workers: int, environment: dict[str, str]) -> bool:
