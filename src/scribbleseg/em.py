@@ -211,8 +211,8 @@ def _volumes(session: Session[Recipe], names: Iterable[str]) -> Iterator[Volume]
     slices = session.slices
     for name in names:
         rows = slices.rows[name]
-        image = np.ascontiguousarray(slices.images[rows].swapaxes(0, 1))
-        yield image, slices.scribbles[rows], slices.spacing_mm[name]
+        # No name for the image, which would keep it while the next one is read.
+        yield np.ascontiguousarray(slices.images[rows].swapaxes(0, 1)), slices.scribbles[rows], slices.spacing_mm[name]
 
 
 def train_network(session: Session[Recipe], index: int, start: Path | None = None) -> NetworkModule:

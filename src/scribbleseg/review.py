@@ -46,14 +46,21 @@ def score_cases(segmenter: AnySegmenter, dataset: Dataset, cases: Cases, descrip
     """Segment each case that has a reference and measure it in 3-D on its native grid."""
     scores: list[Score] = []
     for name in track(cases.names, description):
-        reference = dataset.read_reference(name)
-        if reference is not None and (reference != UNLABELLED).any():
-            case = cases.named(name)
-            labels, unmerged = segmenter.segment_unmerged(case)
-            in_pixels = is_picture(case.geometry)
-            scores += score(name, labels, reference, case.spacing_mm, dataset.scored, in_pixels)
-            if regions := _unmerged_regions(dataset):
-                scores += score(name, unmerged, reference, case.spacing_mm, regions, in_pixels)
+        scores += _score_case(segmenter, dataset, cases, name)
+    return scores
+
+
+def _score_case(segmenter: AnySegmenter, dataset: Dataset, cases: Cases, name: str) -> list[Score]:
+    reference = dataset.read_reference(name)
+    if reference is None or (reference == UNLABELLED).all():
+        return []
+    case = cases.named(name)
+    labels, unmerged = segmenter.segment_unmerged(case)
+    spacing_mm, in_pixels = case.spacing_mm, is_picture(case.geometry)
+    del case  # its image takes memory
+    scores = score(name, labels, reference, spacing_mm, dataset.scored, in_pixels)
+    if regions := _unmerged_regions(dataset):
+        scores += score(name, unmerged, reference, spacing_mm, regions, in_pixels)
     return scores
 
 
@@ -181,6 +188,7 @@ def summarise_seeds(run: Run) -> RunSummary:
         areas = recipe.preprocess.native_labels(slices.layer("labels", 0)[slices.rows[name]], case.geometry)
         view = _view(case, recipe.preprocess, case.scribbles, dataset.shown)
         pictures.append(view.picture(None, "training case", scribbles=case.scribbles, pseudo_labels=areas))
+        del case, view  # which would be kept while the next one is read
     summary = RunSummary(run.details["name"], run.details["label_names"], pictures=pictures, origin=origin_of(run))
     return replace(summary, recipe=run.recipe, details=run.details)
 
@@ -216,10 +224,11 @@ class _View:
 
     def picture(self, recursion: int | None, title: str, **maps: Labels | None) -> Picture:
         """The slice's picture, with the label maps of the case on its native grid by their names in `Picture`."""
-        image, geometry = self.turn(self.case.image)[:, self.z], self.case.geometry
+        # Copies: views of slices would keep their volumes.
+        image, geometry = self.turn(self.case.image)[:, self.z].copy(), self.case.geometry
         in_colour = is_picture(geometry) and len(image) == 3
         layers: dict[str, Any] = {
-            name: None if labels is None else self.turn(labels)[self.z] for name, labels in maps.items()
+            name: None if labels is None else self.turn(labels)[self.z].copy() for name, labels in maps.items()
         }
         picture = Picture(
             self.case.name, self.z, recursion, np.moveaxis(image, 0, -1) if in_colour else image[self.shown], **layers
@@ -257,6 +266,7 @@ def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric, names: S
                 prediction=segmenter.segment(case),
                 reference=reference,
             )
+        del case, view  # which would be kept while the next one is read
 
 
 def _test_pictures(run: Run, fabric: Fabric, scores: list[Score], grid: Preprocess) -> Iterator[Picture]:
@@ -272,6 +282,7 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score], grid: Preproce
         there = np.where(reference == 0, UNLABELLED, reference).astype(np.uint8)
         view = _view(case, grid, there, dataset.shown)
         yield view.picture(None, f"{title} test case", prediction=segmenter.segment(case), reference=reference)
+        del case, view
 
 
 def _fullest(labels: Labels) -> int:

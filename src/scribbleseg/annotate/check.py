@@ -131,6 +131,7 @@ def check(
             present[name] = case.present
             counts.append(_counted(case.scribbles)[: len(label_names)])
             n_voxels += case.scribbles.size
+        del case, reference  # which would be kept while the next ones are read
     usual = common_orientation(geometries["train"].values())
     faults += [*_of_channels(channels), *_without_present(present)]
     faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]

@@ -84,6 +84,7 @@ def _look_at(model: "Model", cases: "Cases") -> tuple[list["Look"], list["DataEr
             failed.append(error)
         else:
             looks.append(look(model.segmenter, case))
+            del case  # which would be kept while the others are read
     if not names:
         return looks, failed
     took = in_words((time.perf_counter() - started) * len(names))

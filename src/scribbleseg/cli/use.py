@@ -189,6 +189,7 @@ def _segment_all(
             progress.give_up(name)
         else:
             progress.finish(case, rank)
+            del case  # which would be kept while the next one is read
     return failed
 
 
@@ -354,8 +355,10 @@ def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
             continue
         case = (dataset.train if name in dataset.train.names else dataset.test).named(name)
         left_out += int((reference == UNLABELLED).sum())
-        labels, in_pixels = opened.read(case), is_picture(case.geometry)
-        scores += score(name, labels, reference, case.spacing_mm, dataset.scored, in_pixels)
+        labels, spacing_mm, in_pixels = opened.read(case), case.spacing_mm, is_picture(case.geometry)
+        del case  # its image takes memory
+        scores += score(name, labels, reference, spacing_mm, dataset.scored, in_pixels)
+        del labels, reference
     return scores, without_mask, left_out
 
 

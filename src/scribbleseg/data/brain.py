@@ -1,5 +1,7 @@
 """Skull-stripped scans of the brain: air is exactly 0 in every channel."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Bool
 from scipy import ndimage
@@ -31,9 +33,27 @@ def surrounded(image: Image) -> Bool[np.ndarray, "depth height width"]:
 
 def normalise_brain(image: Image) -> Image:
     """Shifts and scales each channel to mean 0 and variance 1 over the brain; the air around it stays 0."""
+    scaled, whole = brain_normaliser(image), np.empty_like(image)
+    for z in range(image.shape[1]):
+        whole[:, z : z + 1] = scaled(image[:, z : z + 1])
+    return whole
+
+
+def brain_normaliser(image: Image) -> Callable[[Image], Image]:
+    """What `normalise_brain` does to any part of this image, in any order of voxels."""
     brain = in_brain(image)
-    normalised = np.zeros_like(image)
-    for channel, values in enumerate(image[:, brain]):
-        if values.size and np.ptp(values):
-            normalised[channel, brain] = (values - values.mean(dtype=np.float64)) / values.std(dtype=np.float64)
-    return normalised
+    moments = []
+    for channel in image:
+        values = channel[brain]
+        varies = values.size and np.ptp(values)
+        moments.append((values.mean(dtype=np.float64), values.std(dtype=np.float64)) if varies else None)
+
+    def scaled(part: Image) -> Image:
+        inside, normalised = in_brain(part), np.zeros_like(part)
+        for n, moment in enumerate(moments):
+            if moment is not None:
+                mean, sd = moment
+                normalised[n, inside] = (part[n, inside] - mean) / sd
+        return normalised
+
+    return scaled

@@ -1,11 +1,12 @@
 """Intensities as networks and random walkers see them: what is clipped, and how they are scaled."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from scribbleseg.types import UNLABELLED, Cases, Image, spread
+from scribbleseg.types import UNLABELLED, Case, Cases, Image, spread
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +15,12 @@ Window = tuple[float, float]
 
 Windows = tuple[Window | None, ...]
 """One for each channel; None where the channel's own percentiles stand in."""
+
+Normaliser = Callable[[Image], Image]
+"""Clips and scales a part of an image, voxel by voxel."""
+
+AT_A_TIME = 2**16
+"""Values that a mean is taken of at a time."""
 
 CLIPPED_PERCENTILES = (0.5, 99.5)
 """Intensities beyond these are clipped before normalisation, so that a bright vessel does not set the scale (ours)."""
@@ -45,8 +52,7 @@ def ct_windows(cases: Cases) -> Windows:
     ct: np.ndarray | None = None
     spaced = spread(cases.names, LOOKED_AT)
     for name in [*spaced, *(name for name in cases.names if name not in spaced)]:
-        case = cases.named(name)
-        lowest = case.image.min(axis=(1, 2, 3))
+        lowest, shown = _looked_at(cases.named(name))
         its = (AIR_HU[0] <= lowest) & (lowest <= AIR_HU[1])
         if ct is not None and (len(ct) != len(its) or (ct & ~its).any()):
             _warn_of_mixture(name)
@@ -55,13 +61,18 @@ def ct_windows(cases: Cases) -> Windows:
         ct = its if ct is None else ct & its
         if not ct.any():
             return ()
-        structures = (case.scribbles != UNLABELLED) & (case.scribbles > 0)
-        drawn += [case.image[:, structures]] if structures.any() else []
+        drawn += [shown] if shown.size else []
         if len(drawn) >= LOOKED_AT:
             break
     if ct is None:
         return ()
     return tuple(_around([values[channel] for values in drawn]) if is_ct else None for channel, is_ct in enumerate(ct))
+
+
+def _looked_at(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest intensity of each channel, and the intensities of structures on their scribbles, `channel voxel`."""
+    structures = (case.scribbles != UNLABELLED) & (case.scribbles > 0)
+    return case.image.min(axis=(1, 2, 3)), case.image[:, structures]
 
 
 def _warn_of_mixture(name: str) -> None:
@@ -90,16 +101,51 @@ def normalise(image: Image, windows: Windows = ()) -> Image:
         image: float32 `channel depth height width`.
         windows: one for each channel; () is none for all.
     """
-    return np.stack([_normalised(channel, windows[n] if windows else None) for n, channel in enumerate(image)])
+    scaled, whole = normaliser(image, windows), np.empty(image.shape, np.float32)
+    for z in range(image.shape[1]):
+        whole[:, z : z + 1] = scaled(image[:, z : z + 1])
+    return whole
 
 
-def _normalised(channel: np.ndarray, window: Window | None) -> np.ndarray:
+def normaliser(image: Image, windows: Windows = ()) -> Normaliser:
+    """What `normalise` does to any part of this image, in any order of voxels: a whole copy takes memory."""
+    scales = [_scale(channel, windows[n] if windows else None) for n, channel in enumerate(image)]
+    return lambda part: np.stack([scale(channel) for scale, channel in zip(scales, part, strict=True)])
+
+
+def _scale(channel: np.ndarray, window: Window | None) -> Callable[[np.ndarray], np.ndarray]:
+    """What clips and scales values of a channel, one by one, to float32."""
     if window is not None:
-        low, high = window
-        return ((np.clip(channel, low, high) - (low + high) / 2) * (4 / (high - low))).astype(np.float32)
+        lowest, highest = window
+        middle, factor = (lowest + highest) / 2, 4 / (highest - lowest)
+        return lambda part: ((np.clip(part, lowest, highest) - middle) * factor).astype(np.float32)
     low, high = np.percentile(channel, CLIPPED_PERCENTILES)
     if low == high:
-        return np.zeros_like(channel, np.float32)
+        return lambda part: np.zeros_like(part, np.float32)
     # A power of two changes no digit, and keeps squares of the smallest (ADC in m^2/s) and the largest in range.
-    clipped = np.ldexp(np.clip(channel, low, high), -int(np.frexp(float(high) - float(low))[1]))
-    return ((clipped - clipped.mean()) / clipped.std()).astype(np.float32)
+    exponent = -int(np.frexp(float(high) - float(low))[1])
+
+    def clipped(part: np.ndarray) -> np.ndarray:
+        return np.ldexp(np.clip(part, low, high), exponent)
+
+    values = channel.ravel(order="K")
+    mean = _mean(clipped, values)
+    sd = np.sqrt(_mean(lambda part: np.square(clipped(part) - mean), values))
+    return lambda part: ((clipped(part) - mean) / sd).astype(np.float32)
+
+
+def _mean(of: Callable[[np.ndarray], np.ndarray], values: np.ndarray) -> np.floating:
+    """The mean of a function of values, equal to the last digit to NumPy's of all at once, which takes memory.
+
+    NumPy sums halves, their halves and so on; the smaller half has a multiple of 8 elements.
+    """
+
+    def total(some: np.ndarray) -> Any:
+        if len(some) <= AT_A_TIME:
+            return of(some).sum()
+        half = len(some) // 2
+        half -= half % 8
+        return total(some[:half]) + total(some[half:])
+
+    found = total(values)
+    return found.dtype.type(found / len(values))

@@ -1,6 +1,6 @@
 """Brings images and labels from native grids to the recipe's and back: resampling, cropping, normalisation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Annotated
@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float32, UInt8
 from pydantic import Field
 from torch.nn import functional
 
-from scribbleseg.data.brain import in_brain, normalise_brain
-from scribbleseg.data.intensities import Windows, ct_windows, normalise
+from scribbleseg.data.brain import brain_normaliser, in_brain
+from scribbleseg.data.intensities import Windows, ct_windows, normaliser
 from scribbleseg.data.orientation import Orientation, Plane, Turn, common_orientation, turn_to
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Labels, Probabilities
 
@@ -21,6 +21,9 @@ OUT_OF_SCALE = 10
 
 STRIDE = 16
 """An automatic slice size is a multiple of this: four poolings (scribbleseg.training.unet)."""
+
+AT_A_TIME = 16
+"""Slices that are brought to a grid, segmented and brought back at a time: one batch of a network."""
 
 MOST_PIXELS = 16384
 """On a side of a resampled slice (ours): 1 GiB a slice and channel."""
@@ -139,6 +142,12 @@ class Preprocess:
         Raises:
             DataError: pixels that are 10 times as large or as small as in training: the header is likely wrong.
         """
+        return np.concatenate(list(self.image_parts(case, side)))
+
+    def image_parts(
+        self, case: Case, side: int | None = None
+    ) -> Iterator[Float32[np.ndarray, "slice channel side side"]]:
+        """Yields what `image` returns, AT_A_TIME slices at a time: of a large volume, a copy may not fit in memory."""
         assert self.size is not None, "resolve() first"
         turn = self.turn(case.geometry)
         if self.usual_mm and any(_differ(mm, self.usual_mm) for mm in turn.spacing_mm(case.geometry)[1:]):
@@ -148,13 +157,16 @@ class Preprocess:
                 f"case {case.name}: expected {len(self.windows)} channels, one for each of preprocess.windows, got "
                 f"{len(case.image)}; give every case the same channels"
             )
-        normalised = normalise_brain(case.image) if self.brain else normalise(case.image, self.windows or ())
-        normalised = np.ascontiguousarray(turn(normalised))
-        slices = functional.interpolate(
-            torch.from_numpy(normalised.swapaxes(0, 1)), self.resampled(case.geometry), mode="bilinear", antialias=True
-        ).numpy()
-        floor = normalised.min(axis=(1, 2, 3))[:, None, None] * (not self.brain)
-        return _fit(slices, side or self.size, np.broadcast_to(floor, (*slices.shape[:-2], 1, 1)))
+        scaled = brain_normaliser(case.image) if self.brain else normaliser(case.image, self.windows or ())
+        lowest = case.image.min(axis=(1, 2, 3), keepdims=True)  # scaling keeps the order
+        floor = (scaled(lowest) * (not self.brain))[..., 0]
+        slices, shape = turn(case.image), self.resampled(case.geometry)
+        for start in range(0, slices.shape[1], AT_A_TIME):
+            part = np.ascontiguousarray(scaled(slices[:, start : start + AT_A_TIME]))
+            resampled = functional.interpolate(
+                torch.from_numpy(part.swapaxes(0, 1)), shape, mode="bilinear", antialias=True
+            ).numpy()
+            yield _fit(resampled, side or self.size, np.broadcast_to(floor, (*resampled.shape[:-2], 1, 1)))
 
     def labels(self, labels: Labels, geometry: Geometry) -> UInt8[np.ndarray, "depth size size"]:
         """Returns labels of a native grid on this grid; strokes stay (`resample_labels`), padding is UNLABELLED."""
@@ -178,18 +190,41 @@ class Preprocess:
         self, probabilities: Float32[np.ndarray, "depth label side side"], case: Case
     ) -> Probabilities:
         """Interpolates probabilities of this grid to the native one; all is background outside, and off the brain."""
-        whole = np.zeros((*probabilities.shape[:2], *self.resampled(case.geometry)), np.float32)
-        whole[:, 0] = 1
-        _paste(whole, probabilities)
-        turn = self.turn(case.geometry)
-        shape = turn.shape(case.geometry)[1:]
-        native = functional.interpolate(torch.from_numpy(whole), shape, mode="bilinear").numpy()
-        native = turn.back(native.swapaxes(0, 1))
-        if self.brain:
-            outside = ~in_brain(case.image)
-            native[:, outside] = 0
-            native[0, outside] = 1
+        native = np.empty((probabilities.shape[1], *case.geometry.shape), np.float32)
+        starts = range(0, len(probabilities), AT_A_TIME)
+        parts = (probabilities[start : start + AT_A_TIME] for start in starts)
+        slices = self.turn(case.geometry)(native)
+        for where, part in self.native_parts(parts, case):
+            slices[:, where] = part.swapaxes(0, 1)
         return native
+
+    def native_parts(
+        self, parts: Iterable[Float32[np.ndarray, "slice label side side"]], case: Case
+    ) -> Iterator[tuple[slice, Float32[np.ndarray, "slice label height width"]]]:
+        """Yields what `native_probabilities` returns, some slices at a time, in the grid's plane and orientation.
+
+        Args:
+            parts: probabilities of this grid, from the first slice to the last, so many at a time.
+            case: with the image.
+
+        Yields:
+            Which slices they are after `turn`, and their probabilities at native resolution.
+        """
+        turn, start = self.turn(case.geometry), 0
+        shape, resampled = turn.shape(case.geometry)[1:], self.resampled(case.geometry)
+        for part in parts:
+            whole = np.zeros((*part.shape[:2], *resampled), np.float32)
+            whole[:, 0] = 1
+            _paste(whole, part)
+            native = functional.interpolate(torch.from_numpy(whole), shape, mode="bilinear").numpy()
+            where = slice(start, start + len(part))
+            start = where.stop
+            if self.brain:
+                outside = ~in_brain(turn(case.image)[:, where])
+                background = np.zeros(native.shape[1], np.float32)
+                background[0] = 1
+                native.swapaxes(0, 1)[:, outside] = background[:, None]
+            yield where, native
 
     def native_labels(self, labels: UInt8[np.ndarray, "depth size size"], geometry: Geometry) -> Labels:
         """Returns training labels of this grid on a native one, by nearest pixel; outside the crop UNLABELLED."""

@@ -211,7 +211,9 @@ class Slices:
         if not path.exists():
             # Written in full: a map over a hole in a file dies of a full disk without a word.
             with atomically(path) as temporary:
-                temporary.write_bytes(np.full(shape, layer.outside, layer.dtype).tobytes())
+                one = np.full(shape[1:], layer.outside, layer.dtype).tobytes()
+                with temporary.open("wb") as file:
+                    file.writelines(one for _ in range(shape[0]))
         return np.memmap(path, layer.dtype, "r+", shape=shape)
 
     def finish(self, kind: str, index: int | str) -> None:
@@ -300,24 +302,27 @@ def _write_layers(
     seen = Fingerprint()
     with ExitStack() as stack:
         files = {kind: stack.enter_context((folder / f"{kind}.raw").open("wb")) for kind in FIXED}
-        for case in track(cases, "Preprocessing", total=len(cases)):
+        for name in track(cases.names, "Preprocessing"):
+            case = cases.named(name)
             seen.add(case)
-            image, strokes = preprocess.image(case), preprocess.labels(case.scribbles, case.geometry)
-            shown = preprocess.inside(case)
-            shape = shape or image.shape[1:]
-            if image.shape[1:] != shape:
-                raise DataError(
-                    f"case {case.name}: expected {shape[0]} channels as in the cases before, got {image.shape[1]}; "
-                    "give every case the same channels"
-                )
+            for part in preprocess.image_parts(case):
+                shape = shape or part.shape[1:]
+                if part.shape[1:] != shape:
+                    raise DataError(
+                        f"case {name}: expected {shape[0]} channels as in the cases before, got {part.shape[1]}; "
+                        "give every case the same channels"
+                    )
+                files["images"].write(part.tobytes())
+            strokes, shown = preprocess.labels(case.scribbles, case.geometry), preprocess.inside(case)
             held = slices_to_hold_out(case.name, strokes, held_out, drawn)[:, None, None]
             kept, withheld = (np.where(held == away, np.uint8(UNLABELLED), strokes) for away in (True, False))
-            for kind, layer in zip(FIXED, (image, shown, kept, withheld), strict=True):
+            for kind, layer in zip(FIXED[1:], (shown, kept, withheld), strict=True):
                 files[kind].write(layer.tobytes())
             any_held = any_held or bool(held.any())
             drawn |= set(np.unique(kept).tolist()) - {UNLABELLED}
-            index[case.name] = _describe(case, preprocess) | {"slices": len(image), "pixels": int(shown.sum())}
-            _warn_of_lost_classes(case.name, case.scribbles, strokes)
+            index[name] = _describe(case, preprocess) | {"slices": len(strokes), "pixels": int(shown.sum())}
+            _warn_of_lost_classes(name, case.scribbles, strokes)
+            del case  # which would be kept while the next one is read
     if not drawn:
         raise DataError(
             f"expected scribbles in at least one of {len(cases)} cases, found every voxel unlabelled; draw some, or "
@@ -360,7 +365,7 @@ def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"
         with _complete_or_absent(folder) as partial:
             for kind in ("images", "inside"):
                 link_or_copy(slices.folder / f"{kind}.raw", partial / f"{kind}.raw")
-            (partial / "scribbles.raw").write_bytes(np.ascontiguousarray(scribbles).tobytes())
+            scribbles.tofile(partial / "scribbles.raw")
             checksums = {path.stem: _checksum(path) for path in sorted(partial.glob("*.raw"))}
             write_json(partial / "index.json", {**slices.index, "checksums": checksums})
     return open_slices(folder)

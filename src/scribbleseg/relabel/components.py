@@ -64,8 +64,10 @@ def only_largest(labels: Volume, structures: Collection[int]) -> Volume:
     """Labels in which each of these structures has its largest component alone; smaller ones become background."""
     kept = labels.copy()
     for value in set(structures) & set(_structures(labels)):
-        largest = _largest(labels, value)
-        kept[(labels == value) & ~largest] = 0
+        box, components, largest = _components(labels, value)
+        for part, here in zip(kept[box], components, strict=True):
+            part[(here > 0) & (here != largest)] = 0
+        del components, here  # which would be kept while the next ones are numbered
     return kept
 
 
@@ -76,8 +78,10 @@ def scribbles_in_components(labels: Volume, scribbles: Volume, n_labels: int) ->
     """
     counts = np.zeros((n_labels, 2), np.int64)
     for value in _structures(labels):
-        agreed = (scribbles == value) & (labels == value)
-        counts[value] = agreed.sum(), (agreed & _largest(labels, value)).sum()
+        box, components, largest = _components(labels, value)
+        agreed = (scribbles[box] == value) & (labels[box] == value)
+        counts[value] = agreed.sum(), (components[agreed] == largest).sum()
+        del components
     return counts
 
 
@@ -85,7 +89,9 @@ def _structures(labels: Volume) -> list[int]:
     return [int(value) for value in np.unique(labels) if value not in (0, UNLABELLED)]
 
 
-def _largest(labels: Volume, value: int) -> np.ndarray:
-    """The largest component of a label that is there; the first of equals."""
-    components, _ = ndimage.label(labels == value, NEIGHBOURS)
-    return components == 1 + np.bincount(components.ravel())[1:].argmax()
+def _components(labels: Volume, value: int) -> tuple[tuple[slice, ...], np.ndarray, int]:
+    """The box around a label that is there, the numbers of its components in it, and which of them is the largest."""
+    box = ndimage.find_objects((labels == value).view(np.uint8))[0]
+    components, n = ndimage.label(labels[box] == value, NEIGHBOURS)
+    sizes = sum(np.bincount(slice_.ravel(), minlength=n + 1) for slice_ in components)  # at once: 8 bytes a voxel
+    return box, components, 1 + int(sizes[1:].argmax())

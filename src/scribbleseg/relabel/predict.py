@@ -269,6 +269,10 @@ class Segmenter:
 
         Raises DataError where its channels are not those of training.
         """
+        return self.preprocess.image(case, self._side(case))
+
+    def _side(self, case: Case) -> int:
+        """The side of the square that it sees of a case, in pixels of the grid. Raises DataError for other channels."""
         if len(case.image) != self.channels:
             raise DataError(
                 f"case {case.name} ({', '.join(map(str, case.files))}): expected {self.channels} channels as in "
@@ -277,12 +281,21 @@ class Segmenter:
         side = self.preprocess.side(case.geometry)
         if max(self.preprocess.resampled(case.geometry)) > side + 1:
             _warn_of_crop(f"{side * (self.preprocess.spacing_mm or 0):.0f} {unit_of(case.geometry)}")
-        return self.preprocess.image(case, side)
+        return side
+
+    def _parts(self, case: Case) -> Iterator[tuple[slice, Float32[np.ndarray, "slice label height width"]]]:
+        """Native probabilities, a few slices at a time, and which slices they are after `Preprocess.turn`."""
+        images = self.preprocess.image_parts(case, self._side(case))
+        on_grid = (predict(self.fabric, self.network, part, self.views) for part in images)
+        return self.preprocess.native_parts(on_grid, case)
 
     def probabilities(self, case: Case) -> Probabilities:
         """Probabilities on the case's native grid. Raises DataError where its channels are not those of training."""
-        on_grid = predict(self.fabric, self.network, self.slices(case), self.views)
-        return self.preprocess.native_probabilities(on_grid, case)
+        native = np.empty((len(self.label_names), *case.geometry.shape), np.float32)
+        slices = self.preprocess.turn(case.geometry)(native)
+        for where, part in self._parts(case):
+            slices[:, where] = part.swapaxes(0, 1)
+        return native
 
     def check_dropout(self) -> None:
         """Raises DataError for a network without dropout, whose passes are all equal."""
@@ -302,8 +315,15 @@ class Segmenter:
 
         Voxels outside the network's field of view are background, where it has one (`Preprocess.crops`).
         """
-        return self.labels(self.probabilities(case))
+        labels = np.empty(case.geometry.shape, np.uint8)
+        slices = self.preprocess.turn(case.geometry)(labels)
+        for where, part in self._parts(case):
+            slices[where] = part.argmax(axis=1)
+        return only_largest(labels, self.single)
 
     def labels(self, probabilities: Probabilities) -> Labels:
         """The most probable labels; of a structure that is a single component, the largest one alone."""
-        return only_largest(probabilities.argmax(axis=0).astype(np.uint8), self.single)
+        labels = np.empty(probabilities.shape[1:], np.uint8)
+        for z in range(len(labels)):  # at once it would take 8 bytes a voxel
+            labels[z] = probabilities[:, z].argmax(axis=0)
+        return only_largest(labels, self.single)

@@ -16,7 +16,7 @@ def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[
         )
     if len(spacing_mm) != 3 or not all(0.0 < s < np.inf for s in spacing_mm):
         raise DataError(f"{seeder}: expected three positive voxel sizes in mm, got {tuple(spacing_mm)}")
-    bad = int(np.count_nonzero(~np.isfinite(image)))
+    bad = sum(int(np.count_nonzero(~np.isfinite(image[:, z]))) for z in range(image.shape[1]))
     if bad:
         raise DataError(
             f"{seeder}: expected finite intensities, got {bad} voxels that are NaN or infinite among "

@@ -9,20 +9,21 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from itertools import starmap
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from scipy import ndimage
 from scipy.sparse import coo_array
 
 from scribbleseg.seeds.checks import check_volume
 from scribbleseg.seeds.laplacian import Dirichlet, solve_directly, solve_iteratively
+from scribbleseg.seeds.scaling import Block, scaling
 from scribbleseg.types import UNLABELLED, Image, Labels, Probabilities
 from scribbleseg.workers import Workers
 
-Block = Float64[np.ndarray, "channel depth height width"]
 Seeds = Int[np.ndarray, "depth height width"]
 """The column of each seed in the linear system, FREE elsewhere."""
 
@@ -43,7 +44,6 @@ DECIDED = 1e-5
 
 MARGIN = 32
 """Pixels around the structures' scribbles in the first, cropped attempt; ours: on ACDC enough for 4 slices of 5."""
-
 
 TAUS = (0.99, 0.95, 0.9, 0.8)
 """What tau is chosen from where a recipe leaves it to the data; ours. Can et al. have 0.99 and 0.90."""
@@ -123,31 +123,32 @@ class RandomWalker:
         Raises:
             DataError: shapes that do not fit, or an image that is not finite.
         """
-        check_volume(image, scribbles, spacing_mm, "random walker")
-        scaled = _scale(np.asarray(image), over=(1, 2, 3) if self.scale == "volume" else (2, 3))
-        return self._walked(scaled, scribbles, spacing_mm)
+        return np.concatenate([found for _, found in self._blocks(image, scribbles, spacing_mm)], axis=1)
 
-    def _walked(self, scaled: Block, scribbles: Labels, spacing_mm: Sequence[float]) -> Probabilities:
-        """Returns the probabilities in an image that is scaled already."""
-        drawn = scribbles[scribbles != UNLABELLED]
-        n_labels = max(int(drawn.max(initial=0)) + 1, 2)
+    def _blocks(
+        self, image: Image | Block, scribbles: Labels, spacing_mm: Sequence[float], scaled: bool = False
+    ) -> Iterator[tuple[slice, Probabilities]]:
+        """Yields what `probabilities` returns block by block, with the slices of each: a volume's take memory."""
+        check_volume(image, scribbles, spacing_mm, "random walker")
+        scale = np.asarray if scaled else scaling(image, self.scale)
+        n_labels = max(int(scribbles.max(where=scribbles != UNLABELLED, initial=0)) + 1, 2)
         spacing = np.asarray(spacing_mm, dtype=np.float64) / spacing_mm[-1]
-        depth = scribbles.shape[0]
-        blocks = [slice(z, z + 1) for z in range(depth)] if self.dimensions == 2 else [slice(0, depth)]
-        probabilities = np.full((n_labels, *scribbles.shape), 1.0 / n_labels, dtype=np.float32)
-        for block in blocks:
-            _walk(scaled[:, block], np.asarray(scribbles[block]), spacing, self.beta, probabilities[:, block])
-        for z, drawn_here in enumerate(scribbles):
-            if self.empty == "background" and set(np.unique(drawn_here)) - {UNLABELLED} == {0}:
-                probabilities[:, z] = 0.0
-                probabilities[0, z] = 1.0
-        return probabilities
+        thick = 1 if self.dimensions == 2 else len(scribbles)
+        for block in [slice(z, z + thick) for z in range(0, len(scribbles), thick)]:
+            drawn = np.asarray(scribbles[block])
+            probabilities = np.full((n_labels, *drawn.shape), 1.0 / n_labels, dtype=np.float32)
+            _walk(scale(image[:, block]), drawn, spacing, self.beta, probabilities)
+            for z, drawn_here in enumerate(drawn):
+                if self.empty == "background" and set(np.unique(drawn_here)) - {UNLABELLED} == {0}:
+                    probabilities[:, z] = 0.0
+                    probabilities[0, z] = 1.0
+            yield block, probabilities
 
     def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
         """Returns the seed areas, uint8 `depth height width`. Arguments and errors as in `probabilities`."""
         if self.tau is None:
             return self.fitted([(image, scribbles, spacing_mm)])(image, scribbles, spacing_mm)
-        return _areas(self.probabilities(image, scribbles, spacing_mm), scribbles, self.tau)
+        return _grown(self._blocks(image, scribbles, spacing_mm), scribbles, self.tau)
 
     def grow_scaled(self, scaled: Block, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
         """Returns the seed areas in an image that is scaled to [0, 1] already; arguments and errors as in `__call__`.
@@ -155,10 +156,9 @@ class RandomWalker:
         This is for a few slices of a volume: on the scale of the whole they get the areas that they have in it. Raises
         ValueError without a tau.
         """
-        check_volume(scaled, scribbles, spacing_mm, "random walker")
         if self.tau is None:
             raise ValueError("tau: expected a probability, got None; use `fitted`")
-        return _areas(self._walked(scaled, scribbles, spacing_mm), scribbles, self.tau)
+        return _grown(self._blocks(scaled, scribbles, spacing_mm, scaled=True), scribbles, self.tau)
 
     def fitted(self, volumes: Iterable[Volume]) -> "RandomWalker":
         """Returns the walker with a tau: the largest of TAUS at which structures grow in these volumes; else the least.
@@ -171,10 +171,10 @@ class RandomWalker:
             return self
         counts = np.zeros((len(TAUS) + 1, UNLABELLED), int)
         for image, scribbles, spacing_mm in volumes:
-            probabilities = self.probabilities(image, scribbles, spacing_mm)
-            for n, tau in enumerate((*TAUS, LIKELIEST)):
-                areas = _areas(probabilities, scribbles, tau)
-                counts[n] += np.bincount(areas.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
+            for block, probabilities in self._blocks(image, scribbles, spacing_mm):
+                for n, tau in enumerate((*TAUS, LIKELIEST)):
+                    areas = _areas(probabilities, scribbles[block], tau)
+                    counts[n] += np.bincount(areas.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
         *grown, likeliest = counts[:, 1:]
         structures = likeliest > 0
         if not structures.any():
@@ -186,6 +186,14 @@ class RandomWalker:
 
 AUTOMATIC = RandomWalker(tau=None, beta=400.0, empty="background")
 """The walker of our own recipes, which fits tau to the data (docs/LOG.md)."""
+
+
+def _grown(blocks: Iterable[tuple[slice, Probabilities]], scribbles: Labels, tau: float) -> Labels:
+    """Returns the areas of blocks, which are worked on one after the other."""
+    areas = np.empty(scribbles.shape, np.uint8)
+    for block, probabilities in blocks:
+        areas[block] = _areas(probabilities, scribbles[block], tau)
+    return areas
 
 
 def _areas(probabilities: Probabilities, scribbles: Labels, tau: float) -> Labels:
@@ -247,7 +255,8 @@ def grow(
         TimeRemainingColumn(),
     )
     with Progress(*columns) as progress:
-        grown = (seeder(*volume) for volume in volumes) if workers == 1 else _in_processes(seeder, volumes, workers)
+        # A generator expression would keep one volume while the next is read.
+        grown = starmap(seeder, volumes) if workers == 1 else _in_processes(seeder, volumes, workers)
         yield from progress.track(grown, total=total, description=description)
 
 
@@ -261,14 +270,6 @@ def _in_processes(seeder: Seeder, volumes: Iterable[Volume], workers: int) -> It
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _scale(image: Image, over: tuple[int, ...]) -> Block:
-    """Scales to [0, 1] by the extremes over some axes, as float64; what is constant over them becomes 0."""
-    scaled = image.astype(np.float64)
-    scaled -= scaled.min(axis=over, keepdims=True)
-    extent = scaled.max(axis=over, keepdims=True)
-    return np.divide(scaled, extent, out=scaled, where=extent > 0)
 
 
 def _walk(block: Block, scribbles: Labels, spacing: np.ndarray, beta: float, out: Probabilities) -> None:

@@ -1,0 +1,121 @@
+"""Memory that each verb takes for large volumes, in bytes a voxel of one of them, beyond what it takes for tiny ones.
+
+The data set is a made-up CT: int16, two training cases with a few strokes and a mask, two test cases. Several cases
+show whether one is kept while the next is read. Each verb runs in a process of its own, once on volumes of SHAPE and
+once on tiny ones; the figure is the difference of the largest resident sets of any one process, over the voxels of one
+volume. Seed areas are grown in one process. The recipe is default.quick with a short training.
+
+    OMP_NUM_THREADS=1 python benchmarks/memory.py --shape 300 512 512
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+SHAPE = (150, 256, 256)
+TINY = (24, 48, 48)
+ORGANS = {1: (0.35, 0.3), 2: (0.65, 0.6)}
+"""Where along each axis the centre of an organ lies, by its label: along depth and width, and along height."""
+
+IGNORE = 3
+LABELS = '{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}}'
+SHORT = ("stages.iterations=2", "stages.batch=2", "stages.1.times=1")
+
+
+def volume(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A CT in Hounsfield units, strokes, and the mask, `depth height width`; made slice by slice."""
+    rng = np.random.default_rng(seed)
+    depth, height, width = shape
+    rows, columns = (np.arange(n)[:, None] / n for n in (height, width))
+    columns = columns.T
+    image, mask = np.empty(shape, np.int16), np.zeros(shape, np.uint8)
+    strokes = np.full(shape, IGNORE, np.uint8)
+    for z in range(depth):
+        body = ((rows - 0.5) / 0.42) ** 2 + ((columns - 0.5) / 0.46) ** 2 < 1
+        for label, (along, across) in ORGANS.items():
+            away = ((z / depth - along) / 0.25) ** 2 + ((rows - across) / 0.14) ** 2 + ((columns - along) / 0.16) ** 2
+            mask[z][away < 1] = label
+        mean = np.where(body, np.array([20, 110, 140])[mask[z]], -1000)
+        image[z] = mean + 15 * rng.standard_normal((height, width), np.float32)
+        if z % max(depth // 12, 1) == 0:
+            for label, (along, across) in ORGANS.items():
+                row, column = int(across * height), slice(int((along - 0.08) * width), int((along + 0.08) * width))
+                drawn = strokes[z, row, column]
+                drawn[mask[z, row, column] == label] = label
+            strokes[z, int(0.85 * height), width // 4 : 3 * width // 4] = 0
+    return image, strokes, mask
+
+
+def write(folder: Path, shape: tuple[int, int, int]) -> None:
+    """Write the data set in the layout `folder`, 0.8 x 0.8 x 1 mm, the same extent whatever the shape is."""
+    step = 0.8 * 512 / shape[2]
+    affine = np.diag([-step, -step, 300 / shape[0], 1.0])
+    for n in range(4):
+        parts = dict(zip(("images", "scribbles", "masks"), volume(shape, n), strict=True))
+        for kind, array in parts.items():
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            if kind != "scribbles" or n < 2:
+                nib.save(nib.Nifti1Image(array.T, affine), folder / kind / f"case{n}.nii.gz")
+    (folder / "dataset.json").write_text(LABELS)
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """The verbs' arguments, in an order in which each finds what it needs."""
+    data, run, out = (str(folder / name) for name in ("data", "run", "predictions"))
+    short = ["--recipe", "default.quick", *(word for field in SHORT for word in ("--set", field))]
+    return {
+        "check": ["check", data],
+        "seeds": ["seeds", data, "--out", run, "--workers", "1", *short],
+        "train": ["train", data, "--out", run, "--resume", "--accelerator", "cpu"],
+        "predict": ["predict", run, data, "--out", out, "--accelerator", "cpu"],
+        "evaluate": ["evaluate", out, data],
+        "suggest": ["suggest", run, data, "--accelerator", "cpu"],
+        "report": ["report", run, "--out", str(folder / "report.html"), "--accelerator", "cpu"],
+    }
+
+
+def largest_set(arguments: list[str]) -> tuple[int, float]:
+    """The largest resident set of the program and its children, in bytes, and the seconds that it ran."""
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "scribbleseg", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        said = process.stdout.read().decode() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said[-2000:]}")
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), time.perf_counter() - started
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="depth, height and width of the volumes")
+    parser.add_argument("--quick", action="store_true", help="small volumes, whose figures mean nothing")
+    parser.add_argument("--verbs", nargs="+", help="these alone; default: all (each needs those before it)")
+    arguments = parser.parse_args()
+    shape = (32, 64, 64) if arguments.quick else tuple(arguments.shape)
+    table = Table("verb", "bytes a voxel", "MB", "MB, tiny", "seconds", box=None)
+    with tempfile.TemporaryDirectory() as scratch:
+        tiny, large = Path(scratch) / "tiny", Path(scratch) / "large"
+        write(tiny / "data", TINY)
+        write(large / "data", shape)
+        for verb in arguments.verbs or commands(tiny):
+            before, _ = largest_set(commands(tiny)[verb])
+            after, seconds = largest_set(commands(large)[verb])
+            each = (after - before) / float(np.prod(shape))
+            table.add_row(verb, f"{each:.1f}", f"{after / 1e6:.0f}", f"{before / 1e6:.0f}", f"{seconds:.0f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
