@@ -93,5 +93,7 @@ def _components(labels: Volume, value: int) -> tuple[tuple[slice, ...], np.ndarr
     """The box around a label that is there, the numbers of its components in it, and which of them is the largest."""
     box = ndimage.find_objects((labels == value).view(np.uint8))[0]
     components, n = ndimage.label(labels[box] == value, NEIGHBOURS)
-    sizes = sum(np.bincount(slice_.ravel(), minlength=n + 1) for slice_ in components)  # at once: 8 bytes a voxel
+    sizes = np.zeros(n + 1, np.int64)
+    for slice_ in components:  # at once it would take 8 bytes a voxel
+        sizes += np.bincount(slice_.ravel(), minlength=n + 1)
     return box, components, 1 + int(sizes[1:].argmax())
