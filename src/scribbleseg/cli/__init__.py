@@ -3,10 +3,10 @@
 Each verb imports what it needs when it runs, so that --help is instant.
 """
 
-from scribbleseg.cli import annotate, data, draw, exchange, tables, train, use
+from scribbleseg.cli import annotate, data, draw, exchange, measure, tables, train, use
 from scribbleseg.cli.app import app
 
-__all__ = ["annotate", "app", "data", "draw", "exchange", "tables", "train", "use"]
+__all__ = ["annotate", "app", "data", "draw", "exchange", "measure", "tables", "train", "use"]
 
 ORDER = (
     *("demo", "annotate", "check", "simulate", "convert"),

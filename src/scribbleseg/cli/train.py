@@ -26,7 +26,7 @@ from scribbleseg.cli.app import (
     print_table,
     verb,
 )
-from scribbleseg.cli.use import score_table
+from scribbleseg.cli.measure import score_table
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
