@@ -11,8 +11,9 @@ from lightning_fabric import Fabric
 from scribbleseg.data import folder
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.phantoms import write_phantoms
+from scribbleseg.ranking import FLOOR, MOST_CASES, REACH, Look, Stack, Suggestion, rank
 from scribbleseg.relabel.predict import Segmenter
-from scribbleseg.suggest import FLOOR, MOST_CASES, REACH, SURE, Look, Stack, Suggestion, _by_slice, look, rank, suggest
+from scribbleseg.suggest import SURE, _by_slice, look, suggest
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 

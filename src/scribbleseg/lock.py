@@ -80,6 +80,28 @@ def release(folder: Path) -> None:
             lock.release(force=True)
 
 
+def at_work(folder: Path) -> int | None:
+    """The number of the process of this machine that holds the lock of a run folder; None where there is none.
+
+    What a killed process left of its name is taken away.
+    """
+    if not (folder / HOLDER).is_file() or is_held(folder):
+        return None
+    try:
+        with FileLock(folder / LOCK, timeout=0, thread_local=False):
+            (folder / HOLDER).unlink(missing_ok=True)
+        return None
+    except Timeout:
+        pass
+    except OSError:  # no locks here, or nothing may be written
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        about = json.loads((folder / HOLDER).read_text())
+        if about["host"] == platform.node():
+            return int(about["pid"])
+    return None
+
+
 def _holder(folder: Path) -> str:
     """Who holds a lock, in words, as far as is written down."""
     try:

@@ -10,7 +10,7 @@ from scribbleseg.cli.app import Accelerator, Scribbles, console, errors, print_t
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
-    from scribbleseg.suggest import Look
+    from scribbleseg.ranking import Look
     from scribbleseg.types import Cases, DataError
 
 
@@ -33,7 +33,7 @@ def suggest(
     Example: `scribbleseg suggest runs/first hearts --count 10`
     """
     from scribbleseg.api import load
-    from scribbleseg.suggest import rank
+    from scribbleseg.ranking import rank
 
     model = load(run, accelerator)
     cases = model.to_draw_in(data, scribbles)
