@@ -1,6 +1,7 @@
 """Data sets to draw on, and a client that has the key to the page."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,3 +38,35 @@ def root(tmp_path: Path) -> Path:
         write_volume(tmp_path / "images" / f"{name}.nii.gz", seed=seed)
     declare(tmp_path)
     return tmp_path
+
+
+TINY = ("network.base=4", "network.deep_supervision=0", "preprocess.size=32", "preprocess.spacing_mm=3.0")
+STEPS = ("stages.iterations=2", "stages.1.times=1", "stages.batch=2", "rotations=[]")
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory) -> SimpleNamespace:
+    """A data set of phantoms, and a run that has been trained on it for a moment."""
+    from scribbleseg.api import train
+    from scribbleseg.data import open_dataset
+    from scribbleseg.phantoms import write_phantoms
+    from scribbleseg.recipes import find
+    from scribbleseg.settings import override
+
+    folder = tmp_path_factory.mktemp("trained")
+    root = write_phantoms(folder / "hearts", train=2, test=1, shape=(5, 48, 48))
+    recipe = override(find("default.quick"), [*TINY, *STEPS])
+    train(open_dataset(root), folder / "run", recipe, accelerator="cpu")
+    return SimpleNamespace(root=root, run=folder / "run")
+
+
+@pytest.fixture
+def trained(trained_once, tmp_path) -> SimpleNamespace:
+    """Copies of both, which a test may change; the run is one on the copy of the data."""
+    root = Path(shutil.copytree(trained_once.root, tmp_path / "hearts"))
+    run = Path(shutil.copytree(trained_once.run, tmp_path / "run"))
+    about = json.loads((run / "run.json").read_text())
+    about.pop("sha256")
+    about["data"]["folder"] = str(root.resolve())
+    (run / "run.json").write_text(json.dumps(about))
+    return SimpleNamespace(root=root, run=run)

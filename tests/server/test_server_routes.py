@@ -27,8 +27,8 @@ TAB = "0123456789abcdef0123"
 class Client:
     """A browser that was opened with the key."""
 
-    def __init__(self, root, annotator=""):
-        app, self.store = make_app(open_project(root, annotator))
+    def __init__(self, root, annotator="", run=None):
+        app, self.store, self.runs = make_app(open_project(root, annotator), run)
         self.guard = Guard(app, "scribbleseg_test")
         self.http = testclient.TestClient(self.guard, base_url="http://127.0.0.1:8017", raise_server_exceptions=True)
         assert self.http.get("/", params={"key": self.guard.key}).status_code == 200

@@ -15,6 +15,14 @@ Images = Annotated[
 @verb
 def annotate(
     data: Images,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="The run folder: what its network predicts is shown, and the page trains there. It need not exist. "
+            "Default: DATA/run.",
+            show_default=False,
+        ),
+    ] = None,
     annotator: Annotated[
         str, typer.Option(help="Your name: your scribbles then go to a folder of their own, annotators/NAME.")
     ] = "",
@@ -23,12 +31,15 @@ def annotate(
     ] = None,
     opens: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
-    """Draw scribbles in the browser, see the areas that they grow into, and save them in the data set's own format.
+    """Draw scribbles in the browser, see the areas that they grow into, train, and draw where the network is in doubt.
+
+    Scribbles are saved in the data set's own format. Each training on new scribbles goes to a new folder beside the
+    run: RUN_2, RUN_3, and so on; the newest is shown.
 
     The page is served on this machine alone. To draw from another one, forward the port: `ssh -L 8017:127.0.0.1:8017`.
 
-    Example: `scribbleseg annotate hearts`
+    Example: `scribbleseg annotate hearts --run runs/hearts`
     """
     from scribbleseg.server.run import serve
 
-    serve(data, annotator, port=port, opens=opens, say=lambda line: console.print(line, soft_wrap=True))
+    serve(data, annotator, run=run, port=port, opens=opens, say=lambda line: console.print(line, soft_wrap=True))

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 
 import anyio
 import numpy as np
@@ -15,11 +16,11 @@ from starlette.routing import Route
 
 from scribbleseg.evaluation.palette import BACKGROUND_COLOUR, STRUCTURE_COLOURS
 from scribbleseg.files import FileError
-from scribbleseg.server.bodies import Note, Presence, Strokes, Structures, number, read_bytes, read_json, whole
+from scribbleseg.server.bodies import Note, Presence, Strokes, Structures, name_of, number, read_bytes, read_json, whole
 from scribbleseg.server.drawing import BadChange, Change
 from scribbleseg.server.project import Project, named
+from scribbleseg.server.run_pages import RunPages
 from scribbleseg.server.store import Store
-from scribbleseg.server.suggest import Suggestion, evenly_spaced
 from scribbleseg.types import UNLABELLED, DataError
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -55,7 +56,6 @@ class Pages:
             Route("/static/{name}", self.static),
             Route("/api/project", self.project),
             Route("/api/project/structures", self.name_structures, methods=["POST"]),
-            Route("/api/next", self.next),
             Route("/api/cases", self.cases),
             Route(case, self.case),
             Route(f"{case}/channels/{{channel}}", self.channel),
@@ -191,34 +191,8 @@ class Pages:
             grown = await run_sync(grow, abandon_on_cancel=True)
         return Response(grown.tobytes(), media_type="application/octet-stream")
 
-    async def next(self, request: Request) -> Response:
-        """The slice that is best drawn next, from a case on; null where there is none."""
-        start = whole(request.query_params.get("case", ""), len(self.store.project.names), "case")
-        found = await run_sync(self._suggested, start)
-        return JSONResponse(found._asdict() if found else None)
-
-    def _suggested(self, start: int) -> Suggestion | None:
-        rows = self.store.listed()
-        order = [*range(start, len(rows)), *range(start)]
-        for n in order:
-            row = rows[n]
-            if row["state"] == "done" or row["error"]:
-                continue
-            try:
-                drawing = self.store.drawing(row["name"])
-            except DataError:
-                continue
-            slice_index = evenly_spaced(drawing.counts().sum(axis=1) > 0)
-            if slice_index is not None:
-                return Suggestion(row["name"], slice_index, "the widest gap between drawn slices")
-        return None
-
     def _name(self, request: Request) -> str:
-        """The name of the case whose number is in the path. Raises HTTPException."""
-        if not self.store.project.encoding:
-            raise HTTPException(409, "name the structures first")
-        names = self.store.project.names
-        return names[whole(request.path_params["case"], len(names), "case")]
+        return name_of(request, self.store.project)
 
 
 def _refused(request: Request, error: Exception) -> Response:
@@ -230,9 +204,16 @@ def _bad_data(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status_code=422)
 
 
-def make_app(project: Project) -> tuple[Starlette, Store]:
-    """Returns the application, without its guard, and the cases that it serves."""
+def make_app(project: Project, run: Path | None = None) -> tuple[Starlette, Store, RunPages]:
+    """Returns the application, without its guard, the cases that it serves, and what knows of runs.
+
+    Args:
+        project: what is drawn on.
+        run: the folder of its run; None is a folder in the data set.
+    """
     store = Store(project)
     pages = Pages(store, [BACKGROUND_COLOUR, *STRUCTURE_COLOURS])
-    app = Starlette(routes=pages.routes, exception_handlers={HTTPException: _refused, DataError: _bad_data})
-    return app, store
+    runs = RunPages(store, run or project.root / "run")
+    handlers = {HTTPException: _refused, DataError: _bad_data}
+    app = Starlette(routes=[*pages.routes, *runs.routes], exception_handlers=handlers)
+    return app, store, runs

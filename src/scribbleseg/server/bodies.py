@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from scribbleseg.server.project import Project
+
 MOST_JSON = 32 * 2**20
 """Bytes of a JSON body, at most: a change of every tenth voxel of a large volume fits (ours)."""
 
@@ -49,6 +51,18 @@ class Presence(_Body):
     tab: Tab
     take: bool = False
     leave: bool = False
+
+
+class Start(_Body):
+    """A training that is to begin, or to go on: the iterations of all its steps together; None is the recipe's own."""
+
+    iterations: Annotated[int, Field(ge=2, le=10**7)] | None
+
+
+class Stop(_Body):
+    """A training that is to stop: the run folder that it works on."""
+
+    folder: Annotated[str, Field(max_length=4096)]
 
 
 Kind = TypeVar("Kind", bound=_Body)
@@ -99,3 +113,10 @@ def whole(text: str, below: int, what: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < below):
         raise HTTPException(404, f"no such {what}")
     return int(text)
+
+
+def name_of(request: Request, project: Project) -> str:
+    """The name of the case whose number is in the path of a request. Raises HTTPException (4xx)."""
+    if not project.encoding:
+        raise HTTPException(409, "name the structures first")
+    return project.names[whole(request.path_params["case"], len(project.names), "case")]

@@ -99,7 +99,7 @@ class Drawing:
         assert project.encoding, "name the structures first"
         self.record = read_record(project.folder, self.name) or Record(annotator=project.annotator)
         file = project.drawn().get(self.name)
-        self._stamp, self._source = _stamp(file), file
+        self._stamp, self._source = file_stamp(file), file
         if file is None:
             stored: Labels = np.full(self.geometry.shape, UNLABELLED, np.uint8)
         else:
@@ -180,7 +180,7 @@ class Drawing:
 
     def _changed_on_disk(self) -> bool:
         file = self.project.drawn().get(self.name)
-        return file != self._source or _stamp(file) != self._stamp
+        return file != self._source or file_stamp(file) != self._stamp
 
     def _keep_other(self) -> str:
         """Keeps a copy of a file that is to be replaced and is not ours: changed meanwhile, or of another format."""
@@ -212,7 +212,7 @@ class Drawing:
             else:
                 write_labels(target, values, self.geometry)
             self._source = target
-        self._stamp = _stamp(self._source)
+        self._stamp = file_stamp(self._source)
 
     def _replace_format(self, before: Path, target: Path, values: np.ndarray) -> None:
         """Writes the scribbles in the place of a file of another format, which has been kept elsewhere.
@@ -233,7 +233,7 @@ class Drawing:
         write_record(self.project.folder, self.name, self.record)
 
 
-def _stamp(file: Path | None) -> tuple[int, int, int] | None:
+def file_stamp(file: Path | None) -> tuple[int, int, int] | None:
     """What changes when a file does; None for no file."""
     if file is None:
         return None

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from scribbleseg.server.project import Project, open_project
+from scribbleseg.server.series import check_free, check_run
 from scribbleseg.types import DataError
 
 if TYPE_CHECKING:
     import uvicorn
 
+    from scribbleseg.server.run_pages import RunPages
     from scribbleseg.server.store import Store
 
 HOST, PORT, TRIED = "127.0.0.1", 8017, 20
@@ -27,6 +29,7 @@ def serve(
     data: str | Path,
     annotator: str = "",
     *,
+    run: str | Path | None = None,
     port: int | None = None,
     opens: bool = True,
     say: Callable[[str], None] = print,
@@ -36,16 +39,23 @@ def serve(
     Args:
         data: the data set, or a folder of images.
         annotator: the name of the person who draws; "" draws in the data set's own scribbles.
+        run: the run whose predictions are shown, and that is trained; it need not exist. None is a folder in the data
+            set.
         port: the port; 0 is any that is free, None the usual one or the next that is free.
         opens: whether the page is opened in a browser.
         say: prints a line.
 
     Raises:
-        DataError: what cannot be drawn on, or a port that is taken.
+        DataError: what cannot be drawn on, a run of other labels or channels, or a port that is taken.
     """
     project = open_project(data, annotator)
+    folder = Path(run) if run is not None else None
+    if folder is not None and (folder / "run.json").is_file():
+        check_run(folder, project)
+    elif folder is not None:
+        check_free(folder)
     with _listening(port) as listener:
-        served = prepared(project, listener)
+        served = prepared(project, listener, folder)
         say(f"Scribbles go to {project.folder}")
         say(f"The page is at {served.address}")
         say("Ctrl-C ends it; every stroke is saved as it is drawn.")
@@ -54,6 +64,7 @@ def serve(
             threading.Thread(target=webbrowser.open, args=(served.address,), daemon=True).start()
         with suppress(KeyboardInterrupt):
             served.server.run(sockets=[listener])
+        served.runs.predictions.close()
         if problems := served.store.flush():
             raise DataError("\n".join(problems))
 
@@ -64,11 +75,13 @@ class Served(NamedTuple):
     Args:
         server: the server; `run` serves until it is interrupted.
         store: the cases.
+        runs: what knows of runs.
         address: the page's address, with its key.
     """
 
     server: "uvicorn.Server"
     store: "Store"
+    runs: "RunPages"
     address: str
 
 
@@ -78,20 +91,20 @@ def _of_the_page(record: logging.LogRecord) -> bool:
     return not cut_short and not record.getMessage().startswith("Cancel ")
 
 
-def prepared(project: Project, listener: socket.socket) -> Served:
-    """Prepares the server of a project on a socket that listens already."""
+def prepared(project: Project, listener: socket.socket, run: Path | None = None) -> Served:
+    """Prepares the server of a project, and its run, on a socket that listens already."""
     import uvicorn
 
     from scribbleseg.server.app import make_app
     from scribbleseg.server.guard import Guard
 
-    app, store = make_app(project)
+    app, store, runs = make_app(project, run)
     number = listener.getsockname()[1]
     guard = Guard(app, cookie=f"scribbleseg_{number}")
     config = uvicorn.Config(guard, http="h11", ws="none", loop="asyncio", lifespan="off", log_level="warning")
     config.server_header, config.access_log, config.timeout_graceful_shutdown = False, False, 1
     logging.getLogger("uvicorn.error").addFilter(_of_the_page)
-    return Served(uvicorn.Server(config), store, f"http://{HOST}:{number}/?key={guard.key}")
+    return Served(uvicorn.Server(config), store, runs, f"http://{HOST}:{number}/?key={guard.key}")
 
 
 def _listening(port: int | None) -> socket.socket:

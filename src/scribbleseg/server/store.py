@@ -6,15 +6,19 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool
 
 from scribbleseg.data.formats import read_geometry, read_image
 from scribbleseg.files import FileError
 from scribbleseg.server.display import Channel, as_channel, described, kind_of
-from scribbleseg.server.drawing import Drawing
+from scribbleseg.server.drawing import Drawing, file_stamp
 from scribbleseg.server.project import Project
 from scribbleseg.server.records import Record, State, read_record
-from scribbleseg.types import DataError, Image
+from scribbleseg.types import UNLABELLED, DataError, Image
 
 if TYPE_CHECKING:
     from scribbleseg.server.areas import Areas
@@ -26,6 +30,10 @@ IN_MEMORY = 2
 
 GONE = 12.0
 """Seconds after which a tab that says nothing counts as closed."""
+
+
+Drawn = tuple[Bool[np.ndarray, " depth"], Bool[np.ndarray, " height"], Bool[np.ndarray, " width"]]
+"""Which slices along each axis of the array on the page have strokes."""
 
 
 @dataclass
@@ -85,6 +93,7 @@ class Store:
         self._lock = threading.RLock()
         self._reading: dict[str, threading.Lock] = {}
         self._holders: dict[str, tuple[str, float]] = {}
+        self._drawn: dict[str, tuple[object, Drawn]] = {}
 
     def drawing(self, name: str) -> Drawing:
         """The scribbles of a case. Raises DataError where it cannot be read."""
@@ -122,6 +131,28 @@ class Store:
     def _reading_of(self, name: str) -> threading.Lock:
         with self._lock:
             return self._reading.setdefault(name, threading.Lock())
+
+    def drawn(self, name: str, file: Path | None) -> Drawn | None:
+        """Which slices of a case have strokes; None where it has none.
+
+        A case that is not open is read, and not kept in memory.
+
+        Args:
+            name: the case.
+            file: its scribbles, if there are any.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        with self._reading_of(name):
+            drawing = self._drawings.get(name)
+            if drawing is None and file is None:
+                return None
+            state = drawing.version if drawing else -1, file_stamp(file)
+            if self._drawn.get(name, (None,))[0] != state:
+                there = (drawing or Drawing(self.project, name)).labels != UNLABELLED
+                self._drawn[name] = state, (there.any(axis=(1, 2)), there.any(axis=(0, 2)), there.any(axis=(0, 1)))
+            return self._drawn[name][1]
 
     def look_at_all(self) -> None:
         """Reads the grid of every image, so that the list says which cannot be read before somebody opens them."""

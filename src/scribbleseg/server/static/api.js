@@ -36,7 +36,10 @@ const post = async (path, body, more = {}) =>
 
 export const project = () => json("/api/project");
 export const cases = () => json("/api/cases");
-export const next = (number) => json(`/api/next?case=${number}`);
+export const next = (number, axis, slice) => json(`/api/next?case=${number}&axis=${axis}&slice=${slice}`);
+export const run = () => json("/api/run");
+export const train = (iterations) => post("/api/training", { iterations });
+export const stop = (folder) => post("/api/training/stop", { folder });
 export const described = (number) => json(`/api/cases/${number}`);
 export const nameStructures = (names) => post("/api/project/structures", { names });
 export const note = (number, body) => post(`/api/cases/${number}/note`, body);
@@ -51,6 +54,12 @@ export async function channel(number, n) {
   const bytes = await answer.arrayBuffer();
   const values = answer.headers.get("X-Bytes") === "2" ? new Uint16Array(bytes) : new Uint8Array(bytes);
   return { values, slope, intercept, window, range };
+}
+
+// What a network makes of a case, one byte a voxel; null where it has not looked at it yet.
+export async function predicted(number, what) {
+  const bytes = await (await ask(`/api/cases/${number}/predicted/${what}`)).arrayBuffer();
+  return bytes.byteLength ? new Uint8Array(bytes) : null;
 }
 
 export async function labels(number) {

@@ -79,6 +79,7 @@ const NAMES = {
   ArrowUp: "up", ArrowDown: "down", PageUp: "pageUp", PageDown: "pageDown", Home: "first", End: "last",
   n: "next", c: "copy", i: "interpolate", ",": "previousCase", ".": "nextCase",
   "+": "zoomIn", "=": "zoomIn", "-": "zoomOut", 0: "fit", " ": "panning", w: "window", h: "hide", a: "areas", v: "planes",
+  o: "prediction", u: "doubt", g: "before", y: "accept",
   x: "channel", s: "smooth", t: "theme", d: "done", f: "flag", "?": "help",
 };
 

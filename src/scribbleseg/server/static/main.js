@@ -3,6 +3,8 @@
 import * as api from "./api.js";
 import { Areas } from "./areas.js";
 import { Keys } from "./keys.js";
+import { Network } from "./network.js";
+import { tell, untell } from "./notice.js";
 import { $, drawStrip, fillCases, fillChannels, fillHelp, fillLabels, fillPresets, make, showLabels } from "./panel.js";
 import { Saver, TAB, recover } from "./saving.js";
 import { Scribbles, UNLABELLED } from "./strokes.js";
@@ -36,6 +38,8 @@ function handlers() {
       fill: 0.3,
       smooth: shown.smooth,
       hidden: shown.hidden,
+      network: network.shown,
+      opacity: network.opacity,
       panning: shown.panning,
       cross: !now.volume.flat && !shown.hidden,
       planes: now.volume.planes,
@@ -72,6 +76,15 @@ function handlers() {
   };
 }
 
+const network = new Network({
+  session: () => now,
+  cases: () => rows.length,
+  draw: () => now && drawAll(),
+  save: () => now?.saver.save(),
+  trained: () => refreshCases().catch(() => {}),
+  tell,
+});
+
 const drawAll = () => views.forEach((view) => view.draw());
 
 // ---- cases
@@ -101,6 +114,7 @@ async function open(number) {
   await attend(false);
   refreshCases();
   document.body.dataset.ready = number;
+  network.want();
   return undefined;
 }
 
@@ -161,6 +175,7 @@ function show() {
   $("strip").hidden = volume.flat;
   saved(now, scribbles.unsaved ? "saving" : "saved");
   showWindow();
+  network.want();
   refresh();
 }
 
@@ -214,20 +229,6 @@ const attend = async (take) => {
 
 // ---- what is told
 
-function tell(text, action = "", act = null, kind = "once") {
-  const notice = $("notice");
-  const [button, close] = notice.querySelectorAll("button");
-  notice.querySelector("span").textContent = text;
-  Object.assign(button, { textContent: action, hidden: !action, onclick: () => ((notice.hidden = true), act?.()) });
-  close.onclick = () => (notice.hidden = true);
-  notice.dataset.kind = kind;
-  notice.hidden = false;
-}
-
-function untell(kind) {
-  if ($("notice").dataset.kind === kind) $("notice").hidden = true;
-}
-
 function saved(session, state) {
   if (state instanceof Error) tell(`Not saved yet: ${state.message} Saving is tried again.`, "", null, "unsaved");
   else if (state === "saved") untell("unsaved");
@@ -249,6 +250,7 @@ function refreshCasesSoon() {
 // ---- where one is
 
 function go(plane, slice) {
+  $("why").textContent = "";
   plane.slice = Math.min(plane.depth - 1, Math.max(0, slice));
   refresh();
 }
@@ -336,13 +338,17 @@ const copied = (by) => () => {
   return any;
 };
 
+const accepted = () => now.predicted?.labels && tools.accept(now.scribbles, here(), now.predicted.labels, pen.label);
+
 async function next() {
   if (now?.scribbles.unsaved) await now.saver.save();
-  const found = await api.next(now ? now.number : 0);
+  const found = now ? await api.next(now.number, here().axis, here().slice) : null;
   if (!found) return tell("Every case has the slices that are asked for. Draw where you like, or mark cases as done.");
   const number = rows.findIndex((row) => row.name === found.case);
   if (!now || number !== now.number) await open(number);
-  go(now.volume.planes[0], found.slice_index);
+  for (let n = 0; n < 3 && here().axis !== found.axis; n++) actions.planes();
+  go(here(), found.slice_index);
+  $("why").textContent = found.why;
   return undefined;
 }
 
@@ -422,6 +428,10 @@ const actions = {
   copy: doing(copied(1), "There is nothing on this slice that the next one does not have."),
   copyBack: doing(copied(-1), "There is nothing on this slice that the one before does not have."),
   interpolate: doing(interpolated, "There is no gap between two drawn slices here that share a class."),
+  accept: doing(accepted, "The network predicts nothing of this class on this slice that is not drawn already."),
+  prediction: toggle("show-prediction"),
+  doubt: toggle("show-doubt"),
+  before: toggle("show-before"),
   clearClass: doing(() => tools.clear(now.scribbles, here(), pen.label)),
   clearSlice: doing(() => tools.clear(now.scribbles, here())),
   previousCase: () => now && now.number > 0 && open(now.number - 1),
@@ -455,7 +465,7 @@ const actions = {
 
 function listen() {
   new Keys(actions);
-  const click = { undo: "undo", redo: "redo", next: "next", copy: "copy", interpolate: "interpolate", "clear-class": "clearClass", "clear-slice": "clearSlice", theme: "theme", "help-button": "help" };
+  const click = { undo: "undo", redo: "redo", next: "next", accept: "accept", copy: "copy", interpolate: "interpolate", "clear-class": "clearClass", "clear-slice": "clearSlice", theme: "theme", "help-button": "help" };
   for (const [id, name] of Object.entries(click)) $(id).onclick = () => (actions[name](), large.canvas.focus({ preventScroll: true }));
   $("show-cases").onclick = () => document.body.classList.toggle("cases-shown");
   $("size").oninput = () => resize(Number($("size").value) - pen.size);
@@ -513,6 +523,7 @@ async function begin() {
   const recovered = await recover(project, rows.map((row) => row.name));
   const first = rows.findIndex((row) => row.state !== "done" && !row.error);
   await open(Math.max(0, recovered.length ? rows.findIndex((row) => row.name === recovered[0]) : first));
+  network.watch();
   if (recovered.length) tell(`Strokes that had not been saved were recovered: ${[...new Set(recovered)].join(", ")}.`);
   return undefined;
 }

@@ -19,6 +19,8 @@ export const KEYS = [
   ["Look", [["Ctrl + wheel, + −", "zoom"], ["Space + drag, middle drag", "move the image"], ["Right drag", "window and level"], ["W", "automatic window"],
     ["H", "hold to hide strokes and areas"], ["A", "areas on or off"], ["V", "another plane in the large view"],
     ["Shift + move", "other planes follow the cursor"], ["0", "fit the slice"], ["X", "next channel"], ["S", "smooth pixels"], ["T", "dark room or daylight"]]],
+  ["Network", [["N", "where strokes should help most; again for the next in the list"], ["O", "prediction on or off"], ["U", "doubt on or off"],
+    ["G", "prediction before the last training"], ["Y", "accept the predicted class on this slice"]]],
   ["Case", [["D", "done, or not done"], ["F", "flag with a note"], ["Ctrl + S", "save at once (it is saved anyway)"], ["?", "these keys"]]],
   ["Touch and pen", [["One finger, pen", "draw"], ["Two fingers", "zoom and move"], ["Pen's other end", "erase"], ["Finger beside a pen", "move the image"]]],
 ];

@@ -78,6 +78,18 @@ export function copy(scribbles, plane, to) {
   });
 }
 
+// Takes what a network predicts of a class on a slice as drawn, beside what is drawn there already.
+export function accept(scribbles, plane, predicted, label) {
+  return asOne(scribbles, plane, plane.slice, (put) => {
+    for (let row = 0; row < plane.rows; row++) {
+      for (let column = 0; column < plane.columns; column++) {
+        const voxel = plane.at(plane.slice, row, column);
+        if (predicted[voxel] === label && scribbles.labels[voxel] === UNLABELLED) put(plane.slice, row, column, label);
+      }
+    }
+  });
+}
+
 // Clears a slice, of one class or of all.
 export function clear(scribbles, plane, label = null) {
   return asOne(scribbles, plane, plane.slice, (put) => {

@@ -1,8 +1,11 @@
 // One plane on the screen: the image, what is laid over it, and the pointers that move on it.
 
+import { contours, outline } from "./contours.js";
 import { UNLABELLED } from "./strokes.js";
 
 const PINCH_MS = 250; // a second finger that comes so soon after the first means that no stroke was meant
+const DOUBT = "#ff3b5c";
+const SURE = 13; // of 255: less doubt than this (0.05) is not shown
 const STEP = 40; // pixels of a wheel or a trackpad for one slice
 
 export class View {
@@ -30,6 +33,8 @@ export class View {
     Object.assign(this, { volume, scribbles, plane });
     this.picture = layer(plane);
     this.overlay = layer(plane);
+    this.doubt = layer(plane);
+    this.outlines = new Map(); // kept for the slice that is shown
     this.canvas.dataset.axis = plane.axis;
     this.draw();
   }
@@ -85,7 +90,11 @@ export class View {
     context.imageSmoothingEnabled = look.smooth;
     context.drawImage(this.picture.canvas, x, y, ...size);
     context.imageSmoothingEnabled = false;
-    if (!look.hidden) context.drawImage(this.overlay.canvas, x, y, ...size);
+    if (!look.hidden) {
+      this.#doubtful(look, x, y, size);
+      context.drawImage(this.overlay.canvas, x, y, ...size);
+      this.#predicted(look, { x, y, across, down });
+    }
     this.#cross(look, x, y, size);
     this.#outline(look);
     Object.assign(canvas.dataset, { slice: plane.slice, placed: [x, y, across, down].join(" ") });
@@ -124,6 +133,37 @@ export class View {
       }
     }
     return undefined;
+  }
+
+  // Colours what a network is in doubt about.
+  #doubtful({ network, opacity }, x, y, size) {
+    const { plane, doubt, context } = this;
+    if (!network.doubt) return;
+    const of = `${plane.slice} ${network.of}`;
+    if (doubt.of !== of) {
+      const shades = Array.from({ length: 256 }, (_, value) => (value < SURE ? 0 : packed(DOUBT, Math.min(1, (2 * value) / 255))));
+      let pixel = 0;
+      for (let row = 0; row < plane.rows; row++) {
+        let voxel = plane.at(plane.slice, row, 0);
+        for (let column = 0; column < plane.columns; column++, voxel += plane.perColumn) doubt.pixels[pixel++] = shades[network.doubt[voxel]];
+      }
+      doubt.put(of);
+    }
+    context.globalAlpha = opacity;
+    context.drawImage(doubt.canvas, x, y, ...size);
+    context.globalAlpha = 1;
+  }
+
+  // Outlines what a network predicts, and what the one before predicted.
+  #predicted({ network, colours, opacity }, placed) {
+    const { plane, outlines, context } = this;
+    const of = `${plane.slice} ${network.of}`;
+    if (outlines.of !== of) (outlines.clear(), (outlines.of = of));
+    for (const [what, style] of [["labels", { colour: (label) => colours[label], opacity }], ["before", { colour: () => "#fff", opacity, dashed: true }]]) {
+      if (!network[what]) continue;
+      if (!outlines.has(what)) outlines.set(what, contours(plane, plane.slice, network[what]));
+      outline(context, outlines.get(what), placed, style);
+    }
   }
 
   // Where the other planes cut this one.

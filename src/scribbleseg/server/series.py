@@ -1,0 +1,116 @@
+"""The runs that belong to a page: RUN, and those that were trained beside it on later strokes: RUN_2, RUN_3, ..."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from scribbleseg.data.formats import read_image
+from scribbleseg.files import read_json
+from scribbleseg.runs import RESTORE, Run, open_run
+from scribbleseg.server.project import Project
+from scribbleseg.types import DataError
+
+
+class Series:
+    """The folders of a page's runs, which share one name.
+
+    Args:
+        first: the first of them; it need not exist.
+    """
+
+    def __init__(self, first: Path) -> None:
+        self.first = first.resolve()
+
+    def _named(self, number: int) -> Path:
+        return self.first if number == 1 else self.first.with_name(f"{self.first.name}_{number}")
+
+    @property
+    def folders(self) -> list[Path]:
+        """The run folders that exist, oldest first."""
+        found = []
+        for number in count(1):
+            folder = self._named(number)
+            if not (folder / "run.json").is_file():
+                return found
+            found.append(folder)
+        raise AssertionError("counting does not end")
+
+    @property
+    def free(self) -> Path:
+        """The folder for the next run."""
+        return self._named(len(self.folders) + 1)
+
+    def shown(self, project: Project, but: Path | None = None) -> list[Run]:
+        """The two newest runs that have a network for the labels of a project, the newest first.
+
+        Args:
+            project: what is drawn on.
+            but: a run that is being trained, whose networks come and go.
+        """
+        found: list[Run] = []
+        for run in (Run(folder) for folder in reversed(self.folders) if folder != but):
+            with suppress(DataError):  # a damaged run is passed over
+                if run.recursions and not _misfit(run, project):
+                    found.append(run)
+        return found[:2]
+
+
+def check_run(folder: Path, project: Project) -> None:
+    """Checks that a run fits what is drawn on. Raises DataError for a folder that is no run, or one of other data."""
+    if problem := _misfit(open_run(folder), project):
+        raise DataError(f"--run {folder}: {problem}")
+    index = folder / "slices" / "index.json"
+    if not index.is_file() or not project.names:
+        return
+    files = project.image(project.names[0])
+    expected, found = int(read_json(index, RESTORE)["shape"][0]), len(files)
+    if found == 1:
+        with suppress(DataError):  # the list of cases says what is wrong with that image
+            found = len(read_image(files)[0])
+    if found != expected:
+        raise DataError(
+            f"--run {folder}: expected a run on images of {found} channel(s), as {files[0]} has, found one on "
+            f"{expected}; give the run of these images"
+        )
+
+
+def check_free(folder: Path) -> None:
+    """Raises DataError where a folder that holds no run cannot become one."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"--run {folder}: expected a run folder, or a new one, found other files; give another --run")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"--run {folder}: expected a folder, found a file; give another --run")
+
+
+def _misfit(run: Run, project: Project) -> str:
+    """Why a run cannot be shown on these images; "" where it can."""
+    if run.recipe.get("kind") != "em":
+        return "expected a run of one network, found one of two, whose labels have no probabilities; give another"
+    names, ours = tuple(run.details["label_names"]), project.label_names
+    if ours and names != ours:
+        return f"expected the labels {', '.join(ours)} of {project.root}, found {', '.join(names)}; give another run"
+    return ""
+
+
+def iterations(recipe: Mapping[str, Any]) -> int:
+    """The iterations of all M steps of a recipe, as plain data."""
+    return sum(stage["iterations"] * stage.get("times", 1) for stage in recipe.get("stages", ()))
+
+
+def scribbles_of(project: Project) -> Path | None:
+    """The folder of scribbles that a verb has to be told of; None where the data set has them itself."""
+    return None if project.own or not (project.folder / "dataset.json").is_file() else project.folder
+
+
+def is_of_these_strokes(run: Run, project: Project) -> bool:
+    """Whether a run has been begun on these images, and on their strokes as they are now, as far as dates tell."""
+    data, scribbles = run.details["data"], scribbles_of(project)
+    if Path(data["folder"]) != project.root.resolve():
+        return False
+    if data["options"].get("scribbles") != (str(scribbles.resolve()) if scribbles else None):
+        return False
+    begun = datetime.fromisoformat(run.details["date"]).timestamp()
+    return all(file.stat().st_mtime <= begun for file in project.drawn().values())
