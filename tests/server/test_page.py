@@ -16,6 +16,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from scribbleseg.api import load
 from scribbleseg.data import open_dataset
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.server.project import open_project
@@ -96,21 +97,22 @@ def serve(browser):
     """Starts servers in this process, and opens a page on each; they end with the test."""
     running = []
 
-    def start(root, annotator="", **more):
+    def start(root, annotator="", run=None, **more):
         listener = socket.create_server((HOST, 0))
-        served = prepared(open_project(root, annotator), listener)
+        served = prepared(open_project(root, annotator), listener, run)
         thread = threading.Thread(target=served.server.run, kwargs={"sockets": [listener]})
         thread.start()
         page = Page(browser, served.address, **more)
-        running.append((served.server, thread, listener, page))
+        running.append((served, thread, listener, page))
         return page
 
     yield start
     problems = []
-    for server, thread, listener, page in running:
+    for served, thread, listener, page in running:
         page.context.close()
-        server.should_exit = True
+        served.server.should_exit = True
         thread.join()
+        served.runs.predictions.close()
         listener.close()
         problems += page.problems
     assert problems == []
@@ -538,6 +540,53 @@ def test_a_folder_of_images_asks_for_names_and_pictures_are_drawn_on(tmp_path, s
     dataset = open_dataset(tmp_path)
     assert dataset.train.names == ("p1", "p2")
     assert dataset.label_names == ("background", "disc", "cup")
+
+
+# ---- with a network
+
+TRAINING_MS = 500_000
+"""A training of a few iterations, which loads torch in three processes, on a machine that is busy."""
+
+
+def test_a_training_from_the_page_ends_in_predictions_that_are_accepted(hearts, tmp_path, serve):
+    run = tmp_path / "runs" / "first"
+    page = serve(hearts, run=run).ready()
+    page.page.set_default_timeout(TRAINING_MS)
+    assert not page.page.locator("#prediction").is_visible()
+    page.page.locator("#iterations").fill("20")
+    page.page.get_by_role("button", name="Train", exact=True).click()
+    page.page.wait_for_selector("body[data-training=yes]")
+    page.page.reload()  # which loses nothing
+    page.ready()
+    page.page.wait_for_selector("body[data-training=yes]")
+    page.stroke((5, 5), (5, 30))  # and nothing blocks the pen
+    page.saved()
+    page.page.wait_for_selector("body[data-training=no]")
+    assert "is trained" in page.page.locator("#training-state").inner_text()
+    page.page.wait_for_selector("body[data-predicted*=first]")
+    log = run.with_name("first.log").read_text()
+    assert f"train {hearts.resolve()} --out {run.resolve()} --resume --set stages.0.iterations=10" in log
+    page.press("u")
+    assert page.page.locator("#show-doubt").is_checked()
+    page.press("n")
+    page.page.wait_for_selector("#why:not(:empty)")
+    assert re.search("doubt|found in no slice", page.page.locator("#why").inner_text())
+    number = int(page.page.locator("body").get_attribute("data-ready"))
+    name = page.page.locator("#case-list button span").nth(number).inner_text()
+    page.page.wait_for_selector("#accept:enabled")
+    predicted = load(run, "cpu").segment(hearts / "images" / f"{name}.nii.gz")
+    before, z = labels_of(hearts, name), page.slice()
+    label = next((n for n in (1, 2, 3) if (predicted[z] == n).any()), 0)
+    page.press(str(label) if label else "b", "y")
+    page.saved()
+    after = labels_of(hearts, name)
+    taken = (predicted == label) & (before == UNLABELLED)
+    taken[np.arange(len(taken)) != z] = False
+    assert taken.any()
+    np.testing.assert_array_equal(after, np.where(taken, label, before))
+    page.press("Control+z")
+    page.saved()
+    np.testing.assert_array_equal(labels_of(hearts, name), before)
 
 
 # ---- a server that is killed

@@ -89,7 +89,8 @@ class TestPredictions:
         client = Client(trained.root, trained.run)
         assert [run["name"] for run in client.get("/api/run")["runs"]] == ["run_2", "run"]
         look_at_all(trained.root, trained.run)
-        assert (client.map(0).size, client.map(0, "before").size) == (0, 5 * 48 * 48)
+        size = client.store.drawing(client.store.project.names[0]).labels.size
+        assert (client.map(0).size, client.map(0, "before").size) == (0, size)
 
     def test_cases_that_somebody_waits_for_come_first(self):
         wanted = deque()
@@ -118,7 +119,8 @@ class TestNext:
         client, model = Client(trained.root, trained.run), load(trained.run, "cpu")
         first = client.get("/api/next?case=0")
         number = client.store.project.names.index(first["case"])
-        run = [first["slice_index"] * 48 * 48, 30, 1]
+        per_slice = client.store.drawing(first["case"]).labels[0].size
+        run = [first["slice_index"] * per_slice, 30, 1]
         body = {"tab": TAB, "base": 0, "runs": [run]}
         assert client.http.post(f"/api/cases/{number}/strokes", json=body).status_code == 200
         again = client.get("/api/next?case=0")

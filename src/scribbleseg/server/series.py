@@ -95,9 +95,14 @@ def _misfit(run: Run, project: Project) -> str:
     return ""
 
 
+def steps(recipe: Mapping[str, Any]) -> list[int]:
+    """The iterations of each M step of a recipe, as plain data."""
+    return [stage["iterations"] for stage in recipe.get("stages", ()) for _ in range(stage.get("times", 1))]
+
+
 def iterations(recipe: Mapping[str, Any]) -> int:
     """The iterations of all M steps of a recipe, as plain data."""
-    return sum(stage["iterations"] * stage.get("times", 1) for stage in recipe.get("stages", ()))
+    return sum(steps(recipe))
 
 
 def scribbles_of(project: Project) -> Path | None:

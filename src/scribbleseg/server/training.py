@@ -19,7 +19,7 @@ from scribbleseg.files import FileError, read_records
 from scribbleseg.lock import at_work
 from scribbleseg.runs import Run, has_begun
 from scribbleseg.server.project import Project
-from scribbleseg.server.series import Series, is_of_these_strokes, iterations, scribbles_of
+from scribbleseg.server.series import Series, is_of_these_strokes, iterations, scribbles_of, steps
 from scribbleseg.types import DataError
 
 NICENESS = 5
@@ -187,8 +187,9 @@ def _progress(folder: Path | None) -> dict[str, Any]:
         run = Run(folder)
         records = [record for record in read_records(folder / "metrics.jsonl") if record.get("event") == "train"]
         total = iterations(run.recipe)
+        finished = sum(steps(run.recipe)[: run.recursions])
     except (DataError, KeyError, TypeError):  # it is being written, or damaged: the log says which
         return nothing
     last = records[-1] if records else {}
-    done = int(last.get("total_iteration", 0))
+    done = max(int(last.get("total_iteration", 0)), finished)
     return {"iteration": done, "of": total, "loss": last.get("loss")}

@@ -3,9 +3,11 @@
 import * as api from "./api.js";
 import { Areas } from "./areas.js";
 import { Keys } from "./keys.js";
+import { name } from "./naming.js";
 import { Network } from "./network.js";
 import { tell, untell } from "./notice.js";
 import { $, drawStrip, fillCases, fillChannels, fillHelp, fillLabels, fillPresets, make, showLabels } from "./panel.js";
+import { readout } from "./readout.js";
 import { Saver, TAB, recover } from "./saving.js";
 import { Scribbles, UNLABELLED } from "./strokes.js";
 import * as tools from "./tools.js";
@@ -258,29 +260,11 @@ function go(plane, slice) {
 function hover(view, pixel, follow) {
   now.hovered = pixel && view.plane.has(...pixel) ? { view, voxel: view.plane.at(view.plane.slice, ...pixel) } : null;
   const { hovered, volume } = now;
-  $("readout").textContent = hovered ? readout(hovered.voxel) : "";
+  $("readout").textContent = hovered ? readout(now, hovered.voxel, project.labels, areaAt(hovered.voxel)) : "";
   if (!hovered || !follow || volume.flat || now.scribbles.stroke) return;
   const index = volume.index(hovered.voxel);
   for (const plane of volume.planes) if (plane !== view.plane) plane.slice = index[plane.axis];
   refresh();
-}
-
-function readout(voxel) {
-  const { volume, scribbles } = now;
-  const [d, h, w] = volume.index(voxel);
-  const places = volume.flat ? [`row ${h + 1}, column ${w + 1}`] : [`slice ${d + 1}, row ${h + 1}, column ${w + 1}`];
-  if (volume.unit === "mm") {
-    const [x, y, z] = volume.world(voxel).map((value) => Math.abs(value).toFixed(1));
-    const world = volume.world(voxel);
-    places.push(`${world[0] < 0 ? "L" : "R"} ${x}  ${world[1] < 0 ? "P" : "A"} ${y}  ${world[2] < 0 ? "I" : "S"} ${z} mm`);
-  }
-  const values = volume.channels.map((_, n) => +volume.intensity(voxel, n).toPrecision(5));
-  places.push(`intensity ${volume.colour || volume.blend.share ? values.join(" ") : values[volume.shown]}`);
-  const label = scribbles.labels[voxel];
-  const area = areaAt(voxel);
-  if (label !== UNLABELLED) places.push(project.labels[label]);
-  else if (area !== UNLABELLED) places.push(`area of ${project.labels[area]}`);
-  return places.join("   ·   ");
 }
 
 function areaAt(voxel) {
@@ -493,28 +477,11 @@ function listen() {
 
 // ---- the start
 
-function name() {
-  const dialog = $("naming");
-  dialog.addEventListener("cancel", (event) => event.preventDefault());
-  dialog.querySelector("form").onsubmit = async (event) => {
-    event.preventDefault();
-    try {
-      await api.nameStructures($("names").value.split("\n").map((line) => line.trim()).filter(Boolean));
-      dialog.close();
-      await begin();
-    } catch (error) {
-      $("naming-problem").textContent = error.message;
-    }
-  };
-  dialog.showModal();
-  document.body.dataset.ready = "naming";
-}
-
 async function begin() {
   project = await api.project();
   $("title").textContent = project.name;
   $("title").title = `Scribbles go to ${project.folder}`;
-  if (!project.labels.length) return name();
+  if (!project.labels.length) return name(begin);
   fillLabels(project.labels, project.colours, choose);
   choose(1);
   resize(0);

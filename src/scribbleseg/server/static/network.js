@@ -122,7 +122,7 @@ export class Network {
   // What a training is at, in words.
   #pace({ folder, iteration, of, loss, plan }) {
     const run = folder.split("/").pop();
-    if (!iteration) return plan ? `${run}: growing areas. ${plan.split(". ").pop()}` : `${run} is starting …`;
+    if (!iteration) return plan ? `${run} is at work. ${plan.split("; ").pop()}` : `${run} is starting …`;
     if (this.paces[0]?.folder !== folder) this.paces = [];
     const last = this.paces[this.paces.length - 1];
     if (last?.iteration !== iteration) this.paces.push({ folder, iteration, at: performance.now() });
@@ -164,5 +164,5 @@ function ended({ folder, code, iteration, of, log, next, goes_on: goesOn }) {
   if (code === 130) return `${run} was stopped after ${iteration} of ${of} iterations.${next_}`;
   if (code > 0) return log.trim().split("\n").pop();
   if (code < 0) return `${run} was ended by signal ${-code}; Go on continues it.`;
-  return of && iteration >= of ? `${run} is trained.${next_}` : of ? `${run}: ${iteration} of ${of} iterations.${next_}` : "";
+  return of && iteration >= of ? `${run} is trained.${next_ || " Draw where it is in doubt, and train again."}` : of ? `${run}: ${iteration} of ${of} iterations.${next_}` : "";
 }
