@@ -30,7 +30,7 @@ class Series:
     @property
     def folders(self) -> list[Path]:
         """The run folders that exist, oldest first."""
-        found = []
+        found: list[Path] = []
         for number in count(1):
             folder = self._named(number)
             if not (folder / "run.json").is_file():

@@ -141,7 +141,7 @@ export class View {
     if (!network.doubt) return;
     const of = `${plane.slice} ${network.of}`;
     if (doubt.of !== of) {
-      const shades = Array.from({ length: 256 }, (_, value) => (value < SURE ? 0 : packed(DOUBT, Math.min(1, (2 * value) / 255))));
+      const shades = Array.from({ length: 256 }, (_, value) => (value < SURE ? 0 : packed(DOUBT, Math.min(0.6, (1.4 * value) / 255))));
       let pixel = 0;
       for (let row = 0; row < plane.rows; row++) {
         let voxel = plane.at(plane.slice, row, 0);
