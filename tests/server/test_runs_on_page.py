@@ -154,6 +154,7 @@ class TestNext:
         assert client.get("/api/next?case=0")["why"] == "the widest gap between drawn slices"
 
 
+@pytest.mark.usefixtures("no_process")
 class TestRuns:
     def test_a_run_of_other_labels_is_refused_in_one_line(self, trained):
         about = Run(trained.run).details
@@ -170,6 +171,15 @@ class TestRuns:
         index.write_text(json.dumps(plain))
         with pytest.raises(DataError, match="images of 1 channel"):
             check_run(trained.run, open_project(trained.root))
+
+    def test_a_run_that_is_not_finished_shows_how_far_it_is_and_goes_on(self, trained):
+        client = Client(trained.root, trained.run)
+        state = client.get("/api/run")["training"]
+        assert (state["iteration"], state["of"], state["working"], state["goes_on"]) == (4, 4, False, True)
+        shutil.rmtree(trained.run / "recursion_1")
+        (trained.run / "metrics.jsonl").unlink()
+        state = client.get("/api/run")["training"]
+        assert (state["iteration"], state["of"], state["next"], state["goes_on"]) == (2, 4, "run", True)
 
     def test_a_folder_of_something_else_is_refused(self, trained):
         with pytest.raises(DataError, match="found other files"):

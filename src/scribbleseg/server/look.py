@@ -66,6 +66,8 @@ def _look_at_all(project: Project, model: Model, wanted: deque[str]) -> None:
         logging.warning("%s", error)
         to_draw_in = None
     network = network_stamp(model.run)
+    for left in found_file(model.run, "").parent.glob(".*.npz"):  # by a process that was ended
+        left.unlink(missing_ok=True)
     found = read_found(model.run)
     if found.network != network:
         found = Found(network)

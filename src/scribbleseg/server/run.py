@@ -65,6 +65,8 @@ def serve(
         with suppress(KeyboardInterrupt):
             served.server.run(sockets=[listener])
         served.runs.predictions.close()
+        if training := served.runs.training.folder:
+            say(f"The training in {training} goes on; `scribbleseg annotate` shows it again.")
         if problems := served.store.flush():
             raise DataError("\n".join(problems))
 

@@ -87,7 +87,7 @@ def check_free(folder: Path) -> None:
 
 def _misfit(run: Run, project: Project) -> str:
     """Why a run cannot be shown on these images; "" where it can."""
-    if run.recipe.get("kind") != "em":
+    if run.recipe.get("kind", "em") != "em":
         return "expected a run of one network, found one of two, whose labels have no probabilities; give another"
     names, ours = tuple(run.details["label_names"]), project.label_names
     if ours and names != ours:
@@ -112,10 +112,11 @@ def scribbles_of(project: Project) -> Path | None:
 
 def is_of_these_strokes(run: Run, project: Project) -> bool:
     """Whether a run has been begun on these images, and on their strokes as they are now, as far as dates tell."""
-    data, scribbles = run.details["data"], scribbles_of(project)
-    if Path(data["folder"]) != project.root.resolve():
+    scribbles = scribbles_of(project)
+    try:
+        data, begun = run.details["data"], datetime.fromisoformat(run.details["date"]).timestamp()
+        folder, theirs = Path(data["folder"]), data["options"].get("scribbles")
+    except (DataError, TypeError, ValueError):  # damaged, or of an old version: it cannot go on
         return False
-    if data["options"].get("scribbles") != (str(scribbles.resolve()) if scribbles else None):
-        return False
-    begun = datetime.fromisoformat(run.details["date"]).timestamp()
-    return all(file.stat().st_mtime <= begun for file in project.drawn().values())
+    same = folder == project.root.resolve() and theirs == (str(scribbles.resolve()) if scribbles else None)
+    return same and all(file.stat().st_mtime <= begun for file in project.drawn().values())
