@@ -70,7 +70,7 @@ def _look_at_all(project: Project, model: Model, wanted: deque[str]) -> None:
         left.unlink(missing_ok=True)
     found = read_found(model.run)
     if found.network != network:
-        found = Found(network)
+        found = Found(network=network)
     found.ranked = [name for name in project.names if to_draw_in and name in to_draw_in.names]
     for name in _order(project.names, wanted):
         try:

@@ -7,13 +7,14 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from pydantic import BaseModel
 
 from scribbleseg.files import write_text
 from scribbleseg.ranking import Look, Stack
@@ -27,8 +28,7 @@ FOLDER = "page"
 What = Literal["labels", "doubt"]
 
 
-@dataclass
-class Found:
+class Found(BaseModel):
     """Which cases the network of a run has looked at.
 
     Args:
@@ -39,9 +39,9 @@ class Found:
     """
 
     network: str = ""
-    seen: dict[str, str] = field(default_factory=dict)
-    ranked: list[str] = field(default_factory=list)
-    errors: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, str] = {}
+    ranked: list[str] = []
+    errors: dict[str, str] = {}
 
 
 def network_stamp(run: Run) -> str:
@@ -67,14 +67,14 @@ def found_file(run: Run, name: str) -> Path:
 
 def read_found(run: Run) -> Found:
     """Reads which cases have been looked at: none, where that cannot be read."""
-    with suppress(OSError, ValueError, TypeError):
-        return Found(**json.loads((run.path / FOLDER / "found.json").read_bytes()))
+    with suppress(OSError, ValueError):
+        return Found.model_validate_json((run.path / FOLDER / "found.json").read_bytes())
     return Found()
 
 
 def write_found(run: Run, found: Found) -> None:
     """Writes which cases have been looked at. Raises FileError."""
-    write_text(run.path / FOLDER / "found.json", json.dumps(vars(found)) + "\n")
+    write_text(run.path / FOLDER / "found.json", found.model_dump_json() + "\n")
 
 
 @dataclass(frozen=True)
