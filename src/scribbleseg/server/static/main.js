@@ -327,7 +327,7 @@ const accepted = () => now.predicted?.labels && tools.accept(now.scribbles, here
 async function next() {
   if (now?.scribbles.unsaved) await now.saver.save();
   const found = now ? await api.next(now.number, here().axis, here().slice) : null;
-  if (!found) return tell("Every case has the slices that are asked for. Draw where you like, or mark cases as done.");
+  if (!found) return tell("There is no slice left that needs strokes. Draw where you like, or mark cases as done.");
   const number = rows.findIndex((row) => row.name === found.case);
   if (!now || number !== now.number) await open(number);
   for (let n = 0; n < 3 && here().axis !== found.axis; n++) actions.planes();
