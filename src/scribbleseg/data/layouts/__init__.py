@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scribbleseg.data.formats import volumes_in
 from scribbleseg.data.layouts.acdc import acdc
 from scribbleseg.data.layouts.brats import brats
-from scribbleseg.data.layouts.folder import folder
+from scribbleseg.data.layouts.folder import drawn_elsewhere, folder, image_files
 from scribbleseg.data.layouts.nnunet import nnunet
 from scribbleseg.data.layouts.prostate import nci_isbi, promise12, prostate158
 from scribbleseg.data.views import with_scribbles
@@ -86,7 +87,8 @@ def open_dataset(folder: str | Path, format: str | None = None, **options: Any) 
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"{root}: expected the folder of a data set, found {'a file' if root.exists() else 'nothing'}")
-    name = format or _only_layout(root)
+    scribbles = options.get("scribbles")
+    name = format or ("folder" if scribbles and _holds_images_alone(root) else _only_layout(root))
     if name not in LAYOUTS:
         raise DataError(f"expected a format among {', '.join(LAYOUTS)}, got {name!r}")
     open_layout = LAYOUTS[name].open
@@ -94,10 +96,11 @@ def open_dataset(folder: str | Path, format: str | None = None, **options: Any) 
     known = own if "scribbles" in own else [*own, "scribbles"]
     if unknown := sorted(set(options) - set(known)):
         raise DataError(f"format {name} takes {', '.join(known)}; got {', '.join(unknown)}")
-    scribbles = options.get("scribbles")
     if scribbles is None or ("scribbles" in own and not _is_simulation(Path(scribbles))):
         return open_layout(root, **{option: value for option, value in options.items() if option in own})
     del options["scribbles"]
+    if name == "folder":  # a case that somebody drew on is one to train on, whoever drew
+        return with_scribbles(drawn_elsewhere(root, volumes_in(Path(scribbles))), scribbles)
     return with_scribbles(open_layout(root, **options), scribbles)
 
 
@@ -118,6 +121,11 @@ def _only_layout(root: Path) -> str:
     within = [] if found else [path for path in sorted(root.iterdir()) if path.is_dir() and len(recognise(path)) == 1]
     advice = f"give {' or '.join(map(str, within[:3]))}, or arrange" if within else "name it with --format or arrange"
     raise DataError(f"{root}: expected one known layout, {what}; {advice} the folder as\n{known}")
+
+
+def _holds_images_alone(root: Path) -> bool:
+    """Says whether images lie beside a dataset.json, as where one annotator after the other draws on them."""
+    return not recognise(root) and (root / "dataset.json").is_file() and bool(image_files(root))
 
 
 def _is_simulation(folder: Path) -> bool:

@@ -25,7 +25,7 @@ import logging
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,20 @@ def folder(folder: str | Path) -> Dataset:
     Raises:
         DataError: the layout is another one, or the labels are not declared; the message says what to write.
     """
+    return drawn_elsewhere(folder, ())
+
+
+def drawn_elsewhere(folder: str | Path, drawn: Collection[str]) -> Dataset:
+    """Opens the data set whose scribbles, or some of them, are in another folder (`data.views.with_scribbles`).
+
+    Args:
+        folder: its folder, which then needs neither scribbles/ nor masks/.
+        drawn: the cases that have scribbles there. They are training cases, entirely UNLABELLED where the data set has
+            no scribbles for them itself.
+
+    Raises:
+        DataError: as `folder`.
+    """
     root = Path(folder)
     _check_misplaced(root / "images")
     scribbles, masks = (volumes_in(root / name) for name in ("scribbles", "masks"))
@@ -71,7 +85,7 @@ def folder(folder: str | Path) -> Dataset:
         raise DataError(
             f"{root}: expected images ({', '.join(IMAGE_ENDINGS)}), {_none_in(root / 'images')}; put them there"
         )
-    if not scribbles and not masks:
+    if not scribbles and not masks and not drawn:
         raise DataError(
             f"{root}: expected scribbles named like their images, {_none_in(root / 'scribbles')}; draw some, or add "
             "masks/ to simulate some from"
@@ -87,7 +101,7 @@ def folder(folder: str | Path) -> Dataset:
         CaseFiles(name, paths, scribbles.get(name), masks.get(name))
         for name, paths in sorted({**expected, **images}.items())
     ]
-    trained_on = scribbles or masks
+    trained_on = {*(scribbles or masks), *drawn}
     train, test = ([f for f in files if (f.name in trained_on) is drawn] for drawn in (True, False))
     if not train:
         raise DataError(
