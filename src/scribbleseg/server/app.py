@@ -1,11 +1,11 @@
 """The routes of the annotation page: its files, the list of cases, their voxels, what is drawn, and areas."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-import anyio
 import numpy as np
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
@@ -44,7 +44,7 @@ class Pages:
             for file in files("scribbleseg.server").joinpath("static").iterdir()
             if file.name.endswith(tuple(KINDS))
         }
-        self.growing = anyio.CapacityLimiter(1)
+        self.growing = asyncio.Lock()
         self.newest: dict[str, int] = {}
 
     @property
