@@ -46,6 +46,7 @@ export class Areas {
     const from = this.#from(slice);
     const { perSlice, labels } = this.scribbles;
     const began = performance.now();
+    this.on.state("growing …");
     try {
       const asked = { slice, tab: TAB, ...this.settings };
       const areas = await api.areas(this.number, asked, labels.slice(slice * perSlice, (slice + 1) * perSlice));

@@ -174,7 +174,7 @@ function show() {
   [$("done").checked, $("flag").value] = [now.record.done, now.record.flag];
   const settings = now.settings;
   [$("tau").value, $("beta").value] = [settings.tau, Math.log10(settings.beta)];
-  $("strip").hidden = volume.flat;
+  $("slices").hidden = $("slice-tools").hidden = volume.flat;
   saved(now, scribbles.unsaved ? "saving" : "saved");
   showWindow();
   network.want();
@@ -449,7 +449,7 @@ const actions = {
 
 function listen() {
   new Keys(actions);
-  const click = { undo: "undo", redo: "redo", next: "next", accept: "accept", copy: "copy", interpolate: "interpolate", "clear-class": "clearClass", "clear-slice": "clearSlice", theme: "theme", "help-button": "help" };
+  const click = { undo: "undo", redo: "redo", next: "next", accept: "accept", copy: "copy", interpolate: "interpolate", "slice-back": "up", "slice-on": "down", "clear-class": "clearClass", "clear-slice": "clearSlice", theme: "theme", "help-button": "help" };
   for (const [id, name] of Object.entries(click)) $(id).onclick = () => (actions[name](), large.canvas.focus({ preventScroll: true }));
   $("show-cases").onclick = () => document.body.classList.toggle("cases-shown");
   $("size").oninput = () => resize(Number($("size").value) - pen.size);

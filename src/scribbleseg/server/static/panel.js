@@ -51,6 +51,7 @@ export function showLabels(tools, counts) {
     const { label } = button.dataset;
     const chosen = label === "erase" ? tools.erasing : !tools.erasing && Number(label) === tools.label;
     button.setAttribute("aria-checked", chosen);
+    if (chosen) button.scrollIntoView({ block: "nearest" });
     button.lastChild.textContent = label === "erase" || !counts?.[label] ? "" : counts[label];
   }
 }
