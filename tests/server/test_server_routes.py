@@ -15,6 +15,7 @@ from scribbleseg.seeds import AUTOMATIC
 from scribbleseg.server.app import make_app
 from scribbleseg.server.bodies import MOST_JSON
 from scribbleseg.server.guard import Guard
+from scribbleseg.server.merge import merge
 from scribbleseg.server.project import open_project
 from scribbleseg.server.suggest import evenly_spaced
 from scribbleseg.types import UNLABELLED, DataError
@@ -211,6 +212,51 @@ class TestProjects:
         assert json.loads((tmp_path / "dataset.json").read_text()) == {"labels": labels}
         client.draw(0, [[0, 5, 1]])
         assert (open_dataset(tmp_path).train.named("x").scribbles == 1).sum() == 5
+
+    @pytest.mark.parametrize("place", ["images", "."])
+    def test_an_annotators_scribbles_on_images_alone_can_be_trained_on(self, tmp_path, sets, place):
+        for name in "abc":
+            sets.write_volume(tmp_path / place / f"{name}.nii.gz")
+        client = Client(tmp_path, "ann")
+        assert client.post("/api/project/structures", names=["liver"]).status_code == 200
+        client.draw(1, [[0, 3, 1]])
+        dataset = open_dataset(tmp_path, scribbles=tmp_path / "annotators" / "ann")
+        assert (dataset.train.names, dataset.test.names) == (("b",), ("a", "c"))
+        assert (dataset.train[0].scribbles == 1).sum() == 3
+        again = open_dataset(dataset.root, dataset.name, **dataset.options)
+        assert again.train.names == ("b",)
+
+    def test_two_annotators_are_merged_once_and_disagreements_are_unlabelled(self, root):
+        Client(root, "ann").draw(0, [[0, 10, 1], [200, 4, 2]])
+        Client(root, "bob").draw(0, [[5, 10, 1], [202, 4, 0]])
+        project, differ = merge(root, ["ann", "bob"])
+        assert differ == {"a": 2}
+        labels = open_dataset(root, scribbles=root / "annotators" / "ann+bob").train.named("a").scribbles.reshape(-1)
+        assert (labels[:15] == 1).all()
+        assert labels[200:206].tolist() == [2, 2, UNLABELLED, UNLABELLED, 0, 0]
+        assert (labels != UNLABELLED).sum() == 19
+        flag = json.loads((project.folder / "a_annotation.json").read_text())["flag"]
+        assert flag == "ann and bob differ in 2 voxels of slices 2"
+        before = files_in(root)
+        Client(root, "bob").draw(0, [[0, 1, 2]])
+        assert merge(root, ["ann", "bob"])[1] == {}
+        assert files_in(project.folder) == {file: before[file] for file in files_in(project.folder)}
+        assert not (project.folder / "b.nii.gz").exists()
+
+    @pytest.mark.parametrize("names", [["ann"], ["ann", "ann"], ["ann", "eve"], ["ann", "../ann"], []])
+    def test_only_annotators_that_there_are_can_be_merged(self, root, names):
+        for name in ("ann", "bob"):
+            Client(root, name).draw(0, [[0, 3, 1]])
+        with pytest.raises(DataError, match="expected two or more of the annotators ann, bob"):
+            merge(root, names)
+
+    def test_an_annotator_may_draw_on_cases_that_nobody_else_has_drawn_on(self, root):
+        Client(root).draw(0, [[0, 3, 1]])
+        Client(root, "ann").draw(1, [[0, 5, 2]])
+        dataset = open_dataset(root, scribbles=root / "annotators" / "ann")
+        assert dataset.train.names == ("a", "b")
+        assert [int((case.scribbles != UNLABELLED).sum()) for case in dataset.train] == [0, 5]
+        assert open_dataset(root).train.names == ("a",)
 
     def test_public_data_sets_are_not_written_to_but_in_an_annotators_folder(self, tmp_path, sets):
         for name in ("Case00", "Case01"):

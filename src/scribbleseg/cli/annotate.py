@@ -1,5 +1,6 @@
 """The verb that draws: annotate."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,10 @@ def annotate(
     annotator: Annotated[
         str, typer.Option(help="Your name: your scribbles then go to a folder of their own, annotators/NAME.")
     ] = "",
+    merge: Annotated[
+        list[str] | None,
+        typer.Option(help="Merge what these annotators drew, and correct it in a folder of its own. Repeatable."),
+    ] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="The port of the page. Default: 8017, or the next free one.")
     ] = None,
@@ -41,5 +46,9 @@ def annotate(
     Example: `scribbleseg annotate hearts --run runs/hearts`
     """
     from scribbleseg.server.run import serve
+    from scribbleseg.types import DataError
 
-    serve(data, annotator, run=run, port=port, opens=opens, say=lambda line: console.print(line, soft_wrap=True))
+    if merge and annotator:
+        raise DataError("expected --annotator or --merge, found both; what is merged goes to a folder of its own")
+    say = partial(console.print, soft_wrap=True)
+    serve(data, merge or annotator, run=run, port=port, opens=opens, say=say)

@@ -26,6 +26,9 @@ from scribbleseg.types import DataError, Dataset, Geometry
 NAME = re.compile(r"[^\W_][\w .@-]{0,59}")
 """The names that annotators can have: they name a folder."""
 
+MERGED = "+"
+"""What joins the names of annotators whose scribbles are merged."""
+
 MOST_STRUCTURES, LONGEST_NAME = 200, 60
 """The structures of a data set that can be named on the page, and the characters of a name."""
 
@@ -117,12 +120,31 @@ def open_project(root: str | Path, annotator: str = "") -> Project:
         DataError: no images, scribbles whose values are not declared, a name that cannot be a folder's, or a link that
             leads out of the data set.
     """
-    root = Path(root)
     if annotator and not NAME.fullmatch(annotator):
         raise DataError(
             f"--annotator: expected letters, digits, spaces, dots, hyphens and underscores, at most 60 and first a "
             f"letter or digit, found {annotator!r}"
         )
+    return _opened(Path(root), annotator)
+
+
+def open_merged(root: str | Path, annotators: Sequence[str]) -> Project:
+    """Opens what becomes of the scribbles of several annotators: annotators/ANN+BOB, a name that nobody can have.
+
+    Raises:
+        DataError: fewer than two annotators, one of them twice or without a folder, or as `open_project`.
+    """
+    folder = Path(root) / "annotators"
+    there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    if len({*annotators}) < max(2, len(annotators)) or not {*annotators} <= {*there}:
+        raise DataError(
+            f"--merge: expected two or more of the annotators {', '.join(there) or '(nobody yet)'} in {folder}, found "
+            f"{', '.join(annotators)}; give the option once for each"
+        )
+    return _opened(Path(root), MERGED.join(annotators))
+
+
+def _opened(root: Path, annotator: str) -> Project:
     if root.is_dir() and recognise(root) in ([], ["folder"]) and (images := image_files(root, _whole(root))):
         project = _of_images(root, images)
     else:

@@ -5,7 +5,7 @@ import logging
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,7 +27,7 @@ again only at the same port, so that each start asks for the same one first."""
 
 def serve(
     data: str | Path,
-    annotator: str = "",
+    annotator: str | Sequence[str] = "",
     *,
     run: str | Path | None = None,
     port: int | None = None,
@@ -38,7 +38,8 @@ def serve(
 
     Args:
         data: the data set, or a folder of images.
-        annotator: the name of the person who draws; "" draws in the data set's own scribbles.
+        annotator: the name of the person who draws; "" draws in the data set's own scribbles. Several names: what they
+            drew is merged, and then drawn on together.
         run: the run whose predictions are shown, and that is trained; it need not exist. None is a folder in the data
             set.
         port: the port; 0 is any that is free, None the usual one or the next that is free.
@@ -48,7 +49,7 @@ def serve(
     Raises:
         DataError: what cannot be drawn on, a run of other labels or channels, or a port that is taken.
     """
-    project = open_project(data, annotator)
+    project = open_project(data, annotator) if isinstance(annotator, str) else _merged(data, annotator, say)
     folder = Path(run) if run is not None else None
     if folder is not None and (folder / "run.json").is_file():
         check_run(folder, project)
@@ -69,6 +70,14 @@ def serve(
             say(f"The training in {training} goes on; `scribbleseg annotate` shows it again.")
         if problems := served.store.flush():
             raise DataError("\n".join(problems))
+
+
+def _merged(data: str | Path, annotators: Sequence[str], say: Callable[[str], None]) -> Project:
+    from scribbleseg.server.merge import merge
+
+    project, differ = merge(data, annotators)
+    say(f"Voxels on which annotators disagree are left unlabelled: {sum(differ.values())} in {len(differ)} cases")
+    return project
 
 
 class Served(NamedTuple):
