@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +14,11 @@ import nibabel as nib
 import numpy as np
 import PIL.Image
 import pytest
+import SimpleITK
+from typer.testing import CliRunner
 
 from scribbleseg.api import load
+from scribbleseg.cli import app
 from scribbleseg.data import open_dataset
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.server.project import open_project
@@ -77,19 +79,40 @@ class Page:
             self.page.mouse.move(*self.at(pixel, n))
         self.page.mouse.up()
 
+    def dots(self, pixels):
+        """Many strokes of one pixel each, faster than the browser's protocol takes them."""
+        events = """(canvas, points) => points.forEach(([clientX, clientY]) => ["pointerdown", "pointerup"].forEach(
+            (name) => canvas.dispatchEvent(new PointerEvent(name, { clientX, clientY, pointerId: 7 }))))"""
+        (x, y), (right, below) = self.at((0, 0)), self.at((1, 1))
+        points = [(x + column * (right - x), y + row * (below - y)) for row, column in pixels]
+        self.view().evaluate(events, points)
+
+    def click(self, name, times):
+        self.page.locator(f"#{name}").evaluate("(b, times) => { while (times--) b.click(); }", times)
+
     def press(self, *keys):
         for key in keys:
             self.page.keyboard.press(key)
 
+    def slide(self, name, value):
+        move = "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }"
+        self.page.locator(f"#{name}").evaluate(move, value)
+
     def brush(self, size):
-        for _ in range(40):
-            shown = int(self.page.locator("#size-shown").inner_text())
-            if shown == size:
-                return
-            self.press("]" if shown < size else "[")
+        self.slide("size", size)
+
+    def settled(self):
+        """Waits until what was asked for has been painted."""
+        twice = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.page.evaluate(twice)
 
     def slice(self, n=0):
+        self.settled()
         return int(self.view(n).get_attribute("data-slice"))
+
+    def placed(self, n=0):
+        self.settled()
+        return self.view(n).get_attribute("data-placed")
 
 
 @pytest.fixture
@@ -313,16 +336,47 @@ def test_mouse_touch_and_pen_leave_what_the_brush_covers(hearts, serve):
     assert record["seconds"] > 0
 
 
+def test_the_other_end_of_a_pen_erases(hearts, serve):
+    page = serve(hearts).ready()
+    page.brush(1)
+    page.stroke((10, 10), (10, 30))
+    rubbed = """(canvas, [from, to]) => [["pointerdown", from], ["pointermove", to], ["pointerup", to]].forEach(
+        ([name, [clientX, clientY]]) => canvas.dispatchEvent(new PointerEvent(name, {
+            clientX, clientY, pointerId: 3, pointerType: "pen", button: 5, buttons: 32 })))"""
+    page.view().evaluate(rubbed, [page.at((10, 12)), page.at((10, 19))])
+    page.saved()
+    drawn = labels_of(hearts)[page.slice()][10]
+    assert (drawn[[10, 11, *range(20, 31)]] == 1).all()
+    assert (drawn != UNLABELLED).sum() == 13
+
+
+def test_positions_that_came_between_two_events_are_drawn(hearts, serve):
+    page = serve(hearts).ready()
+    page.brush(1)
+    path = [(10, 10), (25, 14), (12, 18), (30, 22)]  # nothing like the straight line from first to last
+    joined = """(canvas, points) => {
+        const made = (name, [clientX, clientY], more = {}) =>
+            new PointerEvent(name, { clientX, clientY, pointerId: 3, pointerType: "pen", buttons: 1, ...more });
+        const between = points.slice(1).map((point) => made("pointermove", point));
+        canvas.dispatchEvent(made("pointerdown", points[0]));
+        canvas.dispatchEvent(made("pointermove", points.at(-1), { coalescedEvents: between }));
+        canvas.dispatchEvent(made("pointerup", points.at(-1), { buttons: 0 }));
+    }"""
+    page.view().evaluate(joined, [page.at(pixel) for pixel in path])
+    page.saved()
+    drawn = labels_of(hearts)[page.slice()] == 1
+    np.testing.assert_array_equal(drawn, stamped(path, 1, drawn.shape))
+
+
 def test_two_fingers_zoom_and_draw_nothing(hearts, serve):
     page = serve(hearts, has_touch=True).ready()
-    before = page.view().get_attribute("data-placed")
+    before = page.placed()
     a, b = page.at((20, 20)), page.at((25, 30))
     cdp_touch(page, "touchStart", [a])
     cdp_touch(page, "touchStart", [a, b])
     cdp_touch(page, "touchMove", [a, (b[0] + 80, b[1] + 40)])
     cdp_touch(page, "touchEnd", [])
-    page.page.wait_for_timeout(500)
-    assert page.view().get_attribute("data-placed") != before
+    assert page.placed() != before
     assert not (hearts / "scribbles" / "test000.nii.gz").exists()
 
 
@@ -330,26 +384,24 @@ def test_undo_and_redo_go_through_two_hundred_strokes_on_all_slices(hearts, serv
     page = serve(hearts).ready()
     page.brush(1)
     page.press("Home")
-    (x, y), (right, below) = page.at((0, 0)), page.at((1, 1))
-    for n in range(200):
-        if n and n % 40 == 0:
-            page.press("ArrowDown")
-        page.page.mouse.click(x + (3 + n % 17) * (right - x), y + (2 + n % 40) * (below - y))
+    page.settled()
+    for _ in range(4):
+        page.dots([(2 + n % 40, 3 + n % 17) for n in range(50)])
+        page.press("ArrowDown")
     page.saved()
     whole = labels_of(hearts)
     assert (whole != UNLABELLED).sum() == 200
-    for _ in range(150):
-        page.press("Control+z")
+    page.click("undo", 149)
+    page.press("Control+z")
     page.saved()
     part = labels_of(hearts)
     assert (part != UNLABELLED).sum() == 50
     assert page.slice() == 1
-    for _ in range(60):
-        page.press("Control+z")
+    page.click("undo", 60)
     page.saved()
     assert (labels_of(hearts, "test000") == UNLABELLED).all()
-    for _ in range(200):
-        page.press("Control+Shift+z")
+    page.press("Control+Shift+z")
+    page.click("redo", 199)
     page.saved()
     np.testing.assert_array_equal(labels_of(hearts), whole)
 
@@ -411,15 +463,13 @@ def test_every_key_does_what_the_help_says(hearts, serve):
     page.page.keyboard.down("h")
     assert "hidden" in page.page.locator("body").get_attribute("class")
     page.page.keyboard.up("h")
-    placed = page.view().get_attribute("data-placed")
+    placed = page.placed()
     page.press("+", "+", "-")
-    page.page.wait_for_timeout(200)
-    assert page.view().get_attribute("data-placed") != placed
+    assert page.placed() != placed
     page.press("0")
-    page.page.wait_for_timeout(200)
-    assert page.view().get_attribute("data-placed") == placed
+    assert page.placed() == placed
     page.press("v")
-    page.page.wait_for_timeout(200)
+    page.settled()
     assert page.view().get_attribute("data-axis") == "1"
     page.press("v", "v", "t", "w", "x", "Control+s")
     page.press("n")
@@ -471,12 +521,14 @@ def test_areas_grow_after_each_stroke_and_follow_the_sliders(hearts, serve):
     state = page.page.locator("#areas-state")
     before = int(share.search(state.inner_text())[1])
     assert before > 5
-    page.page.locator("#tau").evaluate("slider => { slider.value = 0.55; slider.dispatchEvent(new Event('input')); }")
-    for _ in range(50):
-        if int(share.search(state.inner_text())[1]) > before:
+    page.slide("tau", 0.55)
+    for _ in range(200):
+        found = share.search(state.inner_text())
+        if found and int(found[1]) > before:
             break
-        page.page.wait_for_timeout(100)
-    assert int(share.search(state.inner_text())[1]) > before
+        page.page.wait_for_timeout(50)
+    assert found
+    assert int(found[1]) > before
 
 
 def test_a_second_tab_is_told_and_takes_over_without_loss(hearts, serve):
@@ -540,6 +592,74 @@ def test_a_folder_of_images_asks_for_names_and_pictures_are_drawn_on(tmp_path, s
     dataset = open_dataset(tmp_path)
     assert dataset.train.names == ("p1", "p2")
     assert dataset.label_names == ("background", "disc", "cup")
+
+
+def write_series(folder, voxels, spacing=(1.5, 1.5, 4.0)):
+    """Writes a DICOM series, one file a slice, its slices not in the order of their names."""
+    folder.mkdir(parents=True)
+    image = SimpleITK.GetImageFromArray(voxels)
+    image.SetSpacing(spacing)
+    writer = SimpleITK.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for z in range(len(voxels)):
+        one = image[:, :, z]
+        position = image.TransformIndexToPhysicalPoint((0, 0, z))
+        tags = {"0008|0060": "MR", "0020|000e": "1.2.826.0.1.3680043.2.1125.1", "0020|0013": str(z + 1)}
+        tags |= {"0020|0032": "\\".join(map(str, position)), "0020|0037": "1\\0\\0\\0\\1\\0"}
+        tags |= {"0008|0018": f"1.2.826.0.1.3680043.2.1125.1.{z + 1}", "0018|0050": str(spacing[2])}
+        for tag, value in tags.items():
+            one.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{len(voxels) - z}.dcm"))
+        writer.Execute(one)
+
+
+def test_a_series_of_dicom_files_is_drawn_on(tmp_path, sets, serve):
+    voxels = np.random.default_rng(0).integers(0, 900, (6, 30, 40)).astype(np.int16)
+    write_series(tmp_path / "images" / "patient", voxels)
+    sets.declare(tmp_path)
+    page = serve(tmp_path).ready()
+    page.brush(3)
+    page.press("Home", "ArrowDown")
+    page.stroke((4, 4), (20, 30))
+    page.saved()
+    dataset = open_dataset(tmp_path)
+    assert dataset.train.names == ("patient",)
+    z = page.slice()
+    page.page.mouse.move(*page.at((4, 5)))
+    page.settled()
+    shown = float(re.search(r"intensity (\S+)", page.page.locator("#readout").inner_text())[1])
+    assert shown == dataset.train[0].image[0, z, 4, 5] == voxels[z, 4, 5]
+    expected = np.full(voxels.shape, UNLABELLED)
+    expected[z][stamped([(4, 4), (20, 30)], 3, (30, 40))] = 1
+    np.testing.assert_array_equal(dataset.train[0].scribbles, expected)
+
+
+def test_several_channels_are_shown_one_after_the_other_and_blended(tmp_path, sets, serve):
+    for n in range(3):
+        voxels = np.full((20, 20, 4), 100 * n, np.int16)
+        voxels[:10] += 50
+        (tmp_path / "images").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(voxels, np.diag([-1.0, -1.0, 5.0, 1.0])), tmp_path / "images" / f"a_{n:04}.nii.gz")
+    sets.declare(tmp_path)
+    page = serve(tmp_path).ready()
+
+    def intensities():
+        page.page.mouse.move(*page.at((3, 3)))
+        page.page.mouse.move(*page.at((4, 4)))
+        page.settled()
+        return re.search(r"intensity ([\d ]+)", page.page.locator("#readout").inner_text())[1].split()
+
+    seen = []
+    for _ in range(4):
+        seen += intensities()
+        page.press("x")
+    assert seen == ["50", "150", "250", "50"]
+    page.page.locator("#blending input").evaluate("s => { s.value = 0.5; s.dispatchEvent(new Event('input')); }")
+    assert intensities() == ["50", "150", "250"]
+    page.stroke((4, 4), (12, 12))
+    page.saved()
+    assert open_dataset(tmp_path).train[0].image.shape == (3, 4, 20, 20)
+    assert (open_dataset(tmp_path).train[0].scribbles == 1).sum() > 0
 
 
 # ---- with a network
@@ -635,15 +755,7 @@ def test_what_a_killed_server_did_not_save_is_recovered(hearts, browser):
     assert page.problems == again.problems == []
 
 
-def test_the_program_saves_within_a_second_and_is_one_line_where_it_refuses(hearts, tmp_path, serve):
-    page = serve(hearts).ready()
-    page.stroke((10, 10), (10, 20))
-    began = time.perf_counter()
-    page.saved()
-    assert time.perf_counter() - began < 10  # a second where the machine is not busy: measured in benchmarks/
-    refused = subprocess.run(
-        [sys.executable, "-m", "scribbleseg", "annotate", str(tmp_path / "nothing")], capture_output=True, text=True
-    )
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: ")
-    assert "Traceback" not in refused.stderr
+def test_the_program_is_one_line_where_it_refuses(tmp_path):
+    refused = CliRunner().invoke(app, ["annotate", str(tmp_path / "nothing")])
+    assert refused.exit_code == 2
+    assert refused.output.startswith("error: ")
