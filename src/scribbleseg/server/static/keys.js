@@ -27,6 +27,7 @@ export class Keys {
     const name = this.#named(event);
     if (!name) return;
     event.preventDefault();
+    if (name !== "digit") this.typed = "";
     if (HOLDS.has(name)) {
       if (this.held.has(name)) return;
       this.held.add(name);
@@ -48,9 +49,11 @@ export class Keys {
   #digit(key) {
     const now = performance.now();
     const both = now - this.typedAt < TWO_DIGITS_MS ? this.typed + key : key;
+    if (key === "0" && !this.act.choose(Number(both))) return this.act.fit(); // there are not so many classes
     this.typed = this.act.choose(Number(both)) ? both : key;
     if (this.typed === key && both !== key) this.act.choose(Number(key));
     this.typedAt = now;
+    return undefined;
   }
 
   #up({ key }) {
