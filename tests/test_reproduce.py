@@ -257,7 +257,7 @@ def test_parts_of_another_kind_are_not_shared(name, tmp_path):
 OTHERS = [
     {"seed": 1},
     {"fingerprint": "other"},
-    {"label_names": ["background"]},
+    {"label_names": ["background", "RV"]},
     {"versions": {"scribbleseg": "0.1.0"}},
 ]
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from scribbleseg.evaluation import curves, drawing, pictures, report
+from scribbleseg.evaluation import curves, drawing, palette, pictures, report
 from scribbleseg.evaluation.glossary import GLOSSARY
 from scribbleseg.evaluation.metrics import Score
 from scribbleseg.evaluation.report import MAX_PICTURES, Origin, Picture, RunSummary, write_report
@@ -300,9 +300,9 @@ def test_a_picture_that_does_not_fit_is_refused_and_nothing_written(layers, mess
 @settings(max_examples=25, deadline=None)
 @given(arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 1, 2, UNLABELLED])), st.booleans())
 def test_an_overlay_shows_each_label_in_its_colour_and_unlabelled_not_at_all(labels, background):
-    rgba = decoded(drawing.overlay(labels, ["#000000", *drawing.STRUCTURE_COLOURS[:2]], background), "RGBA")
+    rgba = decoded(drawing.overlay(labels, ["#000000", *palette.STRUCTURE_COLOURS[:2]], background), "RGBA")
     assert np.array_equal(rgba[..., 3] > 0, (labels != UNLABELLED) & ((labels > 0) | background))
-    for value, colour in enumerate(drawing.STRUCTURE_COLOURS[:2], start=1):
+    for value, colour in enumerate(palette.STRUCTURE_COLOURS[:2], start=1):
         expected = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
         assert (rgba[labels == value, :3] == expected).all()
 
@@ -452,7 +452,7 @@ def test_twenty_structures_have_a_table_of_their_own(tmp_path: Path):
 
 def test_twenty_structures_have_twenty_colours():
     assert len(set(pictures.label_colours([("background", *ORGANS)]).values())) == 20
-    assert drawing.BACKGROUND_COLOUR not in drawing.STRUCTURE_COLOURS
+    assert palette.BACKGROUND_COLOUR not in palette.STRUCTURE_COLOURS
 
 
 def test_every_word_with_help_is_explained_at_the_end_too(tmp_path: Path):
@@ -474,7 +474,7 @@ def test_scribbles_are_paths_in_the_colour_of_their_label_with_a_dark_edge(tmp_p
     (figure,) = figures(written(tmp_path, [made_up_run("base", pictures=[made_up_picture()])]))
     edges = re.findall(r'<path class="edge" d="([^"]+)"', figure)
     strokes = re.findall(r'<path class="stroke" fill="([^"]+)" stroke="([^"]+)" d="([^"]+)"', figure)
-    colours = [drawing.BACKGROUND_COLOUR, drawing.STRUCTURE_COLOURS[1]]
+    colours = [palette.BACKGROUND_COLOUR, palette.STRUCTURE_COLOURS[1]]
     assert [(fill, stroke) for fill, stroke, _ in strokes] == [(colour, colour) for colour in colours]
     assert [path for *_, path in strokes] == edges
 
