@@ -16,7 +16,7 @@ from scribbleseg.server.app import make_app
 from scribbleseg.server.bodies import MOST_JSON
 from scribbleseg.server.guard import Guard
 from scribbleseg.server.merge import merge
-from scribbleseg.server.project import open_project
+from scribbleseg.server.project import named, open_project
 from scribbleseg.server.suggest import evenly_spaced
 from scribbleseg.types import UNLABELLED, DataError
 
@@ -494,3 +494,14 @@ class TestSecurity:
 )
 def test_the_next_slice_is_in_the_widest_gap(drawn, expected):
     assert evenly_spaced(np.array(drawn, bool)) == expected
+
+
+def test_two_servers_of_one_folder_do_not_exchange_what_labels_mean(tmp_path, sets):
+    sets.write_volume(tmp_path / "a.nii.gz")
+    first, second = open_project(tmp_path), open_project(tmp_path)
+    one = named(first, ["disc"])
+    before = (tmp_path / "dataset.json").read_bytes()
+    with pytest.raises(DataError, match="start it again"):
+        named(second, ["cup", "rim"])
+    one.declare()
+    assert (tmp_path / "dataset.json").read_bytes() == before

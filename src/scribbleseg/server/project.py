@@ -100,11 +100,20 @@ class Project:
             )
 
     def declare(self) -> None:
-        """Writes what the values of the scribbles mean, unless it is written already. Raises FileError."""
+        """Writes what the values of the scribbles mean, unless it is written already.
+
+        Raises:
+            DataError: another page or program has declared other values meanwhile, or it cannot be written.
+        """
         assert self.encoding, "name the structures first"
         file = (self.root if self.own else self.folder) / "dataset.json"
         there = read_declaration(file) if file.is_file() else {}
         labels = self.encoding.by_name
+        if values_of(file, there.get("labels", {})).items() - labels.items():
+            raise DataError(
+                f"{file}: expected the labels {', '.join(self.label_names)}, found others, which somebody has declared "
+                "since this page was started; end this `scribbleseg annotate` and start it again"
+            )
         if there.get("labels") != labels:
             write_text(file, json.dumps({**there, "labels": labels}, indent=2, ensure_ascii=False) + "\n")
 
