@@ -1,5 +1,6 @@
 """The hardware that training and prediction run on: what this machine has, and the Fabric that uses it."""
 
+import atexit
 import logging
 import os
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> 
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     strategy = "ddp" if devices * nodes > 1 else "auto"
+    if strategy == "ddp":
+        atexit.register(_leave)
     precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
     try:
         return Fabric(
@@ -85,6 +88,12 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> 
             f"expected an accelerator of this machine (cpu, cuda, mps or auto) and as many devices as it has, got "
             f"{accelerator!r} and {devices} on {nodes} node(s): {error}"
         ) from error
+
+
+def _leave() -> None:
+    """Ends the connections to other processes, whose threads would else abort a process that ends by an error."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _has_bf16(accelerator: str) -> bool:
