@@ -352,13 +352,30 @@ def test_slices_on_the_scale_of_their_volume_have_the_areas_of_the_volume():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_eliminating_every_other_pixel_first_changes_no_probability(seed):
+def test_the_order_of_elimination_changes_no_probability(seed):
     rng = np.random.default_rng(seed)
     weights = [rng.uniform(size=size) ** 8 for size in ((0, 9, 11), (1, 8, 11), (1, 9, 10))]
     weights = [weight + random_walker.WEIGHT_FLOOR for weight in weights]
     seeds = np.where(rng.uniform(size=(1, 9, 11)) < 0.1, rng.integers(0, 3, (1, 9, 11)), random_walker.FREE)
     problem = random_walker._dirichlet(weights, seeds, 3)
-    _, rows, columns = np.nonzero(seeds == random_walker.FREE)
     exact = np.linalg.solve(problem.matrix().toarray(), problem.to_seeds)
-    for apart in (None, (rows + columns) % 2 == 1, (rows + columns) % 2 == 0, np.zeros(len(rows), bool)):
-        np.testing.assert_allclose(laplacian.solve_directly(problem, apart), exact, atol=1e-7)
+    nested = laplacian.elimination_places(9, 11)[seeds[0] == random_walker.FREE]
+    for places in (None, nested, rng.integers(0, 5, len(nested)), np.zeros_like(nested)):
+        np.testing.assert_allclose(laplacian.solve_directly(problem, places), exact, atol=1e-7)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 9), (7, 1), (8, 8), (64, 64), (40, 97)])
+def test_nested_dissection_separates_halves(height, width):
+    places = laplacian.elimination_places(height, width)
+    rows, columns = np.indices(places.shape)
+    np.testing.assert_array_equal(places == -1, (rows + columns) % 2 == 1)
+    system = random_walker._dirichlet(
+        [np.ones((0, height, width)), np.ones((1, height - 1, width)), np.ones((1, height, width - 1))],
+        np.where(rows + columns == 0, 0, random_walker.FREE)[None],
+        1,
+    )
+    if height * width > 2000:
+        order = np.argsort(places.ravel()[1:], kind="stable")
+        matrix = system.matrix()
+        nested = laplacian._factorise(matrix[order][:, order], ordered=True).L.nnz
+        assert nested < laplacian._factorise(matrix).L.nnz
