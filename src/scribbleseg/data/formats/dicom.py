@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import SimpleITK
 from jaxtyping import Shaped
 
 from scribbleseg.data.formats.checks import check_claim
@@ -49,6 +48,8 @@ def _same_locale() -> Iterator[None]:
 @_same_locale()
 def read_dicom(folder: Path) -> tuple[Shaped[np.ndarray, "1 depth height width"], Geometry]:
     """Reads the one series in a folder, its slices sorted by their positions, and its grid. Raises FileError."""
+    import SimpleITK
+
     problem, copy = "expected the slices of one DICOM series, ", "copy or download the series again"
     if odd := [file for file in sorted(folder.iterdir()) if not (file.is_file() or file.is_dir())]:
         raise FileError(odd[0], f"{problem}found {what_is(odd[0])}", "take it away, or give the slice")
@@ -130,6 +131,8 @@ def _elements(stored: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 def _check_slice(file: Path, there: int | None, n_slices: int) -> None:
     """Raises FileError for a slice that claims more pixels than it holds, which GDCM would make up, or too many."""
+    import SimpleITK
+
     reader = SimpleITK.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(file))

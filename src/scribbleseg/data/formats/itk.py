@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK
 from jaxtyping import Shaped
 
 from scribbleseg.data.formats.checks import absurd_size, check_affine, damage_reported, in_millimetres
@@ -36,6 +35,8 @@ SPACINGS = re.compile(r"^(?:spacings:|ElementSpacing\s*=)\s*" + NUMBERS, re.MULT
 
 def open_itk(path: Path) -> tuple[Any, Geometry]:
     """Reads the header of one NRRD or MetaImage. Returns ITK's reader, which can read the voxels, and the grid."""
+    import SimpleITK
+
     read_header(path)  # which refuses what ITK would crash on, or be led astray by
     with damage_reported(path):
         reader = SimpleITK.ImageFileReader()
@@ -78,6 +79,8 @@ def _check_spacing(path: Path) -> None:
 
 def read_itk(path: Path) -> tuple[Shaped[np.ndarray, "channel depth height width"], Geometry]:
     """Reads one NRRD or MetaImage, which may have several channels, and its grid. Raises FileError."""
+    import SimpleITK
+
     reader, geometry = open_itk(path)
     with damage_reported(path):
         voxels = SimpleITK.GetArrayFromImage(reader.Execute())

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
-import SimpleITK
 import tifffile
 from jaxtyping import Integer, Shaped, UInt8
 
@@ -158,6 +157,8 @@ def _check_png_header(path: Path) -> None:
 
 def _deep_png(path: Path) -> Shaped[np.ndarray, "height width channel"] | None:
     """Reads a PNG with several samples of 16 bits a pixel, of which Pillow would keep 8; None for any other."""
+    import SimpleITK
+
     with path.open("rb") as file:
         header = file.read(26)
     if len(header) < 26 or header[24] != 16 or header[25] not in (GREY_ALPHA, *RGB_OR_RGBA):
