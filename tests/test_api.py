@@ -1,11 +1,13 @@
 """The door for people who use Python: train, load, segment, evaluate, seed; and what bad input says."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from lightning_fabric import Fabric
 
 import scribbleseg
@@ -20,6 +22,7 @@ from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.recipes import can2018, default, find, ji2019
 from scribbleseg.seeds.random_walker import RandomWalker, Strokes
 from scribbleseg.settings import override
+from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
@@ -75,6 +78,44 @@ def test_training_tells_of_every_recursion_and_goes_on_where_it_was_interrupted(
     assert told == [0, 0, 1]
     case = hearts.test[0]
     assert np.array_equal(resumed.segment(case), model.segment(case)), "as if it had not been interrupted"
+
+
+def weights(run: Path, index: int) -> dict[str, torch.Tensor]:
+    return torch.load(run / f"recursion_{index}" / "network.pt", weights_only=True)["state"]
+
+
+def test_a_training_starts_from_another_run_and_is_resumed_without_being_told_again(hearts, model, tmp_path):
+    still = replace(TINY, stages=(replace(TINY.stages[0], optimiser=Adam(learning_rate=1e-12)), *TINY.stages[1:]))
+    out, source = tmp_path / "run", model.run.path
+
+    def stop(recursion):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scribbleseg.train(hearts, out, still, 1, accelerator="cpu", start_from=source, on_recursion=stop)
+    before, trained = weights(source, model.run.recursions - 1), weights(out, 0)
+    learned = [name for name in before if name.endswith(("weight", "bias"))]
+    assert learned and all(torch.allclose(trained[name], before[name], atol=1e-6) for name in learned)
+    with pytest.raises(DataError, match="started from"):
+        scribbleseg.train(hearts, out, still, 1, accelerator="cpu", resume=True, start_from=out)
+    done = scribbleseg.train(hearts, out, still, 1, accelerator="cpu", resume=True)
+    assert done.run.recursions == len(TINY.steps)
+    assert all((weights(out, 0)[name] == trained[name]).all() for name in trained)
+
+
+def test_a_training_starts_from_nothing_but_the_same_network_for_the_same_labels(hearts, model, tumours, tmp_path):
+    def refused(message, dataset=hearts, recipe=TINY, source=model.run.path):
+        with pytest.raises(DataError, match=message):
+            scribbleseg.train(dataset, tmp_path / "run", recipe, accelerator="cpu", start_from=source)
+        shutil.rmtree(tmp_path / "run")
+
+    refused("network", recipe=replace(TINY, network=replace(TINY.network, base=8)))
+    refused("labels", dataset=tumours, recipe=replace(TINY, seeds=Strokes()))
+    refused("run folder", source=tmp_path / "nowhere")
+    shutil.copytree(model.run.path, tmp_path / "untrained")
+    for recursion in (tmp_path / "untrained").glob("recursion_*"):
+        shutil.rmtree(recursion)
+    refused("trained network", source=tmp_path / "untrained")
 
 
 def test_a_recipe_is_given_by_itself_by_name_or_not_at_all(hearts, tmp_path, monkeypatch):

@@ -157,6 +157,7 @@ def train(
     accelerator: str = "auto",
     devices: int = 1,
     on_recursion: Callable[[Recursion], None] | None = None,
+    start_from: str | Path | None = None,
 ) -> Model:
     """Train on a data set; the recipe is fitted to it first. Interrupt it at will: `resume` goes on.
 
@@ -170,6 +171,7 @@ def train(
         accelerator: "cpu", "cuda", "mps" or "auto".
         devices: how many of them.
         on_recursion: called after each M step.
+        start_from: the run folder whose last network the training starts from; None is random weights.
 
     Returns:
         The trained network.
@@ -184,7 +186,10 @@ def train(
         recipe = choose(Path(out), fabric)[0]
     chosen = find(recipe) if isinstance(recipe, str) else recipe
     session = pipeline.begin(dataset, out, chosen, fabric=fabric, seed=seed, resume=resume)
-    return finish(session, on_recursion)
+    with session:
+        if start_from is not None:
+            pipeline.start_from(session, start_from)
+        return finish(session, on_recursion)
 
 
 def finish(session: Session, on_recursion: Callable[[Recursion], None] | None = None) -> Model:

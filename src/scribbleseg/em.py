@@ -81,6 +81,7 @@ def train(session: Session[Recipe]) -> Iterator[Recursion]:
     """
     session.prepare(session.recipe.preprocess, session.recipe.held_out)
     check_channels(session.recipe, session.slices.channels)
+    _check_start(session)
     grow_seeds(session)
     yield from recur(session)
 
@@ -180,6 +181,17 @@ def check_channels(recipe: Recipe, channels: int) -> None:
                 )
 
 
+def _check_start(session: Session[Recipe]) -> None:
+    """Raises DataError for weights to start from whose network takes images of other channels."""
+    if session.run.details.get("start"):
+        channels = read_weights(session.run.start)["channels"]
+        if channels != session.slices.channels:
+            raise DataError(
+                f"{session.run.start}: expected weights for images of {session.slices.channels} channels, found those "
+                f"of a network for {channels}; start from a run on such images"
+            )
+
+
 def grow_seeds(session: Session[Recipe]) -> None:
     """Grow the scribbles into seed areas, the labels of recursion 0, every rank its share of the cases."""
     slices = session.slices
@@ -229,6 +241,8 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
         load_weights(network, run.network(index - 1))
     elif start:
         recipe.network.start_from(network, read_weights(start)["state"])
+    elif run.details.get("start"):
+        load_weights(network, run.start)
     source = Source(session.slices, recipe.labels_of(index), recipe.slices == "structures", recipe.patch)
     batches = Batches(source, recipe.augment, (session.seed, index))
     m_step(network, recipe.steps[index], batches=batches, fabric=fabric, course=_course(session, index))

@@ -1,5 +1,7 @@
 """Pipelines: whatever can be trained, behind the same verbs. `PIPELINES` is the registry."""
 
+import hashlib
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from scribbleseg import em, hierarchy
 from scribbleseg.data.orientation import is_picture
 from scribbleseg.duration import in_words, seconds
 from scribbleseg.em import Recursion
+from scribbleseg.files import atomically
 from scribbleseg.lock import is_held, release
 from scribbleseg.old_runs import is_old, renewed, renewed_data
 from scribbleseg.recipe import Recipe
@@ -128,6 +131,50 @@ def begin(
             release(path)
         raise
     return session
+
+
+def start_from(session: Session, path: str | Path) -> None:
+    """Let the first M step start from the last network of another run, in the place of random weights.
+
+    The weights are copied into the run, which `resume` goes on with.
+
+    Args:
+        session: what `begin` gave.
+        path: the folder of the other run, of the same network and labels.
+
+    Raises:
+        DataError: a run of another network or of other labels, one without a trained network, or a session that has
+            started from something else already.
+    """
+    other, run = open_run(Path(path)), session.run
+    recipe = recipe_of(other)
+    if not isinstance(recipe, Recipe) or not isinstance(session.recipe, Recipe):
+        raise DataError(f"{path}: expected runs of one network each, found two phases; a hierarchy starts anew")
+    names = tuple(other.details["label_names"])
+    if names != session.dataset.label_names:
+        ours, theirs = ", ".join(session.dataset.label_names), ", ".join(names)
+        raise DataError(f"{path}: expected a run of the labels {ours}, found {theirs}; give a run of these labels")
+    if recipe.network != session.recipe.network:
+        raise DataError(
+            f"{path}: expected a run of the network {session.recipe.network}, found {recipe.network}; train with the "
+            "--recipe and --set of that run"
+        )
+    if not other.recursions:
+        raise DataError(f"{path}: expected a trained network, found none; finish it by `train --resume`")
+    weights = other.network(other.recursions - 1)
+
+    def copy() -> None:
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        begun = run.recursions or run.checkpoint(0).exists()
+        if run.details.get("start", "") == digest and run.start.exists():
+            return
+        if begun:
+            raise DataError(f"{run.path}: expected a run that started from {path}, found another; give another --out")
+        with atomically(run.start) as temporary:
+            shutil.copyfile(weights, temporary)
+        run.add(start=digest)
+
+    on_leader(session.fabric, copy)
 
 
 def train(session: Session) -> Iterator[Recursion]:

@@ -4,6 +4,7 @@ RUN/
   recipe.json            the resolved recipe
   run.json               name, seed, date, versions, command, data set, and its fingerprint once it has been read
   metrics.jsonl          one JSON record a line; the same curves are under tensorboard/
+  start.pt               the weights of another run that the first M step starts from, where there are any
   recursion_0/           network.pt (weights after its M step), m_step.ckpt and m_step.previous.ckpt (the last two
                          checkpoints, while it runs), optimiser.pt (where the next stage carries its optimiser on)
   labels/0/CASE.nii.gz   what recursion 0 trained on (the seeds), in the geometry and the values of the data set, with
@@ -78,6 +79,7 @@ class _Details(BaseModel):
     data: _Data = _Data(folder="unknown", format="", options={})
     fingerprint: str = ""
     tau: FiniteFloat = 0.0
+    start: str = ""
     date: str = ""
     versions: dict[str, str] = {}
 
@@ -134,6 +136,11 @@ class Run:
     def network(self, index: int) -> Path:
         """The weights after the M step of that recursion."""
         return self.recursion(index) / "network.pt"
+
+    @property
+    def start(self) -> Path:
+        """The weights of another run that the first M step starts from; run.json has their digest."""
+        return self.path / "start.pt"
 
     def checkpoint(self, index: int) -> Path:
         """The state of that recursion's M step while it runs."""

@@ -87,6 +87,10 @@ def train(
     recipe: Name = None,
     set: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="A run whose network the training starts from, when strokes have been added since."),
+    ] = None,
     format: Format = None,
     split: Split = None,
     fold: Fold = None,
@@ -106,6 +110,7 @@ def train(
     Example: `scribbleseg train ACDC/ --out runs/first --set stages.0.iterations=4000`
     """
     from scribbleseg.pipeline import begin
+    from scribbleseg.pipeline import start_from as begin_with
     from scribbleseg.training.hardware import cores, make_fabric
     from scribbleseg.workers import end_with_parent
 
@@ -115,6 +120,8 @@ def train(
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
     one = chosen_or_fitting(recipe, set, out, fabric)
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=resume)
+    if start_from is not None:
+        begin_with(session, start_from)
     if session.leads and session.dataset.n_labels < dataset.n_labels:
         learned = ", ".join(session.dataset.label_names[1:])
         console.print(
