@@ -3,7 +3,8 @@
 Areas are grown as the server grows them, from strokes on phantoms of 256 x 256 pixels a slice, beside the same walker
 that never crops a slice; that both give the same areas is checked. "CPU" is seconds of the processor in one process on
 one core, which other programs on the machine do not lengthen. The page is the program itself, started anew each time; a
-case of 512 x 512 x 300 is read from NIfTI and sent to a client that does nothing with it.
+case of 512 x 512 x 300 is read from NIfTI and sent to a client that does nothing with it. Where there is Chromium, it
+is shown there, and scrolled.
 
     python benchmarks/annotate.py
     python benchmarks/annotate.py --quick
@@ -20,6 +21,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 from unittest import mock
 
 import nibabel as nib
@@ -27,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from annotate_pictures import FLAGS
 from scribbleseg.data.encoding import declared
 from scribbleseg.phantoms import draw_scribbles, heart
 from scribbleseg.seeds import AUTOMATIC, random_walker
@@ -35,6 +38,20 @@ from scribbleseg.types import UNLABELLED
 
 SPACING_MM = (10.0, 1.5, 1.5)
 TAU = 0.95
+
+SCROLLED = 60
+SCROLL = """async (slices) => {
+  const view = document.querySelector("canvas");
+  const painted = () => new Promise(requestAnimationFrame);
+  await painted();
+  const start = performance.now();
+  for (let n = 0; n < slices; n++) {
+    view.dispatchEvent(new WheelEvent("wheel", { deltaY: 100, bubbles: true, cancelable: true }));
+    await painted();
+  }
+  return performance.now() - start;
+}"""
+"""Turns the wheel by one slice and waits until it is painted, again and again; gives the milliseconds."""
 
 
 def timed(work: Callable[[], object]) -> tuple[object, float, float]:
@@ -76,47 +93,90 @@ def write_large(folder: Path, shape: tuple[int, int, int]) -> None:
     (folder / "dataset.json").write_text(json.dumps({"labels": declared(("background", "liver"))}))
 
 
+class Served:
+    """The page of a folder, served by the program itself, and a client that asks it as a browser would.
+
+    Args:
+        folder: what is drawn on.
+
+    Attributes:
+        seconds: how long it took from the command to the page.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "scribbleseg", "annotate", str(folder), "--no-open", "--port", "0"]
+        self._program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._program.stdout
+        self.address = next(found[0] for line in self._program.stdout if (found := re.search(r"http://\S+", line)))
+        page = urllib.request.urlopen(self.address)
+        page.read()
+        self.seconds = time.perf_counter() - start
+        self._cookie, self._base = page.headers["Set-Cookie"].split(";")[0], self.address.split("/?")[0]
+
+    def ask(self, path: str, body: Any = None) -> bytes:
+        """What the server answers; a body is sent as JSON."""
+        headers = {"Cookie": self._cookie, "Content-Type": "application/json"}
+        content = None if body is None else json.dumps(body).encode()
+        return urllib.request.urlopen(urllib.request.Request(self._base + path, content, headers)).read()
+
+    def cpu_seconds(self) -> float:
+        """Seconds of the processor so far; 0 where the system does not tell."""
+        ticks = Path(f"/proc/{self._program.pid}/stat")
+        return sum(map(int, ticks.read_text().split()[13:15])) / 100 if ticks.is_file() else 0.0
+
+    def __enter__(self) -> "Served":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._program.kill()
+        self._program.wait()
+        assert self._program.stdout
+        self._program.stdout.close()
+
+
 def opening(folder: Path) -> dict[str, float]:
     """Seconds until the page is there, until a case is, and until a stroke on it is on disk, from a cold start."""
-    start = time.perf_counter()
-    command = [sys.executable, "-m", "scribbleseg", "annotate", str(folder), "--no-open", "--port", "0"]
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert program.stdout
-    address = next(found[0] for line in program.stdout if (found := re.search(r"http://\S+", line)))
-    page = urllib.request.urlopen(address)
-    page.read()
-    times = {"page": time.perf_counter() - start}
-    cookie, base = page.headers["Set-Cookie"].split(";")[0], address.split("/?")[0]
-
-    def ask(path: str, body: bytes | None = None) -> bytes:
-        headers = {"Cookie": cookie, "Content-Type": "application/json"}
-        return urllib.request.urlopen(urllib.request.Request(base + path, body, headers)).read()
-
-    start = time.perf_counter()
-    for path in ("", "/channels/0", "/labels"):
-        ask(f"/api/cases/0{path}")
-    times["case"] = time.perf_counter() - start
-    start = time.perf_counter()
-    ask("/api/cases/0/strokes", json.dumps({"tab": "benchmark", "base": 0, "runs": [[5000, 400, 1]]}).encode())
-    times["stroke"] = time.perf_counter() - start
-    ticks = Path(f"/proc/{program.pid}/stat")
-    if ticks.is_file():
-        times["CPU"] = sum(map(int, ticks.read_text().split()[13:15])) / 100
-    program.kill()
-    program.wait()
-    program.stdout.close()
+    with Served(folder) as served:
+        times = {"page": served.seconds}
+        start = time.perf_counter()
+        for path in ("", "/channels/0", "/labels"):
+            served.ask(f"/api/cases/0{path}")
+        times["case"] = time.perf_counter() - start
+        start = time.perf_counter()
+        served.ask("/api/cases/0/strokes", {"tab": "benchmark", "base": 0, "runs": [[5000, 400, 1]]})
+        times["stroke"] = time.perf_counter() - start
+        times["CPU"] = served.cpu_seconds()
     return times
+
+
+def scrolling(folder: Path, chromium: Path) -> dict[str, float]:
+    """In headless Chromium, without a graphics processor: seconds until a case is shown, and slices a second."""
+    from playwright.sync_api import sync_playwright
+
+    with Served(folder) as served, sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=[*FLAGS])
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        start = time.perf_counter()
+        page.goto(served.address)
+        page.wait_for_selector("body[data-ready='0']", timeout=120_000)
+        shown = time.perf_counter() - start
+        milliseconds = page.evaluate(SCROLL, SCROLLED)
+        browser.close()
+    return {"shown": shown, "slices a second": 1e3 * SCROLLED / milliseconds}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chromium", type=Path, default=Path("/usr/bin/chromium"))
     parser.add_argument("--quick", action="store_true", help="one volume of areas, and a small one to open")
-    quick = parser.parse_args().quick
+    arguments = parser.parse_args()
+    quick = arguments.quick
     areas = live_areas(256, 1 if quick else 6)
     with tempfile.TemporaryDirectory() as folder:
         write_large(Path(folder), (20, 64, 64) if quick else (300, 512, 512))
         opened = [opening(Path(folder)) for _ in range(1 if quick else 3)]
-        (Path(folder) / "scribbles" / "large.nii.gz").unlink()
+        scrolled = scrolling(Path(folder), arguments.chromium) if arguments.chromium.exists() else {}
     table = Table(title="Areas of a slice of 256 x 256, ms")
     for column in ("", "median", "90th percentile", "largest"):
         table.add_column(column, justify="right" if column else "left")
@@ -124,7 +184,8 @@ def main() -> None:
         table.add_row(name, *(f"{value:.0f}" for value in (median(values), np.percentile(values, 90), max(values))))
     Console(width=100).print(table)
     seconds = {name: median(each[name] for each in opened) for name in opened[0]}
-    print(json.dumps({"areas_ms": {name: median(values) for name, values in areas.items()}, "seconds": seconds}))
+    ms = {name: median(values) for name, values in areas.items()}
+    print(json.dumps({"areas_ms": ms, "seconds": seconds, "chromium": scrolled}))
 
 
 if __name__ == "__main__":

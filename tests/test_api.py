@@ -95,7 +95,8 @@ def test_a_training_starts_from_another_run_and_is_resumed_without_being_told_ag
         scribbleseg.train(hearts, out, still, 1, accelerator="cpu", start_from=source, on_recursion=stop)
     before, trained = weights(source, model.run.recursions - 1), weights(out, 0)
     learned = [name for name in before if name.endswith(("weight", "bias"))]
-    assert learned and all(torch.allclose(trained[name], before[name], atol=1e-6) for name in learned)
+    assert learned
+    assert all(torch.allclose(trained[name], before[name], atol=1e-6) for name in learned)
     with pytest.raises(DataError, match="started from"):
         scribbleseg.train(hearts, out, still, 1, accelerator="cpu", resume=True, start_from=out)
     done = scribbleseg.train(hearts, out, still, 1, accelerator="cpu", resume=True)

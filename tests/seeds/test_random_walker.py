@@ -357,11 +357,13 @@ def test_the_order_of_elimination_changes_no_probability(seed):
     weights = [rng.uniform(size=size) ** 8 for size in ((0, 9, 11), (1, 8, 11), (1, 9, 10))]
     weights = [weight + random_walker.WEIGHT_FLOOR for weight in weights]
     seeds = np.where(rng.uniform(size=(1, 9, 11)) < 0.1, rng.integers(0, 3, (1, 9, 11)), random_walker.FREE)
-    problem = random_walker._dirichlet(weights, seeds, 3)
-    exact = np.linalg.solve(problem.matrix().toarray(), problem.to_seeds)
-    nested = laplacian.elimination_places(9, 11)[seeds[0] == random_walker.FREE]
-    for places in (None, nested, rng.integers(0, 5, len(nested)), np.zeros_like(nested)):
-        np.testing.assert_allclose(laplacian.solve_directly(problem, places), exact, atol=1e-7)
+    free = np.flatnonzero(seeds == random_walker.FREE)
+    problem = random_walker._dirichlet(weights, seeds, 3, free)
+    exact = (seeds == np.arange(3)[:, None, None, None]).astype(float)
+    exact.reshape(3, -1)[:, free] = np.linalg.solve(problem.matrix().toarray(), problem.to_seeds).T
+    np.testing.assert_allclose(laplacian.solve_directly(problem).T, exact.reshape(3, -1)[:, free], atol=1e-7)
+    for places in (laplacian.elimination_places(9, 11), rng.integers(0, 5, (9, 11)), np.zeros((9, 11), int)):
+        np.testing.assert_allclose(random_walker._solve(weights, seeds, 3, places), exact, atol=1e-7)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 9), (7, 1), (8, 8), (64, 64), (40, 97)])
@@ -369,13 +371,11 @@ def test_nested_dissection_separates_halves(height, width):
     places = laplacian.elimination_places(height, width)
     rows, columns = np.indices(places.shape)
     np.testing.assert_array_equal(places == -1, (rows + columns) % 2 == 1)
-    system = random_walker._dirichlet(
-        [np.ones((0, height, width)), np.ones((1, height - 1, width)), np.ones((1, height, width - 1))],
-        np.where(rows + columns == 0, 0, random_walker.FREE)[None],
-        1,
+    weights = [np.ones((0, height, width)), np.ones((1, height - 1, width)), np.ones((1, height, width - 1))]
+    seeds = np.where(rows + columns == 0, 0, random_walker.FREE)[None]
+    in_order = 1 + np.argsort(places.ravel()[1:], kind="stable")
+    plain, nested = (
+        random_walker._dirichlet(weights, seeds, 1, nodes).matrix() for nodes in (np.sort(in_order), in_order)
     )
     if height * width > 2000:
-        order = np.argsort(places.ravel()[1:], kind="stable")
-        matrix = system.matrix()
-        nested = laplacian._factorise(matrix[order][:, order], ordered=True).L.nnz
-        assert nested < laplacian._factorise(matrix).L.nnz
+        assert laplacian._factorise(nested, ordered=True).L.nnz < laplacian._factorise(plain).L.nnz

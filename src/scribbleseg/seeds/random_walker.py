@@ -19,7 +19,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 
 from scribbleseg.seeds.checks import check_volume
-from scribbleseg.seeds.laplacian import Dirichlet, elimination_places, solve_directly, solve_iteratively
+from scribbleseg.seeds.laplacian import Dirichlet, Nodes, elimination_places, solve_directly, solve_iteratively
 from scribbleseg.seeds.scaling import Block, scaling
 from scribbleseg.types import UNLABELLED, Image, Labels, Probabilities
 from scribbleseg.workers import Workers
@@ -300,11 +300,11 @@ def _weights(block: Block, spacing: np.ndarray, beta: float) -> list[np.ndarray]
     return [np.exp(-scale * square) + WEIGHT_FLOOR for square in squares]
 
 
-def _dirichlet(weights: list[np.ndarray], seeds: Seeds, n: int) -> Dirichlet:
-    """Returns the linear system of the FREE pixels, numbered in array order, with `n` columns of seeds."""
-    free = seeds == FREE
-    size = int(free.sum())
-    number = np.cumsum(free, dtype=np.int32).reshape(free.shape) - 1
+def _dirichlet(weights: list[np.ndarray], seeds: Seeds, n: int, nodes: Nodes) -> Dirichlet:
+    """Returns the linear system of `nodes`, the flat indices of the FREE pixels, with `n` columns of seeds."""
+    free, size = seeds == FREE, len(nodes)
+    number = np.empty(free.shape, dtype=np.int32)
+    number.ravel()[nodes] = np.arange(size)
     rows, columns, between, touching = [], [], [], []
     for axis, weight in enumerate(weights):
         here = (slice(None),) * axis + (slice(None, -1),)
@@ -326,11 +326,14 @@ def _dirichlet(weights: list[np.ndarray], seeds: Seeds, n: int) -> Dirichlet:
 def _solve(weights: list[np.ndarray], seeds: Seeds, n: int, places: Places) -> np.ndarray:
     """Returns float64 `column depth height width`: the probability of each of `n` columns, 0 or 1 at seeds."""
     probabilities = (seeds == np.arange(n)[:, None, None, None]).astype(np.float64)
-    free = seeds == FREE
-    if free.any():
-        problem = _dirichlet(weights, seeds, n)
-        found = solve_directly(problem, places[free[0]]) if len(seeds) == 1 else solve_iteratively(problem, TOLERANCE)
-        probabilities[:, free] = found.T
+    nodes = np.flatnonzero(seeds == FREE)
+    picture = len(seeds) == 1
+    if picture:
+        nodes = nodes[np.argsort(places.ravel()[nodes], kind="stable")]
+    if len(nodes):
+        problem = _dirichlet(weights, seeds, n, nodes)
+        found = solve_directly(problem, ordered=True) if picture else solve_iteratively(problem, TOLERANCE)
+        probabilities.reshape(n, -1)[:, nodes] = found.T
     return probabilities
 
 
