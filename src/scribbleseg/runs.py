@@ -180,12 +180,13 @@ class Run:
                 self._tensorboard.add_scalar(f"{record.get('event', 'run')}/{name}", value, step)
 
     def forget_after(self, recursion: int, iteration: int) -> None:
-        """Drop the records of training that a resumed run will make again."""
+        """Drop the records of training that a resumed run will make again: those of networks that are there stay."""
 
         def kept(record: dict[str, Any]) -> bool:
-            if record["event"] == "agreement":  # of a network that is there
-                return record["recursion"] < recursion
-            return (record["recursion"], record.get("iteration", 0)) <= (recursion, iteration)
+            if self.network(record["recursion"]).exists():
+                return True
+            made_later = record["event"] == "agreement"
+            return not made_later and (record["recursion"], record.get("iteration", 0)) <= (recursion, iteration)
 
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.metrics if kept(r)))
 

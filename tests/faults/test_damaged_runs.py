@@ -286,9 +286,20 @@ def test_a_run_that_has_a_checkpoint_alone_is_a_run(tmp_path):
         create_run(tmp_path / "run", {"x": 1}, {"seed": 7}, resume=True)
 
 
-def test_the_agreement_of_a_network_that_was_deleted_is_forgotten(tmp_path):
+def test_records_are_forgotten_of_networks_that_were_deleted_and_of_no_others(tmp_path):
     run = create_run(tmp_path / "run", {"x": 1}, {"seed": 0}, resume=False)
-    for index in range(2):
+    for index in range(3):
+        run.recursion(index).mkdir()
+        run.network(index).touch()
+        run.log({"event": "relabel", "recursion": index})
+        run.log({"event": "train", "recursion": index, "iteration": 4})
         run.log({"event": "agreement", "recursion": index, "mean": 0.5, "agreement": {}})
-    run.forget_after(1, 0)
-    assert [record["recursion"] for record in run.metrics] == [0]
+    records = run.metrics
+    run.forget_after(3, 0)
+    assert run.metrics == records
+    run.network(0).unlink()
+    run.forget_after(0, 0)
+    assert run.metrics == [records[0], *records[3:]]
+    run.network(2).unlink()
+    run.forget_after(0, 0)
+    assert run.metrics == [records[0], *records[3:6]]
