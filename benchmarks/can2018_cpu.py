@@ -85,13 +85,21 @@ def parse(description: str | None, out: Path, rows: list[str], default: list[str
 
 @contextmanager
 def opened(arguments: argparse.Namespace) -> Iterator[Dataset]:
-    """The data set that is asked for; runs on phantoms go to a scratch folder."""
+    """The data set that is asked for."""
+    with found(arguments) as root:
+        real = arguments.data != "phantoms"
+        yield open_data(root, arguments.scribbles, arguments.out) if real else open_dataset(root)
+
+
+@contextmanager
+def found(arguments: argparse.Namespace, train: int = 2) -> Iterator[Path]:
+    """The folder of the data that is asked for; phantoms, so many for training, and runs on them are for once."""
     if arguments.data != "phantoms":
-        yield open_data(Path(os.environ["SCRIBBLESEG_DATA"]) / arguments.data, arguments.scribbles, arguments.out)
+        yield Path(os.environ["SCRIBBLESEG_DATA"]) / arguments.data
         return
     with tempfile.TemporaryDirectory() as scratch:
         arguments.out = Path(scratch) / "runs"
-        yield open_dataset(write_phantoms(Path(scratch) / "phantoms", train=2, test=2))
+        yield write_phantoms(Path(scratch) / "phantoms", train=train, test=2)
 
 
 def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:

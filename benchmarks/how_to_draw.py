@@ -10,9 +10,7 @@ on phantoms at a toy size.
 """
 
 import json
-import os
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +18,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from can2018_cpu import GRIDS, drawn, figures_of, parse
+from can2018_cpu import GRIDS, drawn, figures_of, found, parse
 from scribbleseg.annotate.simulate import Boundary, Rule, Skeleton
-from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipes import default
 from scribbleseg.reproduce import Row, summarise, train_rows
 from scribbleseg.training.hardware import make_fabric
@@ -42,12 +39,7 @@ def main() -> None:
     arguments = parse(__doc__, Path("runs/draw_acdc"), list(WAYS), list(WAYS))
     if arguments.scribbles:
         sys.exit("how_to_draw.py draws its own scribbles: leave --scribbles out, and choose --rows")
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.data == "phantoms":
-            arguments.out = Path(scratch) / "runs"
-            root = write_phantoms(Path(scratch) / "phantoms", train=2, test=2)
-        else:
-            root = Path(os.environ["SCRIBBLESEG_DATA"]) / arguments.data
+    with found(arguments) as root:
         recipe = replace(default.sized(16, arguments.iterations), preprocess=GRIDS[arguments.data])
         rows, ink = [], []
         for way in arguments.rows:

@@ -15,7 +15,6 @@ Continues where it was stopped. Without SCRIBBLESEG_DATA, or with --quick, it ru
 import argparse
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,14 +24,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from can2018_cpu import GRIDS, drawn, figures_of, split_of
+from can2018_cpu import GRIDS, drawn, figures_of, found, split_of
 from scribbleseg.annotate.simulate import RULES
 from scribbleseg.api import load
 from scribbleseg.data import open_dataset
 from scribbleseg.data.encoding import declared, to_disk
 from scribbleseg.data.formats import write_labels
 from scribbleseg.files import write_text
-from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe
 from scribbleseg.recipes import default
 from scribbleseg.reproduce import run_folder, summarise, train_rows
@@ -102,12 +100,7 @@ def parse() -> argparse.Namespace:
 @contextmanager
 def opened(arguments: argparse.Namespace) -> Iterator[tuple[Path, Dataset]]:
     """The folder of the data, and the data set with strokes in every slice, of which the annotator's are a part."""
-    with tempfile.TemporaryDirectory() as scratch:
-        if arguments.data == "phantoms":
-            arguments.out = Path(scratch) / "runs"
-            root = write_phantoms(Path(scratch) / "phantoms", train=4, test=2)
-        else:
-            root = Path(os.environ["SCRIBBLESEG_DATA"]) / arguments.data
+    with found(arguments, train=4) as root:
         full = drawn(root, RULES["full"], arguments.out / "every_slice", "masks")
         yield root, few(full)
 

@@ -313,20 +313,14 @@ def test_layouts_that_are_not_recognised_are_shown_the_known_ones(tmp_path):
 def write_series(folder):
     """A DICOM series of two slices."""
     folder.mkdir(parents=True)
+    tags = {"0008|0060": "MR", "0020|000d": "1.2.3", "0020|000e": "1.2.3.4", "0020|0037": "1\\0\\0\\0\\1\\0"}
+    writer = SimpleITK.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
     for z in range(2):
         slice_ = SimpleITK.GetImageFromArray(IMAGE.T[z])
-        for key, value in {
-            "0008|0060": "MR",
-            "0020|000d": "1.2.3",
-            "0020|000e": "1.2.3.4",
-            "0008|0018": f"1.2.3.4.{z}",
-            "0020|0013": str(z),
-            "0020|0032": f"0\\0\\{z}",
-            "0020|0037": "1\\0\\0\\0\\1\\0",
-        }.items():
-            slice_.SetMetaData(key, value)
-        writer = SimpleITK.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
+        own = {"0008|0018": f"1.2.3.4.{z}", "0020|0013": str(z), "0020|0032": f"0\\0\\{z}"}
+        for tag, value in (tags | own).items():
+            slice_.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{z}.dcm"))
         writer.Execute(slice_)
 

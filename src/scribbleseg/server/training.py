@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Busy(Exception):
     """A training is at work already, or none is that could be stopped."""
 
 
+@dataclass(eq=False)
 class Training:
     """Starts, watches and stops the training of a series of runs. Its methods may be called from several threads.
 
@@ -43,11 +45,10 @@ class Training:
         series: the runs.
     """
 
-    def __init__(self, series: Series) -> None:
-        self.series = series
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen | None = None
-        self._folder: Path | None = None
+    series: Series
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _process: subprocess.Popen | None = field(default=None, init=False)
+    _folder: Path | None = field(default=None, init=False)
 
     def start(self, project: Project, wanted: int | None) -> None:
         """Starts a training, or goes on with one that was stopped.
