@@ -227,6 +227,16 @@ def is_within(path: Path, folder: Path) -> bool:
     return folder.exists() and any(each.exists() and each.samefile(folder) for each in (real, *real.parents))
 
 
+def file_stamp(file: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file does: its date in nanoseconds, its size in bytes and its inode; None for no file."""
+    if file is None:
+        return None
+    with suppress(OSError):
+        status = file.stat()
+        return status.st_mtime_ns, status.st_size, status.st_ino
+    return None
+
+
 def first_of(names: Sequence[str], most: int = 10) -> str:
     """The first few names, and how many there are besides, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -22,6 +22,7 @@ from scribbleseg.runs import Run
 from scribbleseg.server import look, training
 from scribbleseg.server.app import make_app
 from scribbleseg.server.display import turn_for_screen
+from scribbleseg.server.drawing import Change, Drawing
 from scribbleseg.server.project import open_project
 from scribbleseg.server.run import serve
 from scribbleseg.server.series import Series, check_run
@@ -204,12 +205,51 @@ class TestTraining:
         project, started = open_project(trained.root), training.Training(Series(trained.run))
         assert started.target(project, None) == (trained.run, True)
         assert started.target(project, 9999) == (trained.run.with_name("run_2"), False)
-        file = next(iter(project.drawn().values()))
-        later = time.time() + 5
-        os.utime(file, (later, later))
-        assert started.target(project, None) == (trained.run.with_name("run_2"), False)
         fresh = training.Training(Series(trained.run.with_name("new")))
         assert fresh.target(project, None) == (trained.run.with_name("new"), False)
+
+    def test_strokes_have_changed_where_their_voxels_have_whatever_their_dates_are(self, trained):
+        project, started = open_project(trained.root), training.Training(Series(trained.run))
+        file = next(iter(project.drawn().values()))
+        there, before = nib.load(file), file.stat().st_mtime
+        values = np.asarray(there.dataobj).copy()
+
+        def write(values, date):
+            nib.save(nib.Nifti1Image(values, there.affine, there.header), file)
+            os.utime(file, (date, date))
+
+        write(values, time.time() + 5)  # a stroke that was drawn and undone
+        assert started.target(project, None) == (trained.run, True)
+        changed = values.copy()
+        changed[0, 0, 0] = project.encoding.by_name["LV"]
+        write(changed, before - 5)  # restored from a backup, with its date
+        assert started.target(project, None) == (trained.run.with_name("run_2"), False)
+        write(values, before)
+        assert started.target(project, None) == (trained.run, True)
+        file.unlink()
+        assert started.target(project, None) == (trained.run.with_name("run_2"), False)
+
+    def test_a_case_that_was_drawn_since_is_a_change_and_one_without_strokes_is_none(self, trained):
+        project, started = open_project(trained.root), training.Training(Series(trained.run))
+        new = next(name for name in project.names if name not in project.drawn())
+        drawing = Drawing(project, new)
+        drawing.note(True, "blurred")
+        assert started.target(project, None) == (trained.run, True)
+        drawing.change(Change(0, [(0, 9, 1)]))
+        assert started.target(project, None) == (trained.run.with_name("run_2"), False)
+
+    def test_where_a_run_does_not_tell_its_strokes_dates_have_to_do(self, trained):
+        index = trained.run / "slices" / "index.json"
+        plain = json.loads(index.read_text())
+        del plain["sha256"]
+        for case in plain["cases"].values():
+            del case["strokes"]
+        index.write_text(json.dumps(plain))
+        project, started = open_project(trained.root), training.Training(Series(trained.run))
+        assert started.target(project, None) == (trained.run, True)
+        later = time.time() + 5
+        os.utime(next(iter(project.drawn().values())), (later, later))
+        assert started.target(project, None) == (trained.run.with_name("run_2"), False)
 
     def test_what_it_says_and_how_it_ended_is_shown(self, trained, monkeypatch):
         monkeypatch.setattr(training, "_started", _run_instead("print('To do: 3 steps.'); raise SystemExit('full')"))

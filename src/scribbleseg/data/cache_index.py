@@ -52,6 +52,7 @@ class _Case(_Model):
     present: list[Label] | None
     geometry: _Geometry | None = None  # 0.1 has none
     files: str | None = None
+    strokes: str | None = None  # before 0.3 there are none
 
 
 class _Key(_Model):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from scribbleseg.data.formats.names import DETACHED, ending
-from scribbleseg.types import Case, Cases
+from scribbleseg.types import UNLABELLED, Case, Cases, Labels
 
 
 class Fingerprint:
@@ -39,6 +39,16 @@ def fingerprint(cases: Cases) -> str:
     whole = Fingerprint()
     for name in cases.names:
         whole.add(cases.named(name))  # by no name, which would keep it while the next one is read
+    return whole.hexdigest()
+
+
+def digest_of_strokes(labels: Labels) -> str:
+    """Returns a sha256 of the scribbles of a case, uint8 `depth height width` as stored; "" where nobody drew."""
+    if (labels == UNLABELLED).all():
+        return ""
+    whole = hashlib.sha256(f"{labels.shape}".encode())
+    for slice_ in labels:
+        whole.update(slice_.tobytes())  # a copy of a slice; that of a volume takes memory
     return whole.hexdigest()
 
 

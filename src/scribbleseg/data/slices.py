@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float32, UInt8
 from rich.progress import track
 
 from scribbleseg.data.cache_index import made_again, read_index
-from scribbleseg.data.fingerprint import Fingerprint, digest_of_files
+from scribbleseg.data.fingerprint import Fingerprint, digest_of_files, digest_of_strokes
 from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
@@ -353,6 +353,7 @@ def _describe(case: Case, preprocess: Preprocess) -> dict[str, Any]:
         "spacing_mm": (depth_mm, preprocess.spacing_mm, preprocess.spacing_mm),
         "present": None if case.present is None else sorted(case.present),
         "geometry": geometry_to_plain(case.geometry),
+        "strokes": digest_of_strokes(case.scribbles),
     }
 
 

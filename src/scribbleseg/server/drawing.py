@@ -8,7 +8,6 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +19,7 @@ from jaxtyping import Int64
 from scribbleseg.data.drawing import read_drawing
 from scribbleseg.data.encoding import in_values
 from scribbleseg.data.formats import ending, read_geometry, write_labels
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, file_stamp
 from scribbleseg.server.display import turn_for_screen
 from scribbleseg.server.project import WRITTEN, Project
 from scribbleseg.server.records import Record, read_record, write_record
@@ -231,13 +230,3 @@ class Drawing:
         drawn = int((counts > 0).any(axis=1).sum())
         self.record = self.record.model_copy(update={"ink_voxels": ink, "slices_drawn": drawn})
         write_record(self.project.folder, self.name, self.record)
-
-
-def file_stamp(file: Path | None) -> tuple[int, int, int] | None:
-    """What changes when a file does; None for no file."""
-    if file is None:
-        return None
-    with suppress(OSError):
-        status = file.stat()
-        return status.st_mtime_ns, status.st_size, status.st_ino
-    return None

@@ -1,14 +1,17 @@
 """The runs that belong to a page: RUN, and those that were trained beside it on later strokes: RUN_2, RUN_3, ..."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from scribbleseg.data.formats import read_image
-from scribbleseg.files import read_json
+from scribbleseg.data.cache_index import read_index
+from scribbleseg.data.drawing import read_drawing
+from scribbleseg.data.fingerprint import digest_of_strokes
+from scribbleseg.data.formats import read_geometry, read_image
+from scribbleseg.files import file_stamp, read_json
 from scribbleseg.runs import RESTORE, Run, open_run
 from scribbleseg.server.project import Project
 from scribbleseg.types import DataError
@@ -23,6 +26,7 @@ class Series:
 
     def __init__(self, first: Path) -> None:
         self.first = first.resolve()
+        self._read: dict[Path, tuple[object, Any]] = {}
 
     def _named(self, number: int) -> Path:
         return self.first if number == 1 else self.first.with_name(f"{self.first.name}_{number}")
@@ -56,6 +60,59 @@ class Series:
                 if run.recursions and not _misfit(run, project):
                     found.append(run)
         return found[:2]
+
+    def is_of_these_strokes(self, run: Run, project: Project) -> bool:
+        """Whether a run has been begun on these images, and on their strokes as they are now.
+
+        Strokes are compared by what is in them, which the cache of the run tells. Where it does not, for it has not
+        been made yet or is of an earlier version, dates of files have to do.
+        """
+        scribbles = scribbles_of(project)
+        try:
+            data, begun = run.details["data"], datetime.fromisoformat(run.details["date"]).timestamp()
+            folder, theirs = Path(data["folder"]), data["options"].get("scribbles")
+        except (DataError, TypeError, ValueError):  # damaged, or of an old version: it cannot go on
+            return False
+        if folder != project.root.resolve() or theirs != (str(scribbles.resolve()) if scribbles else None):
+            return False
+        drawn = project.drawn()
+        trained_on = self._trained_on(run)
+        if trained_on is None:
+            return all(file.stat().st_mtime <= begun for file in drawn.values())
+        if not drawn.keys() <= trained_on.keys():
+            return False
+        return all(self._strokes(project, name, drawn.get(name)) == strokes for name, strokes in trained_on.items())
+
+    def _trained_on(self, run: Run) -> dict[str, str] | None:
+        """The digest of the strokes of each case that a run learns from; None where it does not tell."""
+        index = run.slices / "index.json"
+        if not index.is_file():
+            return None
+        cases = self._remembered(index, lambda: read_index(run.slices)["cases"])
+        found = {name: case.get("strokes") for name, case in cases.items()}
+        return None if None in found.values() else found
+
+    def _strokes(self, project: Project, name: str, file: Path | None) -> str:
+        """The digest of the strokes of a case as they are now; that of no strokes where they cannot be read."""
+        if file is None or name not in project.images:
+            return ""
+
+        def read() -> str:
+            assert project.encoding, "name the structures first"
+            image = project.image(name)
+            return digest_of_strokes(read_drawing(file, project.encoding, image, read_geometry(image[0])))
+
+        try:
+            return self._remembered(file, read)
+        except DataError:
+            return "unread"
+
+    def _remembered(self, file: Path, read: Callable[[], Any]) -> Any:
+        """What `read` makes of a file, which is read again when it has changed."""
+        stamp = file_stamp(file)
+        if self._read.get(file, (None,))[0] != stamp:
+            self._read[file] = stamp, read()
+        return self._read[file][1]
 
 
 def check_run(folder: Path, project: Project) -> None:
@@ -108,15 +165,3 @@ def iterations(recipe: Mapping[str, Any]) -> int:
 def scribbles_of(project: Project) -> Path | None:
     """The folder of scribbles that a verb has to be told of; None where the data set has them itself."""
     return None if project.own or not (project.folder / "dataset.json").is_file() else project.folder
-
-
-def is_of_these_strokes(run: Run, project: Project) -> bool:
-    """Whether a run has been begun on these images, and on their strokes as they are now, as far as dates tell."""
-    scribbles = scribbles_of(project)
-    try:
-        data, begun = run.details["data"], datetime.fromisoformat(run.details["date"]).timestamp()
-        folder, theirs = Path(data["folder"]), data["options"].get("scribbles")
-    except (DataError, TypeError, ValueError):  # damaged, or of an old version: it cannot go on
-        return False
-    same = folder == project.root.resolve() and theirs == (str(scribbles.resolve()) if scribbles else None)
-    return same and all(file.stat().st_mtime <= begun for file in project.drawn().values())

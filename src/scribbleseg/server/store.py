@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from scribbleseg.data.formats import read_geometry, read_image
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, file_stamp
 from scribbleseg.server.display import Channel, as_channel, described, kind_of
-from scribbleseg.server.drawing import Drawing, file_stamp
+from scribbleseg.server.drawing import Drawing
 from scribbleseg.server.project import Project
 from scribbleseg.server.records import Record, State, read_record
 from scribbleseg.types import UNLABELLED, DataError, Image

@@ -20,7 +20,7 @@ from scribbleseg.files import FileError, read_records
 from scribbleseg.lock import at_work
 from scribbleseg.runs import Run, has_begun
 from scribbleseg.server.project import Project
-from scribbleseg.server.series import Series, is_of_these_strokes, iterations, scribbles_of, steps
+from scribbleseg.server.series import Series, iterations, scribbles_of, steps
 from scribbleseg.types import DataError
 
 NICENESS = 5
@@ -106,7 +106,7 @@ class Training:
         if not folders or not has_begun(folders[-1]):
             return (folders or [self.series.first])[-1], False
         run = Run(folders[-1])
-        if is_of_these_strokes(run, project) and wanted in (None, iterations(run.recipe)):
+        if self.series.is_of_these_strokes(run, project) and wanted in (None, iterations(run.recipe)):
             return run.path, True
         return self.series.free, False
 
