@@ -227,8 +227,12 @@ def is_within(path: Path, folder: Path) -> bool:
     return folder.exists() and any(each.exists() and each.samefile(folder) for each in (real, *real.parents))
 
 
-def file_stamp(file: Path | None) -> tuple[int, int, int] | None:
-    """What changes when a file does: its date in nanoseconds, its size in bytes and its inode; None for no file."""
+Stamp = tuple[int, int, int] | None
+"""What changes when a file does: its date in nanoseconds, its size in bytes and its inode; None for no file."""
+
+
+def file_stamp(file: Path | None) -> Stamp:
+    """The stamp of a file, by which it is known whether it has changed."""
     if file is None:
         return None
     with suppress(OSError):

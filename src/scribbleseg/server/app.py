@@ -146,7 +146,7 @@ class Pages:
             saved = await run_sync(drawing.change, change)
         except BadChange as error:
             raise HTTPException(422, str(error)) from None
-        except FileError as error:
+        except DataError as error:
             raise HTTPException(507, str(error)) from None
         return JSONResponse(saved._asdict())
 

@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from jaxtyping import Bool
 
 from scribbleseg.data.formats import read_geometry, read_image
-from scribbleseg.files import FileError, file_stamp
+from scribbleseg.files import FileError, Stamp, file_stamp
 from scribbleseg.server.display import Channel, as_channel, described, kind_of
 from scribbleseg.server.drawing import Drawing
 from scribbleseg.server.project import Project
 from scribbleseg.server.records import Record, State, read_record
-from scribbleseg.types import UNLABELLED, DataError, Image
+from scribbleseg.types import UNLABELLED, DataError, Geometry, Image
 
 if TYPE_CHECKING:
     from scribbleseg.server.areas import Areas
@@ -88,6 +89,8 @@ class Store:
     def __init__(self, project: Project) -> None:
         self.project = project
         self._drawings: dict[str, Drawing] = {}
+        self._closed: WeakValueDictionary[str, Drawing] = WeakValueDictionary()  # which somebody may still work on
+        self._versions: dict[str, tuple[int, Stamp]] = {}
         self._opened: OrderedDict[str, Opened] = OrderedDict()
         self._errors: dict[str, str] = {}
         self._lock = threading.RLock()
@@ -98,9 +101,14 @@ class Store:
     def drawing(self, name: str) -> Drawing:
         """The scribbles of a case. Raises DataError where it cannot be read."""
         with self._reading_of(name):
-            if name not in self._drawings:
-                self._drawings[name] = Drawing(self.project, name)
-            return self._drawings[name]
+            return self._drawing(name)
+
+    def _drawing(self, name: str, geometry: Geometry | None = None) -> Drawing:
+        """The only `Drawing` of a case: two would write over each other."""
+        found = self._drawings.get(name) or self._closed.get(name)
+        found = found or Drawing(self.project, name, geometry, self._versions.get(name))
+        self._drawings[name] = found
+        return found
 
     def opened(self, name: str) -> Opened:
         """A case with its image. Raises DataError where it cannot be read; the list says why from then on."""
@@ -110,12 +118,11 @@ class Store:
                 return self._opened[name]
             try:
                 image, geometry = read_image(self.project.image(name))
-                drawing = self._drawings.get(name) or Drawing(self.project, name, geometry)
+                drawing = self._drawing(name, geometry)
             except DataError as error:
                 self._errors[name] = str(error)
                 raise
             self._errors.pop(name, None)
-            self._drawings[name] = drawing
             opened = Opened(drawing, drawing.turn(image), kind_of(image, geometry))
             with self._lock:
                 self._opened[name] = opened
@@ -126,7 +133,8 @@ class Store:
     def _close(self, name: str) -> None:
         del self._opened[name]
         if not self._drawings[name].unsaved:
-            del self._drawings[name]
+            drawing = self._closed[name] = self._drawings.pop(name)
+            self._versions[name] = drawing.version, drawing.stamp
 
     def _reading_of(self, name: str) -> threading.Lock:
         with self._lock:

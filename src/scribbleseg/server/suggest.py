@@ -70,17 +70,20 @@ def most_helpful(
 
 def spread_out(store: Store, start: int) -> Suggestion | None:
     """Returns the slice in the widest gap of the first case, from `start` on, in which too few are drawn."""
+    files = store.project.drawn()
     rows: Sequence[Mapping[str, Any]] = store.listed()
     for row in [*rows[start:], *rows[:start]]:
+        name = row["name"]
         if row["state"] == "done" or row["error"]:
             continue
         try:
-            drawing = store.drawing(row["name"])
+            drawn = store.drawn(name, files.get(name))
+            where = drawn[0] if drawn else np.zeros(len(store.drawing(name).labels), bool)
         except DataError:
             continue
-        slice_index = evenly_spaced(drawing.counts().sum(axis=1) > 0)
+        slice_index = evenly_spaced(where)
         if slice_index is not None:
-            return Suggestion(row["name"], 0, slice_index, "the widest gap between drawn slices")
+            return Suggestion(name, 0, slice_index, "the widest gap between drawn slices")
     return None
 
 

@@ -7,8 +7,8 @@ export class Refusal extends Error {
   }
 }
 
-const AWAY = "The server does not answer. Your strokes are kept in this browser: start `scribbleseg annotate` again.";
-const RESTARTED = "The server was started anew. Your strokes are kept in this browser: open the address that it printed.";
+const AWAY = "The server does not answer: start `scribbleseg annotate` again.";
+const RESTARTED = "The server was started anew: open the address that it printed.";
 
 async function ask(path, options = {}) {
   let answer;

@@ -232,7 +232,11 @@ const attend = async (take) => {
 // ---- what is told
 
 function saved(session, state) {
-  if (state instanceof Error) tell(`Not saved yet: ${state.message} Saving is tried again.`, "", null, "unsaved");
+  if (state instanceof Error && !session.scribbles.unsaved) tell(state.message, "", null, "unsaved");
+  else if (state instanceof Error) {
+    const kept = session.saver.kept ? "Your strokes are kept in this browser." : "This browser cannot keep your strokes: leave this tab open until they are saved.";
+    tell(`Not saved yet: ${state.message} ${kept}${state.status === 422 ? "" : " Saving is tried again."}`, "", null, "unsaved");
+  }
   else if (state === "saved") untell("unsaved");
   const failed = state instanceof Error && session.scribbles.unsaved;
   const text = failed ? "not saved" : session.scribbles.unsaved ? "saving …" : "saved";
@@ -489,9 +493,10 @@ async function begin() {
   fillCases(rows, -1, open);
   const recovered = await recover(project, rows.map((row) => row.name));
   const first = rows.findIndex((row) => row.state !== "done" && !row.error);
-  await open(Math.max(0, recovered.length ? rows.findIndex((row) => row.name === recovered[0]) : first));
+  await open(Math.max(0, recovered.names.length ? rows.findIndex((row) => row.name === recovered.names[0]) : first));
   network.watch();
-  if (recovered.length) tell(`Strokes that had not been saved were recovered: ${[...new Set(recovered)].join(", ")}.`);
+  const replaced = recovered.kept.length ? ` What they replaced is kept in ${recovered.kept.join(", ")}.` : "";
+  if (recovered.names.length) tell(`Strokes that had not been saved were recovered: ${recovered.names.join(", ")}.${replaced}`);
   return undefined;
 }
 

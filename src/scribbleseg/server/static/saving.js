@@ -13,7 +13,7 @@ navigator.locks?.request(`scribbleseg ${TAB}`, () => new Promise(() => {}));
 export class Saver {
   // `on.state` hears "saved", "saving", or a Refusal; `on.stale` that the server has other strokes, too.
   constructor(project, number, name, scribbles, on) {
-    Object.assign(this, { number, scribbles, on, timer: null, failed: false });
+    Object.assign(this, { number, scribbles, on, timer: null, failed: false, kept: true });
     this.key = `${prefix(project)}${name}:${TAB}`;
     this.name = name;
   }
@@ -35,8 +35,9 @@ export class Saver {
     try {
       if (journal) localStorage.setItem(this.key, JSON.stringify({ name: this.name, ...journal }));
       else localStorage.removeItem(this.key);
+      this.kept = true;
     } catch {
-      // the browser's storage is full or forbidden: what is on the server's disk has to do
+      this.kept = false; // the browser's storage is full or forbidden: the last strokes are in this tab alone
     }
   }
 
@@ -54,9 +55,9 @@ export class Saver {
     } catch (error) {
       scribbles.sent(null);
       this.failed = true;
+      this.#keep();
       this.on.state(error);
       if (error.status !== 422) this.#in(AGAIN);
-      this.#keep();
       return undefined;
     }
     this.#keep();
@@ -68,18 +69,19 @@ export class Saver {
 
 const prefix = (project) => `scribbleseg:${project.id}:`;
 
-// Sends what an earlier page could not save. Returns the names of the cases.
+// Sends what an earlier page could not save. Returns the names of the cases, and the files of what that replaced.
 export async function recover(project, names) {
   const held = (await navigator.locks?.query())?.held.map((lock) => lock.name) || [];
-  const recovered = [];
+  const recovered = { names: [], kept: [] };
   for (const key of Object.keys(localStorage)) {
     if (!key.startsWith(prefix(project)) || held.includes(`scribbleseg ${key.slice(-TAB.length)}`)) continue;
     try {
       const { name, ...journal } = JSON.parse(localStorage.getItem(key));
       if (!names.includes(name)) continue;
-      await api.strokes(names.indexOf(name), { tab: TAB, base: -1, ...journal });
+      const saved = await api.strokes(names.indexOf(name), { tab: TAB, base: -1, ...journal });
       localStorage.removeItem(key);
-      recovered.push(name);
+      if (!recovered.names.includes(name)) recovered.names.push(name);
+      if (saved.kept) recovered.kept.push(saved.kept);
     } catch {
       // it stays where it is, for the next start
     }
