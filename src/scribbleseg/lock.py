@@ -1,4 +1,4 @@
-"""The lock on a run folder: one process at a time works on a run, and a second one is told which process that is.
+"""The lock on a folder: one process at a time works on a run or on scribbles, and a second one is told which that is.
 
 It is a lock of the operating system (`filelock`, which torch brings along): it ends with the process that holds it,
 also with one that is killed, so that no lock is ever left to be cleared away by hand. It relies on the file system to
@@ -24,16 +24,27 @@ from scribbleseg.types import DataError
 log = logging.getLogger(__name__)
 
 LOCK, HOLDER = "lock", "lock.json"
-"""The two files in a run folder: what is locked, and who has locked it, for people to read."""
+"""The two files in a folder: what is locked, and who has locked it, for people to read."""
 
 _held: dict[Path, FileLock | None] = {}
 """The folders that this process holds; None where the file system has no locks."""
 
 
-def hold(folder: Path) -> None:
-    """Take the lock of a run folder for this process, which may hold it already; the folder is made if absent.
+def hold(
+    folder: Path,
+    what: str = "a run",
+    busy: str = "wait for its end or stop it, or give another --out",
+    unwritable: str = "give another --out",
+) -> None:
+    """Take the lock of a folder for this process, which may hold it already; the folder is made if absent.
 
     A process is one holder: its threads are not told apart.
+
+    Args:
+        folder: the folder.
+        what: what is in it, for messages.
+        busy: what to do where another process holds it.
+        unwritable: what to do where it cannot be written to.
 
     Raises:
         DataError: another process holds it, or the folder cannot be written to.
@@ -48,15 +59,14 @@ def hold(folder: Path) -> None:
         lock.acquire()
     except Timeout:
         raise DataError(
-            f"{folder}: expected a run that no other process works on, found {_holder(folder)} at work on it; "
-            "wait for its end or stop it, or give another --out"
+            f"{folder}: expected {what} that no other process works on, found {_holder(folder)} at work on it; {busy}"
         ) from None
     except PermissionError as error:
-        raise FileError(folder, f"could not be written: {error.strerror or error}", "give another --out") from error
+        raise FileError(folder, f"could not be written: {error.strerror or error}", unwritable) from error
     except OSError as error:
         if not folder.is_dir():
-            raise FileError(folder, f"could not be made: {error.strerror or error}", "give another --out") from error
-        log.warning("%s: its file system has no locks (%s): do not train one run twice at once", folder, error.strerror)
+            raise FileError(folder, f"could not be made: {error.strerror or error}", unwritable) from error
+        log.warning("%s: its file system has no locks (%s): start nothing twice at once on it", folder, error.strerror)
         taken = None
     _held[folder] = taken
     since = datetime.now().astimezone().isoformat(" ", "minutes")

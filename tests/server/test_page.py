@@ -21,7 +21,9 @@ from scribbleseg.api import load
 from scribbleseg.cli import app
 from scribbleseg.data import open_dataset
 from scribbleseg.phantoms import write_phantoms
-from scribbleseg.server.project import open_project
+from scribbleseg.server.drawing import Change, Drawing
+from scribbleseg.server.merge import merge
+from scribbleseg.server.project import open_again, open_merged, open_project
 from scribbleseg.server.run import HOST, prepared
 from scribbleseg.types import UNLABELLED
 
@@ -122,7 +124,7 @@ def serve(browser):
 
     def start(root, annotator="", run=None, **more):
         listener = socket.create_server((HOST, 0))
-        served = prepared(open_project(root, annotator), listener, run)
+        served = prepared(open_again(root, annotator), listener, run)
         thread = threading.Thread(target=served.server.run, kwargs={"sockets": [listener]})
         thread.start()
         page = Page(browser, served.address, **more)
@@ -567,6 +569,59 @@ def test_a_full_disk_is_told_at_once_and_saved_when_it_can_be(hearts, serve, mon
     page.page.wait_for_selector("#notice", state="hidden")
 
 
+def test_strokes_that_the_browser_cannot_keep_are_said_to_be_in_this_tab_alone(hearts, serve, monkeypatch):
+    page = serve(hearts).ready()
+    full = "() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; }"
+    page.page.evaluate(full)
+    with monkeypatch.context() as patch:
+        patch.setattr(nib, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        page.stroke((10, 10), (10, 20))
+        page.page.get_by_text("leave this tab open").wait_for()
+        assert "kept in this browser" not in page.page.locator("#notice").inner_text()
+    page.saved()
+
+
+def test_strokes_of_two_annotators_are_told_apart(hearts, serve):
+    for annotator, run in (("ann", (10, 12, 1)), ("bob", (10, 12, 2))):
+        drawing = Drawing(open_project(hearts, annotator), "train000")
+        start = (2 * drawing.labels.shape[1] + run[0]) * drawing.labels.shape[2] + 10
+        drawing.change(Change(0, [(start, run[1], run[2])]))
+    merge(open_merged(hearts, ["ann", "bob"]))
+    page = serve(hearts, "ann+bob")
+    case = open_project(hearts).names.index("train000")
+    page.page.wait_for_selector("body[data-ready]")
+    page.page.locator("#case-list button").nth(case).click()
+    page.ready(case)
+    page.press("Home", "ArrowDown", "ArrowDown")
+    assert page.page.locator("#annotator-list").inner_text().split() == ["ann", "bob"]
+
+    def seen():
+        page.page.mouse.move(*page.at((10, 13)))
+        page.page.mouse.move(*page.at((10, 14)))
+        page.settled()
+        return page.page.locator("#readout").inner_text()
+
+    def picture():
+        page.page.mouse.move(1, 1)
+        page.settled()
+        return page.view().screenshot()
+
+    labels = open_project(hearts).label_names
+    assert seen().endswith(f"ann: {labels[1]}   ·   bob: {labels[2]}")
+    both = picture()
+    page.page.get_by_text("bob").click()
+    assert seen().endswith(f"ann: {labels[1]}")
+    ann = picture()
+    page.page.get_by_text("bob").click()
+    page.page.get_by_text("ann", exact=True).click()
+    bob = picture()
+    page.page.get_by_text("bob").click()
+    nobody = picture()
+    assert len({both, ann, bob, nobody}) == 4
+    page.page.get_by_text("ann", exact=True).click()
+    assert picture() == ann
+
+
 def test_a_folder_of_images_asks_for_names_and_pictures_are_drawn_on(tmp_path, serve):
     colours = np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)
     PIL.Image.fromarray(colours).save(tmp_path / "p1.png")
@@ -713,8 +768,8 @@ def test_a_training_from_the_page_ends_in_predictions_that_are_accepted(hearts, 
 # ---- a server that is killed
 
 
-def start_program(root, port):
-    command = [sys.executable, "-m", "scribbleseg", "annotate", str(root), "--no-open", "--port", str(port)]
+def start_program(root, port, *more):
+    command = [sys.executable, "-m", "scribbleseg", "annotate", str(root), "--no-open", "--port", str(port), *more]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     for text in program.stdout:
         if found := re.search(r"http://\S+", text):
@@ -754,6 +809,41 @@ def test_what_a_killed_server_did_not_save_is_recovered(hearts, browser):
     assert end(server, signal.SIGINT) == 0
     page.context.close()
     assert page.problems == again.problems == []
+
+
+def test_a_second_server_of_the_same_scribbles_is_refused_until_the_first_has_ended(hearts):
+    first = start_program(hearts, 0)
+    refused = CliRunner().invoke(app, ["annotate", str(hearts), "--no-open", "--port", "0"])
+    assert refused.exit_code == 2
+    assert f"found process {first.program.pid} of" in refused.output
+    assert "--annotator" in refused.output
+    end(start_program(hearts, 0, "--annotator", "ann"), signal.SIGKILL)
+    end(first, signal.SIGKILL)
+    end(start_program(hearts, 0), signal.SIGKILL)
+
+
+def test_strokes_of_long_ago_that_are_recovered_do_not_replace_later_ones_unseen(hearts, browser):
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    server = start_program(hearts, port)
+    page = Page(browser, server.address).ready()
+    page.stroke((10, 10), (10, 20))
+    page.saved()
+    end(server, signal.SIGKILL)
+    before = labels_of(hearts)
+    key = f"scribbleseg:{(hearts / 'scribbles').resolve()}:test000:0123456789abcdef0123"
+    left = {"name": "test000", "runs": [[0, before.size, UNLABELLED]], "strokes": {}, "seconds": 0}
+    page.page.evaluate("([key, left]) => localStorage.setItem(key, JSON.stringify(left))", [key, left])
+    page.page.close()
+    server = start_program(hearts, port)
+    again = Page(browser, server.address, context=page.context).ready()
+    again.page.get_by_text("What they replaced is kept in").wait_for()
+    (kept,) = (hearts / "scribbles" / ".kept").iterdir()
+    assert kept.name in again.page.locator("#notice").inner_text()
+    assert (np.asarray(nib.load(kept).dataobj) == 1).sum() == (before == 1).sum() > 0
+    assert (labels_of(hearts) == UNLABELLED).all()
+    end(server, signal.SIGKILL)
+    page.context.close()
 
 
 def test_the_program_is_one_line_where_it_refuses(tmp_path):

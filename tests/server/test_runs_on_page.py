@@ -94,6 +94,13 @@ class TestPredictions:
         size = client.store.drawing(client.store.project.names[0]).labels.size
         assert (client.map(0).size, client.map(0, "before").size) == (0, size)
 
+    def test_scribbles_that_are_merged_are_looked_at_too(self, trained):
+        for annotator in ("ann", "bob"):
+            Drawing(open_project(trained.root, annotator), "train000").change(Change(0, [(0, 9, 1)]))
+        command = [sys.executable, "-m", "scribbleseg.server.look", str(trained.root), "ann+bob"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert (process.wait(200), process.stderr.read()) == (0, "")
+
     def test_cases_that_somebody_waits_for_come_first(self):
         wanted = deque()
         order = look._order(["a", "b", "c", "d"], wanted)

@@ -9,14 +9,16 @@ import PIL.Image
 import pytest
 
 from scribbleseg.data import open_dataset
+from scribbleseg.data.formats import write_labels
 from scribbleseg.data.intensities import normalise
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.seeds import AUTOMATIC
 from scribbleseg.server.app import make_app
 from scribbleseg.server.bodies import MOST_JSON
+from scribbleseg.server.drawing import RECOVERED
 from scribbleseg.server.guard import Guard
 from scribbleseg.server.merge import merge
-from scribbleseg.server.project import named, open_project
+from scribbleseg.server.project import LOCKS, named, open_again, open_merged, open_project
 from scribbleseg.server.suggest import evenly_spaced
 from scribbleseg.types import UNLABELLED, DataError
 
@@ -29,7 +31,7 @@ class Client:
     """A browser that was opened with the key."""
 
     def __init__(self, root, annotator="", run=None):
-        app, self.store, self.runs = make_app(open_project(root, annotator), run)
+        app, self.store, self.runs = make_app(open_again(root, annotator), run)
         self.guard = Guard(app, "scribbleseg_test")
         self.http = testclient.TestClient(self.guard, base_url="http://127.0.0.1:8017", raise_server_exceptions=True)
         assert self.http.get("/", params={"key": self.guard.key}).status_code == 200
@@ -109,6 +111,72 @@ class TestDrawing:
         assert (root / answer["kept"]).read_bytes() == before
         assert np.asarray(nib.load(file).dataobj)[7, 0, 0] == sets.labels["liver"]
         assert open_dataset(root).train.names == ("a",)
+
+    def test_a_file_that_changes_while_ours_is_being_written_is_kept(self, root, client, monkeypatch):
+        client.draw(0, [[0, 2, 1]])
+        file = root / "scribbles" / "a.nii.gz"
+        theirs = file.read_bytes()[::-1]
+
+        def slow(path, *more):
+            write_labels(path, *more)
+            file.write_bytes(theirs)  # another program is done before we are
+
+        monkeypatch.setattr("scribbleseg.server.drawing.write_labels", slow)
+        answer = client.draw(0, [[7, 1, 1]], base=1).json()
+        assert (root / answer["kept"]).read_bytes() == theirs
+        assert np.asarray(nib.load(file).dataobj)[[0, 1, 7], 0, 0].tolist() == [2, 2, 2]
+        assert not [path for path in (root / "scribbles").rglob("*") if path.name.startswith(".") and path.is_file()]
+
+    def test_a_file_that_was_changed_and_cannot_be_read_is_kept(self, root, client):
+        client.draw(0, [[0, 2, 1]])
+        file = root / "scribbles" / "a.nii.gz"
+        nib.save(nib.Nifti1Image(np.full((12, 10, 4), 77, np.uint8), nib.load(file).affine), file)
+        before = file.read_bytes()
+        for _ in range(2):
+            assert client.post("/api/cases/0/presence", tab=TAB).status_code == 422
+        answer = client.draw(0, [[7, 1, 1]], base=1).json()
+        assert (root / answer["kept"]).read_bytes() == before
+
+    def test_strokes_that_are_recovered_replace_nothing_unseen(self, root, client):
+        client.draw(0, [[0, 4, 1]])
+        before = (root / "scribbles" / "a.nii.gz").read_bytes()
+        assert client.draw(0, [[8, 2, 2], [0, 4, 1]], base=RECOVERED).json()["kept"] == ""
+        between = (root / "scribbles" / "a.nii.gz").read_bytes()
+        kept = client.draw(0, [[2, 2, UNLABELLED]], base=RECOVERED).json()["kept"]
+        assert (root / kept).read_bytes() == between != before
+
+    def test_time_is_counted_once_however_often_saving_is_tried(self, root, client, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(nib, "save", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            for _ in range(3):
+                assert client.draw(0, [[0, 2, 1]], base=-5, seconds=2.0, strokes={"1": 1}).status_code == 507
+        assert client.draw(0, [[0, 2, 1]], base=-5, seconds=2.0, strokes={"1": 1}).status_code == 200
+        record = json.loads((root / "scribbles" / "a_annotation.json").read_text())
+        assert (record["seconds"], record["strokes"]) == (2.0, {"liver": 1})
+
+    def test_a_case_that_was_closed_keeps_its_version_until_its_file_changes(self, root, sets):
+        for name in "cd":
+            sets.write_volume(root / "images" / f"{name}.nii.gz")
+        client = Client(root)
+        client.get("/api/cases/0")
+        client.draw(0, [[0, 2, 1]])
+        for case in (1, 2, 3):
+            client.get(f"/api/cases/{case}")
+        assert client.get("/api/cases/0").json()["version"] == 1
+        for case in (1, 2, 3):
+            client.get(f"/api/cases/{case}")
+        file = root / "scribbles" / "a.nii.gz"
+        nib.save(nib.Nifti1Image(np.full((12, 10, 4), 5, np.uint8), nib.load(file).affine), file)
+        assert client.get("/api/cases/0").json()["version"] == 2
+
+    def test_there_are_never_two_drawings_of_a_case_that_write_over_each_other(self, root, sets):
+        for name in "cd":
+            sets.write_volume(root / "images" / f"{name}.nii.gz")
+        store = Client(root).store
+        at_work = store.opened("a").drawing  # in a thread that is about to save
+        for name in "bcd":
+            store.opened(name)
+        assert store.drawing("a") is at_work
 
     def test_a_file_that_was_changed_is_read_anew_where_nothing_is_unsaved(self, root, client):
         client.draw(0, [[0, 2, 1]])
@@ -229,8 +297,8 @@ class TestProjects:
     def test_two_annotators_are_merged_once_and_disagreements_are_unlabelled(self, root):
         Client(root, "ann").draw(0, [[0, 10, 1], [200, 4, 2]])
         Client(root, "bob").draw(0, [[5, 10, 1], [202, 4, 0]])
-        project, differ = merge(root, ["ann", "bob"])
-        assert differ == {"a": 2}
+        project = open_merged(root, ["ann", "bob"])
+        assert merge(project) == {"a": 2}
         labels = open_dataset(root, scribbles=root / "annotators" / "ann+bob").train.named("a").scribbles.reshape(-1)
         assert (labels[:15] == 1).all()
         assert labels[200:206].tolist() == [2, 2, UNLABELLED, UNLABELLED, 0, 0]
@@ -239,16 +307,30 @@ class TestProjects:
         assert flag == "ann and bob differ in 2 voxels of slices 2"
         before = files_in(root)
         Client(root, "bob").draw(0, [[0, 1, 2]])
-        assert merge(root, ["ann", "bob"])[1] == {}
+        assert merge(open_merged(root, ["ann", "bob"])) == {}
         assert files_in(project.folder) == {file: before[file] for file in files_in(project.folder)}
         assert not (project.folder / "b.nii.gz").exists()
+
+    def test_of_a_merged_case_each_annotators_strokes_can_be_told(self, root):
+        Client(root, "ann").draw(0, [[0, 10, 1], [200, 4, 2]])
+        Client(root, "bob").draw(0, [[5, 10, 1], [202, 4, 0]])
+        merge(open_merged(root, ["ann", "bob"]))
+        client = Client(root, "ann+bob")
+        assert client.get("/api/project").json()["merged"] == ["ann", "bob"]
+        ann, bob = (np.frombuffer(client.get(f"/api/cases/0/labels/{n}").content, np.uint8) for n in range(2))
+        assert np.flatnonzero(ann == 1).tolist() == [*range(10)]
+        assert np.flatnonzero(bob == 1).tolist() == [*range(5, 15)]
+        assert (ann[202], bob[202]) == (2, 0)
+        for other in ("2", "-1", "ann"):
+            assert client.get(f"/api/cases/0/labels/{other}").status_code == 404
+        assert Client(root).get("/api/cases/0/labels/0").status_code == 404
 
     @pytest.mark.parametrize("names", [["ann"], ["ann", "ann"], ["ann", "eve"], ["ann", "../ann"], []])
     def test_only_annotators_that_there_are_can_be_merged(self, root, names):
         for name in ("ann", "bob"):
             Client(root, name).draw(0, [[0, 3, 1]])
         with pytest.raises(DataError, match="expected two or more of the annotators ann, bob"):
-            merge(root, names)
+            open_merged(root, names)
 
     def test_an_annotator_may_draw_on_cases_that_nobody_else_has_drawn_on(self, root):
         Client(root).draw(0, [[0, 3, 1]])
@@ -286,10 +368,21 @@ class TestProjects:
         assert "link" in client.get("/api/cases").json()[2]["error"]
         assert client.get("/api/cases/0").status_code == 200
         (root / "scribbles").symlink_to(outside)
-        assert client.draw(0, [[0, 1, 1]]).status_code in (422, 507)
+        assert client.draw(0, [[0, 1, 1]]).status_code == 507
+        assert client.post("/api/cases/0/note", done=True).status_code == 422
         assert [path.name for path in outside.iterdir()] == ["secret.nii.gz"]
         with pytest.raises(DataError, match="link"):
             open_project(root)
+
+    @pytest.mark.parametrize("link", [LOCKS, "scribbles/.kept"])
+    def test_links_among_the_files_that_are_written_beside_scribbles_are_refused(self, root, tmp_path_factory, link):
+        outside = tmp_path_factory.mktemp("outside")
+        client = Client(root)
+        client.draw(0, [[0, 1, 1]])
+        (root / link).symlink_to(outside)
+        (root / "scribbles" / "a.nii.gz").write_bytes(b"theirs")
+        assert client.draw(0, [[0, 1, 1]]).status_code == 507
+        assert not list(outside.iterdir())
 
     def test_an_image_that_cannot_be_read_is_named_and_the_rest_works(self, root):
         (root / "images" / "a.nii.gz").write_bytes(b"no image")
@@ -366,6 +459,13 @@ class TestSecurity:
         assert "HttpOnly" in cookie
         assert "SameSite=Strict" in cookie
         assert client.guard.key not in cookie
+
+    def test_cookies_of_other_programs_on_this_machine_do_not_shut_the_page(self, client):
+        session = client.http.cookies["scribbleseg_test"]
+        for other in ('theme={"dark": true}', "a b", 'x="', "=", "\u00e9=1", ";;"):
+            cookie = f"{other}; scribbleseg_test={session}; z=1".encode()
+            stranger = testclient.TestClient(client.guard, base_url="http://127.0.0.1:8017")
+            assert stranger.get("/api/cases", headers={"cookie": cookie}).status_code == 200
 
     @pytest.mark.parametrize(
         "headers",
@@ -505,3 +605,15 @@ def test_two_servers_of_one_folder_do_not_exchange_what_labels_mean(tmp_path, se
         named(second, ["cup", "rim"])
     one.declare()
     assert (tmp_path / "dataset.json").read_bytes() == before
+
+
+def test_looking_for_the_next_slice_keeps_no_drawing_in_memory(root, sets):
+    for name in "cdef":
+        sets.write_volume(root / "images" / f"{name}.nii.gz")
+    client = Client(root)
+    for case in range(5):
+        for z in range(4):
+            client.draw(case, [[120 * z, 2, 1]])
+    fresh = Client(root)
+    assert fresh.get("/api/next?case=0").json()["case"] == "f"
+    assert list(fresh.store._drawings) == ["f"]

@@ -17,8 +17,8 @@ from starlette.routing import Route
 from scribbleseg.evaluation.palette import BACKGROUND_COLOUR, STRUCTURE_COLOURS
 from scribbleseg.files import FileError
 from scribbleseg.server.bodies import Note, Presence, Strokes, Structures, name_of, number, read_bytes, read_json, whole
-from scribbleseg.server.drawing import BadChange, Change
-from scribbleseg.server.project import Project, named
+from scribbleseg.server.drawing import BadChange, Change, Drawing
+from scribbleseg.server.project import Project, named, open_project
 from scribbleseg.server.run_pages import RunPages
 from scribbleseg.server.store import Store
 from scribbleseg.types import UNLABELLED, DataError
@@ -60,6 +60,7 @@ class Pages:
             Route(case, self.case),
             Route(f"{case}/channels/{{channel}}", self.channel),
             Route(f"{case}/labels", self.labels),
+            Route(f"{case}/labels/{{annotator}}", self.labels_of),
             Route(f"{case}/strokes", self.strokes, methods=["POST"]),
             Route(f"{case}/note", self.note, methods=["POST"]),
             Route(f"{case}/presence", self.presence, methods=["POST"]),
@@ -89,7 +90,7 @@ class Pages:
                 "name": project.root.resolve().name,
                 "id": str(project.folder.resolve()),
                 "folder": str(project.folder),
-                "annotator": project.annotator,
+                "merged": list(project.merged),
                 "labels": list(project.label_names),
                 "colours": [self.colours[0], *structures],
             }
@@ -134,6 +135,14 @@ class Pages:
         with drawing.lock:
             content, version = drawing.labels.tobytes(), drawing.version
         return Response(content, media_type="application/octet-stream", headers={"X-Version": str(version)})
+
+    async def labels_of(self, request: Request) -> Response:
+        """What one of the annotators drew whose scribbles are merged, one byte a voxel, as it is on disk now."""
+        name, merged = self._name(request), self.store.project.merged
+        annotator = merged[whole(request.path_params["annotator"], len(merged), "annotator")]
+        theirs = await run_sync(open_project, self.store.project.root, annotator)
+        drawing = await run_sync(Drawing, theirs, name)
+        return Response(drawing.labels.tobytes(), media_type="application/octet-stream")
 
     async def strokes(self, request: Request) -> Response:
         """Takes what was drawn, and answers when it is on disk; 507 where it cannot be written."""

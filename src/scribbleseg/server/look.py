@@ -22,7 +22,7 @@ from scribbleseg.files import atomically
 from scribbleseg.relabel.predict import Segmenter
 from scribbleseg.server.display import turn_for_screen
 from scribbleseg.server.predictions import Found, found_file, image_stamp, network_stamp, read_found, write_found
-from scribbleseg.server.project import Project, open_project
+from scribbleseg.server.project import Project, open_again
 from scribbleseg.server.series import scribbles_of
 from scribbleseg.suggest import look_at
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError
@@ -37,7 +37,7 @@ def main(root: str, annotator: str, *runs: str) -> None:
         os.nice(NICENESS)
     wanted: deque[str] = deque()
     threading.Thread(target=_listen, args=(wanted,), daemon=True).start()
-    project = open_project(root, annotator)
+    project = open_again(root, annotator)
     for run in runs:
         _look_at_all(project, load(run), wanted)
 

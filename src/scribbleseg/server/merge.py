@@ -2,59 +2,55 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from scribbleseg.server.drawing import Drawing
-from scribbleseg.server.project import Project, open_merged, open_project
+from scribbleseg.server.project import Project, open_project
 from scribbleseg.types import UNLABELLED, DataError, Labels
 
 log = logging.getLogger(__name__)
 
 
-def merge(root: str | Path, annotators: Sequence[str]) -> tuple[Project, dict[str, int]]:
-    """Merges what annotators drew, in each case that has not been merged before.
+def merge(project: Project) -> dict[str, int]:
+    """Merges what the annotators of a merged project drew, in each case that has not been merged before.
 
     A case on which they disagree is flagged with the slices in which they do.
 
-    Args:
-        root: the data set.
-        annotators: two or more names.
-
     Returns:
-        What is to be drawn on, and how many voxels of each case the annotators disagree on, where there are any.
+        How many voxels of each case they disagree on, where there are any.
 
     Raises:
-        DataError: unknown annotators, structures that nobody has named, or files that cannot be written.
+        DataError: structures that nobody has named, or files that cannot be written.
     """
-    project = open_merged(root, annotators)
     if not project.encoding:
         raise DataError(f"{project.root}: expected structures with names; draw first, then merge")
-    sources = [open_project(root, annotator) for annotator in annotators]
+    sources = [open_project(project.root, annotator) for annotator in project.merged]
     drawn, done = [source.drawn() for source in sources], project.drawn()
     differ = {}
     for name in project.names:
         if name in done or not any(name in files for files in drawn):
             continue
         try:
-            both = [Drawing(source, name).labels for source in sources]
+            labels, apart = merged([Drawing(source, name).labels for source in sources])
         except DataError as error:  # the list of cases on the page says so, too
             log.warning("%s", error)
             continue
-        labels, apart = merged(both)
         drawing = Drawing(project, name)
         drawing.labels = labels
-        drawing.write()
-        if apart.any():
+        if apart.any():  # first: a case that has been merged is not looked at again
             differ[name] = int(apart.sum())
             slices = ", ".join(str(z + 1) for z in np.flatnonzero(apart.any(axis=(1, 2))))
-            drawing.note(False, f"{' and '.join(annotators)} differ in {differ[name]} voxels of slices {slices}")
-    return project, differ
+            drawing.note(False, f"{' and '.join(project.merged)} differ in {differ[name]} voxels of slices {slices}")
+        drawing.write()
+    return differ
 
 
 def merged(drawings: Sequence[Labels]) -> tuple[Labels, np.ndarray]:
-    """Merges label maps of one shape, `depth height width`.
+    """Merges label maps of one shape.
+
+    Args:
+        drawings: uint8 `depth height width` each.
 
     Returns:
         Each voxel's label where all who labelled it say the same, UNLABELLED elsewhere; and where they disagree, bool.

@@ -21,6 +21,7 @@ from scribbleseg.data.formats import NIFTI, PNG, ending, label_ending, volumes_i
 from scribbleseg.data.layouts import open_dataset, recognise
 from scribbleseg.data.layouts.folder import folder, image_files
 from scribbleseg.files import write_text
+from scribbleseg.lock import hold
 from scribbleseg.types import DataError, Dataset, Geometry
 
 NAME = re.compile(r"[^\W_][\w .@-]{0,59}")
@@ -31,6 +32,9 @@ MERGED = "+"
 
 MOST_STRUCTURES, LONGEST_NAME = 200, 60
 """The structures of a data set that can be named on the page, and the characters of a name."""
+
+LOCKS = ".annotate"
+"""The folder in a data set of the locks that keep two servers from drawing in one folder of scribbles."""
 
 WRITTEN = (*NIFTI, PNG)
 """The endings of label maps that can be written."""
@@ -48,6 +52,7 @@ class Project:
         encoding: what the values of scribbles mean; None until somebody has named the structures.
         needs_all: whether each case has a file of scribbles, also where nothing is drawn (nnU-Net's layout).
         own: whether the data set itself is drawn on, and not a folder of one annotator.
+        merged: the annotators whose scribbles are merged in the folder; () for none.
     """
 
     root: Path
@@ -57,6 +62,7 @@ class Project:
     encoding: Encoding | None = None
     needs_all: bool = False
     own: bool = True
+    merged: tuple[str, ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -91,13 +97,32 @@ class Project:
             return self.folder / f"{name}{ending(self.images[name][0])}"
         return self.folder / f"{name}{label_ending(geometry)}"
 
+    def lock(self) -> Path:
+        """Has this process alone draw in the folder of the scribbles. Returns the folder of the lock, for its release.
+
+        Raises:
+            DataError: another process draws in it, or the data set cannot be written to.
+        """
+        hold(
+            self._lock,
+            "scribbles",
+            busy="draw on the page that it serves, or end it, or give --annotator NAME for scribbles of your own",
+            unwritable="draw in a copy of the data set that you can write to",
+        )
+        return self._lock
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / LOCKS / self.folder.relative_to(self.root)
+
     def check_place(self) -> None:
-        """Raises DataError where the folder of the scribbles, by a link, lies outside of the data set."""
-        if not self.folder.resolve().is_relative_to(self.root.resolve()):
-            raise DataError(
-                f"{self.folder}: expected a folder inside of the data set, found a link that leads out of it; take the "
-                "link away"
-            )
+        """Raises DataError where scribbles, or their lock, would go out of the data set by a link."""
+        for place in (self.folder, self._lock):
+            if not place.resolve().is_relative_to(self.root.resolve()):
+                raise DataError(
+                    f"{place}: expected a folder inside of the data set, found a link that leads out of it; take the "
+                    "link away"
+                )
 
     def declare(self) -> None:
         """Writes what the values of the scribbles mean, unless it is written already.
@@ -150,7 +175,13 @@ def open_merged(root: str | Path, annotators: Sequence[str]) -> Project:
             f"--merge: expected two or more of the annotators {', '.join(there) or '(nobody yet)'} in {folder}, found "
             f"{', '.join(annotators)}; give the option once for each"
         )
-    return _opened(Path(root), MERGED.join(annotators))
+    return replace(_opened(Path(root), MERGED.join(annotators)), merged=tuple(annotators))
+
+
+def open_again(root: str | Path, annotator: str) -> Project:
+    """Opens a project by the `annotator` that it says, be it merged or not. Raises DataError."""
+    names = annotator.split(MERGED)
+    return open_merged(root, names) if len(names) > 1 else open_project(root, annotator)
 
 
 def _opened(root: Path, annotator: str) -> Project:

@@ -5,12 +5,13 @@ import logging
 import socket
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from scribbleseg.server.project import Project, open_project
+from scribbleseg.lock import release
+from scribbleseg.server.project import Project, open_merged, open_project
 from scribbleseg.server.series import check_free, check_run
 from scribbleseg.types import DataError
 
@@ -47,15 +48,18 @@ def serve(
         say: prints a line.
 
     Raises:
-        DataError: what cannot be drawn on, a run of other labels or channels, or a port that is taken.
+        DataError: what cannot be drawn on, scribbles that another server draws in, a run of other labels or channels,
+            or a port that is taken.
     """
-    project = open_project(data, annotator) if isinstance(annotator, str) else _merged(data, annotator, say)
+    project = open_project(data, annotator) if isinstance(annotator, str) else open_merged(data, annotator)
     folder = Path(run) if run is not None else None
     if folder is not None and (folder / "run.json").is_file():
         check_run(folder, project)
     elif folder is not None:
         check_free(folder)
-    with _listening(port) as listener:
+    with _listening(port) as listener, _alone(project):
+        if project.merged:
+            _merge(project, say)
         served = prepared(project, listener, folder)
         say(f"Scribbles go to {project.folder}")
         say(f"The page is at {served.address}")
@@ -72,12 +76,21 @@ def serve(
             raise DataError("\n".join(problems))
 
 
-def _merged(data: str | Path, annotators: Sequence[str], say: Callable[[str], None]) -> Project:
+@contextmanager
+def _alone(project: Project) -> Iterator[None]:
+    """While it lasts, no other server draws in the folder of the scribbles. Raises DataError where one does."""
+    place = project.lock()
+    try:
+        yield
+    finally:
+        release(place)
+
+
+def _merge(project: Project, say: Callable[[str], None]) -> None:
     from scribbleseg.server.merge import merge
 
-    project, differ = merge(data, annotators)
+    differ = merge(project)
     say(f"Voxels on which annotators disagree are left unlabelled: {sum(differ.values())} in {len(differ)} cases")
-    return project
 
 
 class Served(NamedTuple):

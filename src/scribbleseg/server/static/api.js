@@ -68,6 +68,9 @@ export async function labels(number) {
   return { labels: new Uint8Array(await answer.arrayBuffer()), version };
 }
 
+// What one of the annotators drew whose scribbles are merged.
+export const labelsOf = async (number, annotator) => new Uint8Array(await (await ask(`/api/cases/${number}/labels/${annotator}`)).arrayBuffer());
+
 export async function areas(number, { slice, tau, beta, tab }, scribbles) {
   const answer = await ask(`/api/cases/${number}/areas?slice=${slice}&tau=${tau}&beta=${beta}&tab=${tab}`, {
     method: "POST",

@@ -1,7 +1,7 @@
 // Outlines of label maps, as paths along the edges of pixels.
 
-// The outline of each structure on a slice of a plane, in pixels of it.
-export function contours(plane, slice, labels) {
+// The outline of each label on a slice of a plane, in pixels of it, but for the label that stands for nothing.
+export function contours(plane, slice, labels, nothing = 0) {
   const paths = new Map();
   const open = new Map(); // label to the stretch that its outline is drawn along
   const flush = (label, across) => {
@@ -12,14 +12,14 @@ export function contours(plane, slice, labels) {
     if (across) (path.moveTo(from, line), path.lineTo(to, line));
     else (path.moveTo(line, from), path.lineTo(line, to));
   };
-  const at = (row, column) => (plane.has(row, column) ? labels[plane.at(slice, row, column)] : 0);
+  const at = (row, column) => (plane.has(row, column) ? labels[plane.at(slice, row, column)] : nothing);
   const scan = (lines, length, across) => {
     for (let line = 0; line <= lines; line++) {
       for (let n = 0; n < length; n++) {
         const [one, other] = across ? [at(line - 1, n), at(line, n)] : [at(n, line - 1), at(n, line)];
         if (one === other) continue;
         for (const label of [one, other]) {
-          if (!label) continue;
+          if (label === nothing) continue;
           const stretch = open.get(label);
           if (stretch && stretch[2] === n) stretch[2]++;
           else {
@@ -36,21 +36,15 @@ export function contours(plane, slice, labels) {
   return paths;
 }
 
-// Draws outlines where a slice lies on a canvas.
-export function outline(context, paths, { x, y, across, down }, { colour, opacity, dashed }) {
+// Draws outlines where a slice lies on a canvas; `width` and `dash` are in pixels of the screen.
+export function outline(context, paths, { x, y, across, down }, { colour, opacity, width = 1.8, dash = [] }) {
   context.save();
-  context.globalAlpha = opacity;
-  context.lineJoin = "round";
+  Object.assign(context, { globalAlpha: opacity, lineJoin: "round", lineWidth: width });
+  context.setLineDash(dash);
   for (const [label, path] of paths) {
     const placed = new Path2D();
     placed.addPath(path, new DOMMatrix([across, 0, 0, down, x, y]));
-    context.setLineDash([]);
-    context.strokeStyle = "rgb(0 0 0 / .55)";
-    context.lineWidth = dashed ? 2.5 : 3.5;
-    if (!dashed) context.stroke(placed);
-    if (dashed) context.setLineDash([4, 4]);
     context.strokeStyle = colour(label);
-    context.lineWidth = dashed ? 1.6 : 1.8;
     context.stroke(placed);
   }
   context.restore();

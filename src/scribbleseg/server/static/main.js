@@ -1,6 +1,7 @@
 // The page: opens cases, and joins views, tools, areas and saving.
 
 import * as api from "./api.js";
+import { Annotators } from "./annotators.js";
 import { Areas } from "./areas.js";
 import { Keys } from "./keys.js";
 import { name } from "./naming.js";
@@ -40,6 +41,7 @@ function handlers() {
       fill: 0.3,
       smooth: shown.smooth,
       hidden: shown.hidden,
+      annotators: annotators.outlined(now.theirs),
       network: network.shown,
       opacity: network.opacity,
       panning: shown.panning,
@@ -78,6 +80,8 @@ function handlers() {
   };
 }
 
+const annotators = new Annotators(() => now && drawAll());
+
 const network = new Network({
   session: () => now,
   cases: () => rows.length,
@@ -102,6 +106,7 @@ async function open(number) {
   try {
     const described = await api.described(number);
     const session = await read(number, described);
+    session.theirs = await annotators.labels(number);
     sessions.delete(number);
     sessions.set(number, session);
     for (const [other, old] of sessions) if (sessions.size > REMEMBERED && !old.scribbles.unsaved) sessions.delete(other);
@@ -264,7 +269,7 @@ function go(plane, slice) {
 function hover(view, pixel, follow) {
   now.hovered = pixel && view.plane.has(...pixel) ? { view, voxel: view.plane.at(view.plane.slice, ...pixel) } : null;
   const { hovered, volume } = now;
-  $("readout").textContent = hovered ? readout(now, hovered.voxel, project.labels, areaAt(hovered.voxel)) : "";
+  $("readout").textContent = hovered ? readout(now, hovered.voxel, project.labels, areaAt(hovered.voxel), annotators.at(now.theirs, hovered.voxel, project.labels)) : "";
   if (!hovered || !follow || volume.flat || now.scribbles.stroke) return;
   const index = volume.index(hovered.voxel);
   for (const plane of volume.planes) if (plane !== view.plane) plane.slice = index[plane.axis];
@@ -487,6 +492,7 @@ async function begin() {
   $("title").title = `Scribbles go to ${project.folder}`;
   if (!project.labels.length) return name(begin);
   fillLabels(project.labels, project.colours, choose);
+  annotators.begin(project.merged);
   choose(1);
   resize(0);
   rows = await api.cases();

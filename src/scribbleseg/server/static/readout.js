@@ -1,8 +1,8 @@
-// What is under the cursor, in words: voxel, millimetres, intensity and label.
+// What is under the cursor, in words: voxel, millimetres, intensity, label, and who drew it where several did.
 
 import { UNLABELLED } from "./strokes.js";
 
-export function readout({ volume, scribbles }, voxel, labels, area) {
+export function readout({ volume, scribbles }, voxel, labels, area, drawn) {
   const [d, h, w] = volume.index(voxel);
   const places = volume.flat ? [`row ${h + 1}, column ${w + 1}`] : [`slice ${d + 1}, row ${h + 1}, column ${w + 1}`];
   if (volume.unit === "mm") {
@@ -15,5 +15,5 @@ export function readout({ volume, scribbles }, voxel, labels, area) {
   const label = scribbles.labels[voxel];
   if (label !== UNLABELLED) places.push(labels[label]);
   else if (area !== UNLABELLED) places.push(`area of ${labels[area]}`);
-  return places.join("   ·   ");
+  return [...places, ...drawn].join("   ·   ");
 }

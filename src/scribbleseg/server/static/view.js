@@ -4,6 +4,7 @@ import { contours, outline } from "./contours.js";
 import { UNLABELLED } from "./strokes.js";
 
 const PINCH_MS = 250; // a second finger that comes so soon after the first means that no stroke was meant
+const DARK = "rgb(0 0 0 / .55)";
 const DOUBT = "#ff3b5c";
 const SURE = 13; // of 255: less doubt than this (0.05) is not shown
 const STEP = 40; // pixels of a wheel or a trackpad for one slice
@@ -93,7 +94,7 @@ export class View {
     if (!look.hidden) {
       this.#doubtful(look, x, y, size);
       context.drawImage(this.overlay.canvas, x, y, ...size);
-      this.#predicted(look, { x, y, across, down });
+      this.#outlined(look, { x, y, across, down });
     }
     this.#cross(look, x, y, size);
     this.#outline(look);
@@ -154,16 +155,23 @@ export class View {
     context.globalAlpha = 1;
   }
 
-  // Outlines what a network predicts, and what the one before predicted.
-  #predicted({ network, colours, opacity }, placed) {
+  // Outlines what annotators drew, what a network predicts, and what the one before predicted.
+  #outlined({ annotators, network, colours, opacity }, placed) {
     const { plane, outlines, context } = this;
     const of = `${plane.slice} ${network.of}`;
     if (outlines.of !== of) (outlines.clear(), (outlines.of = of));
-    for (const [what, style] of [["labels", { colour: (label) => colours[label], opacity }], ["before", { colour: () => "#fff", opacity, dashed: true }]]) {
-      if (!network[what]) continue;
-      if (!outlines.has(what)) outlines.set(what, contours(plane, plane.slice, network[what]));
+    const add = (what, labels, nothing, style) => {
+      if (!labels) return;
+      if (!outlines.has(what)) outlines.set(what, contours(plane, plane.slice, labels, nothing));
       outline(context, outlines.get(what), placed, style);
-    }
+    };
+    const colour = (label) => colours[label];
+    const dark = { colour: () => DARK, width: 3.5 }; // under the lines, so that they are seen on strokes of their colour
+    for (const { labels, n } of annotators) add(`annotator ${n}`, labels, UNLABELLED, { ...dark, opacity: 1 });
+    for (const { labels, n, dash } of annotators) add(`annotator ${n}`, labels, UNLABELLED, { colour, opacity: 1, dash });
+    add("labels", network.labels, 0, { ...dark, opacity });
+    add("labels", network.labels, 0, { colour, opacity });
+    add("before", network.before, 0, { colour: () => "#fff", opacity, width: 1.6, dash: [4, 4] });
   }
 
   // Where the other planes cut this one.
