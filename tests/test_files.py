@@ -1,5 +1,6 @@
 import os
 import pickle
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,19 @@ def test_a_failing_block_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError), atomically(tmp_path / "new" / "out.nii") as temporary:
         fail(temporary)
     assert not list((tmp_path / "new").iterdir())
+
+
+def test_two_threads_that_write_one_file_do_not_disturb_each_other(tmp_path):
+    file = tmp_path / "dataset.json"
+    with atomically(file) as temporary:
+        temporary.write_text("first")
+        other = threading.Thread(target=write_text, args=(file, "second"))
+        other.start()
+        other.join()
+        assert file.read_text() == "second"
+        assert temporary.read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+    assert file.read_text() == "first"
 
 
 def test_texts_are_written_as_a_whole(tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -45,7 +46,8 @@ def atomically(path: Path) -> Iterator[Path]:
         FileError: the disk is full or the folder cannot be written to; the temporary file is removed and a file that
             was at `path` before is still there.
     """
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")  # the same ending: writers look at it
+    # A name for each thread, for two may write the same file; the same ending, for writers look at it.
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_native_id()}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
