@@ -846,6 +846,14 @@ def test_strokes_of_long_ago_that_are_recovered_do_not_replace_later_ones_unseen
     page.context.close()
 
 
+def test_strokes_that_cannot_be_saved_at_the_end_are_named(hearts, monkeypatch):
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("scribbleseg.server.store.Store.flush", lambda _: ["p01.nii.gz: No space left on device"])
+    ended = CliRunner().invoke(app, ["annotate", str(hearts), "--no-open", "--port", "0"])
+    assert ended.exit_code == 130
+    assert "Strokes are not saved: p01.nii.gz: No space left on device" in ended.output
+
+
 def test_the_program_is_one_line_where_it_refuses(tmp_path):
     refused = CliRunner().invoke(app, ["annotate", str(tmp_path / "nothing")])
     assert refused.exit_code == 2

@@ -1,6 +1,7 @@
 import json
 import random
 import re
+import shutil
 import string
 
 import nibabel as nib
@@ -367,6 +368,10 @@ class TestProjects:
         assert "link" in answer.json()["error"]
         assert "link" in client.get("/api/cases").json()[2]["error"]
         assert client.get("/api/cases/0").status_code == 200
+        (root / "scribbles").mkdir()
+        (root / "scribbles" / "b.nii.gz").symlink_to(outside / "secret.nii.gz")
+        assert "link" in client.get("/api/cases/1").json()["error"]
+        shutil.rmtree(root / "scribbles")
         (root / "scribbles").symlink_to(outside)
         assert client.draw(0, [[0, 1, 1]]).status_code == 507
         assert client.post("/api/cases/0/note", done=True).status_code == 422

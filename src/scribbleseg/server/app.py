@@ -35,6 +35,11 @@ class Pages:
     Args:
         store: the cases.
         colours: the colour of background, and those of structures, in order.
+
+    Attributes:
+        files: content and media type of each of the page's files, by its name.
+        growing: held while areas grow, one slice at a time.
+        newest: for each tab, how often it has asked for areas: only the newest question is answered.
     """
 
     def __init__(self, store: Store, colours: list[str]) -> None:
@@ -82,7 +87,7 @@ class Pages:
         return Response(content, media_type=kind)
 
     async def project(self, request: Request) -> Response:
-        """What is drawn on: its name, the labels with their colours, and the walker's numbers."""
+        """What is drawn on: its name, its labels with their colours, and the annotators that are merged in it."""
         project = self.store.project
         structures = [self.colours[1 + n % (len(self.colours) - 1)] for n in range(len(project.label_names) - 1)]
         return JSONResponse(

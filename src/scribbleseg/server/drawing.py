@@ -111,6 +111,7 @@ class Drawing:
         if file is None:
             stored: Labels = np.full(self.geometry.shape, UNLABELLED, np.uint8)
         else:
+            project.check_inside(file)
             stored = read_drawing(file, project.encoding, project.image(self.name), self.geometry)
         self.stamp, self._source = stamp, file  # not before: what could not be read is to be kept, not replaced
         self.labels: Labels = np.ascontiguousarray(self.turn(stored))

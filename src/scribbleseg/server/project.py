@@ -77,12 +77,16 @@ class Project:
     def image(self, name: str) -> tuple[Path, ...]:
         """The files of an image. Raises DataError for a link that leads out of the data set."""
         for path in self.images[name]:
-            if not path.resolve().is_relative_to(self.root.resolve()):
-                raise DataError(
-                    f"{path}: expected an image inside of the data set, found a link that leads out of it; copy the "
-                    "file, or annotate the folder that it lies in"
-                )
+            self.check_inside(path)
         return self.images[name]
+
+    def check_inside(self, file: Path) -> None:
+        """Raises DataError for a link that leads out of the data set."""
+        if not file.resolve().is_relative_to(self.root.resolve()):
+            raise DataError(
+                f"{file}: expected a file inside of the data set, found a link that leads out of it; copy what it "
+                "stands for, or annotate the folder that it lies in"
+            )
 
     def drawn(self) -> dict[str, Path]:
         """The files of scribbles that there are, by case. Raises FileError where a case has two."""

@@ -25,6 +25,11 @@ HOST, PORT, TRIED = "127.0.0.1", 8017, 20
 """Where the page is served: the first of so many ports that is free. A page finds the strokes that it could not save
 again only at the same port, so that each start asks for the same one first."""
 
+KEPT_BY_PAGES = (
+    "The page keeps them while it is open: free some space, start `scribbleseg annotate` again on the same port, and "
+    "open the address that it prints."
+)
+
 
 def serve(
     data: str | Path,
@@ -49,7 +54,7 @@ def serve(
 
     Raises:
         DataError: what cannot be drawn on, scribbles that another server draws in, a run of other labels or channels,
-            or a port that is taken.
+            a port that is taken, or strokes that could not be saved at the end.
     """
     project = open_project(data, annotator) if isinstance(annotator, str) else open_merged(data, annotator)
     folder = Path(run) if run is not None else None
@@ -73,7 +78,10 @@ def serve(
         if training := served.runs.training.folder:
             say(f"The training in {training} goes on; `scribbleseg annotate` shows it again.")
         if problems := served.store.flush():
-            raise DataError("\n".join(problems))
+            for problem in problems:  # said here, for whoever pressed Ctrl-C is told of nothing else
+                say(f"Strokes are not saved: {problem}")
+            say(KEPT_BY_PAGES)
+            raise DataError(f"strokes of {len(problems)} cases are not saved")
 
 
 @contextmanager

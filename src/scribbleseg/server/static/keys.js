@@ -4,7 +4,7 @@ const TWO_DIGITS_MS = 700; // within which a second digit belongs to the first
 const TAP_MS = 250; // an eraser key that is held longer than this is let go again
 
 export class Keys {
-  // `act` has an action for each name below; `state` says how many classes there are.
+  // `act` has an action for each name in `NAMES`, and `choose` and `strokes`.
   constructor(act) {
     Object.assign(this, { act, typed: "", typedAt: 0, erasing: null });
     this.held = new Set();

@@ -8,9 +8,10 @@ const IDLE_MS = 8000;
 const NOTHING = { of: "" };
 
 export class Network {
-  // `on` has: session (what is open), draw, tell, save, and trained, which hears that a training has ended.
+  // `on` has: session (what is open), cases (how many there are), draw, tell, save, and trained, which hears that a training
+  // has ended.
   constructor(on) {
-    Object.assign(this, { on, state: null, opacity: 0.9, timer: null, asked: false });
+    Object.assign(this, { on, state: null, opacity: 0.9, timer: null, stopping: "" });
     this.shows = { labels: true, doubt: false, before: false };
     this.paces = []; // when how many iterations were done
     const checks = { "show-prediction": "labels", "show-doubt": "doubt", "show-before": "before" };

@@ -51,7 +51,7 @@ export class Scribbles {
     const before = Uint8Array.from(this.stroke.values());
     this.stroke = null;
     if (!voxels.length) return false;
-    this.done.push({ voxels, before, after: voxels.length ? Uint8Array.from(voxels, (voxel) => this.labels[voxel]) : before, where });
+    this.done.push({ voxels, before, after: Uint8Array.from(voxels, (voxel) => this.labels[voxel]), where });
     this.undone.length = 0;
     if (label !== null && label !== UNLABELLED) this.pending.strokes[label] = (this.pending.strokes[label] || 0) + 1;
     this.pending.seconds += seconds;

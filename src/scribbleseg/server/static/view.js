@@ -10,7 +10,7 @@ const SURE = 13; // of 255: less doubt than this (0.05) is not shown
 const STEP = 40; // pixels of a wheel or a trackpad for one slice
 
 export class View {
-  // `on` has: look (colours and what is shown), stroke, move, end, cancel, hover, scroll, changed, window.
+  // `on` has: look (colours and what is shown), stroke, move, end, cancel, hover, scroll, window.
   constructor(canvas, on) {
     this.canvas = canvas;
     this.on = on;
