@@ -784,14 +784,20 @@ def end(started, how):
     return code
 
 
-def test_what_a_killed_server_did_not_save_is_recovered(hearts, browser):
+def killed_after_a_stroke(root, browser):
+    """The port of a server that was killed when a stroke was saved, and the page on which it was drawn."""
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
-    server = start_program(hearts, port)
+    server = start_program(root, port)
     page = Page(browser, server.address).ready()
     page.stroke((10, 10), (10, 20))
     page.saved()
     end(server, signal.SIGKILL)
+    return port, page
+
+
+def test_what_a_killed_server_did_not_save_is_recovered(hearts, browser):
+    port, page = killed_after_a_stroke(hearts, browser)
     page.press("2")
     page.stroke((20, 10), (20, 20))
     page.page.wait_for_selector("#notice:not([hidden])", timeout=PATIENCE_MS)
@@ -823,13 +829,7 @@ def test_a_second_server_of_the_same_scribbles_is_refused_until_the_first_has_en
 
 
 def test_strokes_of_long_ago_that_are_recovered_do_not_replace_later_ones_unseen(hearts, browser):
-    with socket.create_server((HOST, 0)) as free:
-        port = free.getsockname()[1]
-    server = start_program(hearts, port)
-    page = Page(browser, server.address).ready()
-    page.stroke((10, 10), (10, 20))
-    page.saved()
-    end(server, signal.SIGKILL)
+    port, page = killed_after_a_stroke(hearts, browser)
     before = labels_of(hearts)
     key = f"scribbleseg:{(hearts / 'scribbles').resolve()}:test000:0123456789abcdef0123"
     left = {"name": "test000", "runs": [[0, before.size, UNLABELLED]], "strokes": {}, "seconds": 0}
