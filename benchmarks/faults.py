@@ -160,6 +160,19 @@ class Answer:
         return None
 
 
+STARTED: set[int] = set()
+"""Processes that lead a session of their own, which no Ctrl-C of a terminal reaches."""
+
+
+def end_started() -> None:
+    """Kill what was started and has not ended, with all that belongs to it."""
+    for pid in STARTED:
+        if session_of(pid) == pid:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+    STARTED.clear()
+
+
 class Command:
     """The program with some words, in a process and a group of its own, forked from this one.
 
@@ -178,6 +191,7 @@ class Command:
         self.pid = os.fork()
         if self.pid == 0:
             self._run(prepare)
+        STARTED.add(self.pid)
 
     def _run(self, prepare: Callable[[], object]) -> None:
         code = 70
@@ -199,6 +213,7 @@ class Command:
         if not until(lambda: self.poll() is not None, seconds, 0.01):
             os.killpg(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
+            STARTED.discard(self.pid)
             return Answer(None, self.log.read_text(errors="replace"))
         return Answer(self.poll(), self.log.read_text(errors="replace"))
 
@@ -215,6 +230,7 @@ class Command:
             if not pid:
                 return None
             self.code = os.waitstatus_to_exitcode(status)
+            STARTED.discard(self.pid)
         return self.code
 
 
@@ -486,10 +502,12 @@ def interrupted_imports(bench: Bench, count: int) -> None:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
+        STARTED.add(process.pid)
         delay = float(bench.rng.uniform(0.3, 8.0))
         time.sleep(delay)  # before that Python itself is starting
         os.killpg(process.pid, signal.SIGINT)
         said, _ = process.communicate(timeout=LIMIT_S)
+        STARTED.discard(process.pid)
         problem = Answer(process.returncode, said).problem(0, 130)
         bench.tally.add("signals", "SIGINT, imports", problem, f"{' '.join(command)}; after {delay:.2f} s")
 
@@ -983,6 +1001,7 @@ class Ranks:
             [sys.executable, str(program), *map(str, words)],
             stdout=self.log.open("wb"), stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        STARTED.add(self.process.pid)
 
     def kill(self, rank: int, after_s: float) -> str | None:
         """Kill a rank; what is wrong with what the other one does then."""
@@ -1013,6 +1032,7 @@ class Ranks:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             code = None
+        STARTED.discard(self.process.pid)
         return Answer(code, self.log.read_text(errors="replace"))
 
 
@@ -1074,7 +1094,10 @@ def main() -> None:
             began = time.monotonic()
             SECTIONS[name](bench, arguments)
             sys.stderr.write(f"{name}: {time.monotonic() - began:.0f} s\n")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     finally:  # also of what was tried until somebody stopped it
+        end_started()
         print(bench.tally.markdown(), flush=True)
         if arguments.quick:
             shutil.rmtree(out, ignore_errors=True)

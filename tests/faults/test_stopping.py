@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import faults
 from faults import lives, until
 from scribbleseg.__main__ import main
 from scribbleseg.annotate import check
@@ -232,3 +233,22 @@ def test_a_postponed_signal_waits_for_the_end_of_the_block_and_a_second_one_does
         with pytest.raises(KeyboardInterrupt):
             twice(times)
         assert done == expected
+
+
+def test_stopping_the_trial_of_faults_ends_what_it_had_started(tmp_path, monkeypatch, capsys):
+    started: list[subprocess.Popen] = []
+
+    def stopped(bench, counts):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True))
+        faults.STARTED.add(started[0].pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["faults.py", "--out", str(tmp_path), "--sections", "pairs"])
+    monkeypatch.setattr(faults, "import_everything", lambda: None)
+    monkeypatch.setattr(faults.Bench, "make_data", lambda bench: None)
+    monkeypatch.setitem(faults.SECTIONS, "pairs", stopped)
+    with pytest.raises(SystemExit) as end:
+        faults.main()
+    assert end.value.code == 130
+    assert "| all |" in capsys.readouterr().out
+    assert started[0].wait(10) == -signal.SIGKILL
