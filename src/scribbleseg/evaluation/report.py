@@ -155,6 +155,7 @@ def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
             "error_colours": ERROR_COLOURS,
             "curves": draw_curves(views),
             "shared": shared,
+            "layers": _layers(views),
             "recipes": _side_by_side([run.recipe for run in runs]),
             "details": _side_by_side([run.details for run in runs]),
             "max_pictures": MAX_PICTURES,
@@ -162,6 +163,16 @@ def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
         }
         | _script()
     )
+
+
+def _layers(views: list[dict[str, Any]]) -> list[str]:
+    """The layers over images that the page has, each of which has its switch and its words."""
+    figures = [figure for view in views for figure in view["figures"]]
+    tiles = [tile for figure in figures for column in figure["columns"] for tile in column["tiles"] if tile]
+    shown = {"scribbles": "strokes", "labels": "labels", "errors": "errors"}
+    there = {layer for layer, key in shown.items() if any(tile[key] for tile in tiles)}
+    there |= {"outline"} if any(figure["outline"] for figure in figures) else set()
+    return [layer for layer in ("scribbles", "labels", "outline", "errors") if layer in there]
 
 
 def _script() -> dict[str, Any]:
