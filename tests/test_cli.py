@@ -58,11 +58,7 @@ def test_every_verb_has_help_with_an_example():
         assert f"Example: scribbleseg {verb}" in call(verb, "--help")
 
 
-def test_recipes_are_listed_one_a_line_and_shown():
-    names = [line.split()[0] for line in CliRunner().invoke(app, ["recipes"]).output.splitlines() if line.strip()]
-    assert {"can2018.acdc_base", "can2018.acdc_no_recursion", "can2018.acdc_full", "can2018.prostate_base"} <= set(
-        names
-    )
+def test_recipes_are_shown():
     assert json.loads(call("recipes", "can2018.acdc_base"))["seeds"]["tau"] == 0.99
     assert "can2018.acdc_base" in call("recipes", "can2018.acdc_bas", code=2)
 

@@ -54,10 +54,10 @@ def test_the_plan_says_what_is_left(hearts, tmp_path):
     recipe = override(find("default.quick"), SMALL)
     session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
     plan = pipeline.plan(session)
-    assert "5 M step(s) of 30, 5, 5, 5, 5 iterations of 10 slices of 32 x 32 pixels" in plan
+    assert "5 rounds of training (30, 5, 5, 5, 5 iterations) of 10 slices of 32 x 32 pixels" in plan
     assert "2 training cases. Training takes about" in plan
     list(pipeline.train(session))
-    assert pipeline.plan(session) == "nothing: all M steps are done."
+    assert pipeline.plan(session) == "nothing: all rounds of training are done."
 
 
 def test_the_plan_of_a_patch_is_of_its_size(hearts, tmp_path):
@@ -87,7 +87,7 @@ def test_a_training_that_ended_early_has_nothing_left(hearts, tmp_path):
     recipe = override(find("can2018.compact_base"), ["stages.iterations=1", "network.base=4", "stop_below=1.5"])
     session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
     assert len(list(pipeline.train(session))) == 2 < len(recipe.steps)
-    assert pipeline.plan(session) == "nothing: all M steps are done."
+    assert pipeline.plan(session) == "nothing: all rounds of training are done."
 
 
 def test_the_plan_of_pictures_has_no_millimetres(tmp_path):

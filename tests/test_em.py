@@ -16,6 +16,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from scribbleseg import em, pipeline
 from scribbleseg import session as session_module
+from scribbleseg.annotate.check import check, sentences
 from scribbleseg.data import folder
 from scribbleseg.data.formats import read_labels
 from scribbleseg.data.preprocess import Preprocess
@@ -513,19 +514,27 @@ class TestLabelsThatNobodyDrew:
 
         return replace(dataset, train=dataset.train.read_by(read))
 
-    @pytest.mark.parametrize(("drawn", "missing"), [((0, 1, 2), "LV"), ((1, 3), "background or Myo")])
-    def test_missing_ones_are_named_once(self, drawn, missing, dataset, fabric, tmp_path, caplog):
-        session = begun(self.with_only(dataset, *drawn), tmp_path / "run", fabric)
-        next(em.train(session))
-        next(em.train(session))
-        assert [m for m in caplog.messages if "no training case has" in m] == [
-            f"no training case has {missing} labelled: the network cannot learn that"
+    @pytest.mark.parametrize(
+        ("drawn", "problem"),
+        [
+            ((0, 1, 2), "expected scribbles of LV in some case, found none"),
+            ((1, 3), "expected scribbles on the background, found none"),
+            (
+                (2,),
+                r"expected scribbles on the background, found none.* and 2 more faults; `scribbleseg check`",
+            ),
+            ((), "expected scribbles to train on, found none in 2 readable training"),
+        ],
+    )
+    def test_missing_ones_are_refused_as_check_does_and_the_run_goes_on_once_they_are_there(
+        self, drawn, problem, dataset, fabric, tmp_path
+    ):
+        few = self.with_only(dataset, *drawn)
+        with pytest.raises(DataError, match=problem) as refused:
+            next(em.train(begun(few, tmp_path / "run", fabric)))
+        assert str(refused.value).partition(" (and ")[0] in [
+            said for _, said in sentences(check(replace(few, read_reference=lambda _: None)).faults)
         ]
-
-    def test_a_single_label_is_refused_and_the_run_goes_on_once_there_are_more(self, dataset, fabric, tmp_path):
-        session = begun(self.with_only(dataset, 2), tmp_path / "run", fabric)
-        with pytest.raises(DataError, match="two labels in the training cases, found Myo alone; label background and"):
-            next(em.train(session))
         next(em.train(begun(dataset, tmp_path / "run", fabric)))
 
 

@@ -48,7 +48,7 @@ def staged(*stages: Stage) -> Recipe:
         ((Stage(iterations=2, relabel=Relabel()),), r"field stages\.0\.relabel: .*there is no network yet"),
         (
             (Stage(iterations=2), Stage(iterations=2, losses=(PartialCrossEntropy(), SOFT)), Stage(iterations=2)),
-            "field stages, M step 1: the loss scribbles_and_areas needs soft labels, and no stage up to here makes any",
+            "stages, recursion 1: the loss scribbles_and_areas needs soft labels, and no stage up to here makes any",
         ),
         (
             (Stage(iterations=2), Stage(iterations=2, relabel=Relabel(decide=WelchTest(passes=3)))),

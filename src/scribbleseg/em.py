@@ -176,7 +176,7 @@ def check_channels(recipe: Recipe, channels: int) -> None:
         for loss in step.losses:
             if max(getattr(loss, "channels", ()), default=0) >= channels:
                 raise DataError(
-                    f"recipe field stages, M step {n}, loss {loss.kind}: expected channels below {channels}, the "
+                    f"recipe field stages, recursion {n}, loss {loss.kind}: expected channels below {channels}, the "
                     f"number that images have, got {getattr(loss, 'channels', ())}; change its channels"
                 )
 

@@ -218,6 +218,11 @@ def is_file_name(name: str) -> bool:
     return is_text(name) and "\0" not in name and name not in ("", "..") and Path(name).name == name
 
 
+def found_at(path: Path) -> str:
+    """What lies where a folder is expected and none is, for a message."""
+    return "a file" if path.exists() else "no such folder"
+
+
 def is_within(path: Path, folder: Path) -> bool:
     """Whether a path is a folder or lies in it, by whatever links, letters or relative names either is given.
 

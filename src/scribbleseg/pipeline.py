@@ -250,10 +250,11 @@ def plan(session: Session) -> str:
         lengths = ", ".join(str(step.iterations) for step in steps)
         named, side, mm = f"{phase}: " if phase else "", one.recipe.window, one.recipe.preprocess.spacing_mm
         of = f"of {steps[0].batch} slices of {side} x {side} pixels{f' of {mm} mm' if in_mm else ''}"
-        lines.append(f"{named}{len(steps)} M step(s) of {lengths} iterations {of}")
+        rounds = f"{len(steps)} round{'s' * (len(steps) > 1)} of training"
+        lines.append(f"{named}{rounds} ({lengths} iterations) {of}")
         total += seconds(one, channels, steps)
     if not lines:
-        return "nothing: all M steps are done."
+        return "nothing: all rounds of training are done."
     n = len(session.dataset.train)
     cases = "1 training case" if n == 1 else f"{n} training cases"
     return f"{'; '.join(lines)}; {cases}. Training takes about {in_words(total)} here."

@@ -213,22 +213,22 @@ def _check_stages(recipe: Recipe) -> None:
         raise DataError("recipe field stages: expected at least one stage, got none; give one with its iterations")
     if recipe.steps[0].relabel:
         raise DataError(
-            "recipe field stages.0.relabel: expected nothing, for there is no network yet, got an E step; start with "
-            "a stage that learns from the seed areas"
+            "recipe field stages.0.relabel: expected nothing, for there is no network yet, got a relabelling; start "
+            "with a stage that learns from the seed areas"
         )
     for n, (before, step) in enumerate(pairwise(recipe.steps), start=1):
         if not step.restarts and step.optimiser.kind != before.optimiser.kind:
             raise DataError(
-                f"recipe field stages, M step {n}: restarts is false, so expected the optimiser of the stage before, "
-                f"{before.optimiser.kind}, got {step.optimiser.kind}; let it restart, or take the same optimiser"
+                f"recipe field stages, recursion {n}: restarts is false, so expected the optimiser of the stage before "
+                f"it, {before.optimiser.kind}, got {step.optimiser.kind}; let it restart, or take the same optimiser"
             )
     for n, step in enumerate(recipe.steps):
         if recipe.labels_of(n) == 0 and (missing := step.needs & MADE_BY_RELABELLING):
             kinds = ", ".join(loss.kind for loss in step.losses if loss.needs & missing)
             raise DataError(
-                f"recipe field stages, M step {n}: the loss {kinds} needs {' and '.join(sorted(missing))} labels, and "
-                "no stage up to here makes any; give this stage or one before it an E step (relabel), or take another "
-                "loss"
+                f"recipe field stages, recursion {n}: the loss {kinds} needs {' and '.join(sorted(missing))} labels, "
+                "and no stage up to here makes any; give this stage or one before it a relabelling (relabel), or take "
+                "another loss"
             )
 
 

@@ -75,6 +75,22 @@ def names(module: str) -> dict[str, tuple[str, str]]:
     return {"_".join(filter(None, parts)): parts for parts in found}
 
 
+def families() -> dict[str, dict[str, str]]:
+    """What each recipe is, by its family and its name; a family is a module's recipes of one scale."""
+    found: dict[str, dict[str, str]] = {}
+    for module in SCALES:
+        for name, (scale, end) in names(module).items():
+            family = found.setdefault(".".join(filter(None, (module, scale))), {})
+            family[f"{module}.{name}"] = ENDS[module][end]
+    return found
+
+
+def about(family: str) -> str:
+    """What the recipes of a family are for, and roughly how long they take."""
+    module, _, scale = family.partition(".")
+    return SCALES[module][scale]
+
+
 def described() -> dict[str, str]:
     """What each recipe is, what for, and roughly how long it takes, by its name; our own come first."""
     return {

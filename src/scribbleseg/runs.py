@@ -37,6 +37,7 @@ from scribbleseg.files import (
     atomically,
     check_plain,
     finish_folder,
+    found_at,
     is_text,
     is_within,
     link_or_copy,
@@ -340,6 +341,8 @@ def create_run(
 
 def open_run(path: Path) -> Run:
     """A run folder that `create_run` made. Raises DataError if it is not one."""
+    if not path.is_dir():
+        raise DataError(f"{path}: expected a run folder, found {found_at(path)}; give the --out of `train`")
     for name in ("run.json", "recipe.json"):
         if not (path / name).exists():
             raise DataError(f"{path}: expected a run folder with {name}, found none; give the --out of `train`")

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from lightning_fabric import Fabric
 
+from scribbleseg.annotate.watch import watched
 from scribbleseg.data import fingerprint
 from scribbleseg.data.encoding import declared, in_values
 from scribbleseg.data.formats import PNG, label_ending, write_labels
@@ -98,21 +99,30 @@ class Session(Generic[RecipeT]):
     def _prepared(self) -> list[Preprocess]:
         return []
 
-    def prepare(self, preprocess: Preprocess, held_out: float = 0.0) -> None:
+    def prepare(self, preprocess: Preprocess, held_out: float = 0.0, checked: bool = False) -> None:
         """Build the cache of the training cases, or check that the one there is of the same images and scribbles.
 
-        Reads every training case once, however often it is called; `held_out` is that of the recipe. Raises DataError
-        where the data has changed since the run was started.
+        Reads every training case once, however often it is called.
+
+        Args:
+            preprocess: the grid, fitted to the data.
+            held_out: that of the recipe.
+            checked: whether `check` has looked at the data already, so that nothing is said of it again.
+
+        Raises:
+            DataError: the data has changed since the run was started, or has what `check` calls a fault.
         """
         if self._prepared:
             return
-        on_leader(self.fabric, lambda: self._prepare(preprocess, held_out))
+        on_leader(self.fabric, lambda: self._prepare(preprocess, held_out, checked))
         self._prepared.append(preprocess)
 
-    def _prepare(self, preprocess: Preprocess, held_out: float) -> None:
+    def _prepare(self, preprocess: Preprocess, held_out: float, checked: bool) -> None:
         there = (self.run.slices / "index.json").exists()
         names, files = self.dataset.label_names, self.dataset.files
-        slices = build_slices(self.dataset.train, preprocess, self.run.slices, names, held_out, files)
+        masks = getattr(self.recipe, "is_upper_bound", False)
+        cases = self.dataset.train if checked or masks else watched(self.dataset)
+        slices = build_slices(cases, preprocess, self.run.slices, names, held_out, files)
         found = fingerprint(self.dataset.train) if there else slices.index["fingerprint"]
         if found != self.run.details.get("fingerprint", slices.index["fingerprint"]):
             if not there:  # somebody deleted the cache, and the data has changed since

@@ -68,7 +68,10 @@ def load_segmenter(recipe: Recipe, run: Run, fabric: Fabric, recursion: int | No
     path = run.network(index)
     if index < 0 or not path.exists():
         done = f"recursions 0 to {run.recursions - 1} are" if run.recursions else "none is"
-        raise DataError(f"{path}: expected the weights of a finished M step, {done} there; finish `train` (--resume)")
+        raise DataError(
+            f"{path}: expected the weights of a finished round of training (recursion), {done} there; finish "
+            "`train` (--resume)"
+        )
     label_names = tuple(run.details["label_names"])
     weights = read_weights(path)
     network = trial(recipe.network.build, weights["channels"], len(label_names))

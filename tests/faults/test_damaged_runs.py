@@ -164,7 +164,7 @@ def stopped(hearts, tmp_path, monkeypatch):
             ["m_step.ckpt"],
             "m_step.ckpt: expected whole weights, found a damaged file (.*); going back to the checkpoint before",
         ),
-        (["m_step.ckpt", "m_step.previous.ckpt"], "found a damaged file (.*); this M step begins anew"),
+        (["m_step.ckpt", "m_step.previous.ckpt"], "found a damaged file (.*); this round of training begins anew"),
         (["m_step.previous.ckpt"], None),
     ],
 )

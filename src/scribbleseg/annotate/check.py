@@ -3,44 +3,26 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
+from scribbleseg.annotate.case_faults import Fault, Severity, drawn_slices, of_case, of_image
 from scribbleseg.annotate.describe import Description
 from scribbleseg.data import coarse
 from scribbleseg.data.layouts.case_files import CaseError
-from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, slice_axis, turn_to
+from scribbleseg.data.layouts.folder import draw_in
+from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, turn_to
 from scribbleseg.data.preprocess import out_of_scale
-from scribbleseg.files import FileError
-from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Labels
+from scribbleseg.files import FileError, first_of
+from scribbleseg.types import Case, Cases, DataError, Dataset, Geometry, Labels
 
 DATA_SET = "(data set)"
 """Stands for a case's name where the fault is one of the whole data set."""
 
 Part = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that the audit found: wrong (training or testing would fail or mislead), worth a look, or a note.
-
-    Args:
-        case: its name, or `DATA_SET`.
-        file: the file to open, or None where no single file is at fault.
-        severity: "fault" for what is wrong, "warning" for what is worth a look, "note" for one of `Dataset.notes`.
-        problem: what was expected and what came.
-        remedy: what to do about it.
-    """
-
-    case: str
-    file: Path | None
-    severity: Literal["fault", "warning", "note"]
-    problem: str
-    remedy: str
 
 
 @dataclass(frozen=True)
@@ -61,11 +43,15 @@ class Coverage:
         classes: one row for each label of the scribbles, background first.
         n_cases: number of cases that were read.
         n_voxels: number of their voxels.
+        n_drawn: number of the cases in which something is drawn.
+        n_slices: number of the slices in which something is drawn.
     """
 
     classes: tuple[ClassCoverage, ...]
     n_cases: int
     n_voxels: int
+    n_drawn: int
+    n_slices: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,16 +86,16 @@ def check(
         progress: wraps the sequence of `(part, case name)` to go through, such as `rich.progress.track`.
     """
     parts: dict[Part, Cases] = {"train": dataset.train, "test": dataset.test}
-    label_names = coarse(dataset).label_names  # what scribbles tell apart
+    label_names = coarse(dataset).label_names
     faults = [Fault(DATA_SET, None, "note", note, "nothing, if that is intended") for note in dataset.notes]
-    faults += _in_both_parts(dataset)
+    faults += in_both_parts(dataset)
     duplicates = _Duplicates()
     described: dict[Part, Description] = {"train": Description(), "test": Description()}
     counts: list[np.ndarray] = []
     channels: dict[str, tuple[int, Path | None]] = {}
     present: dict[str, frozenset[int] | None] = {}
     geometries: dict[Part, dict[str, Geometry]] = {"train": {}, "test": {}}
-    n_voxels = 0
+    n_voxels = n_slices = 0
     for part, name in progress([(part, name) for part, cases in parts.items() for name in cases.names]):
         reference: Labels | None = None
         try:
@@ -124,24 +110,24 @@ def check(
         geometries[part][name] = case.geometry
         channels[name] = len(case.image), case.files[0] if case.files else None
         described[part].add(case)
-        faults += [*_of_image(case), *duplicates.of(case, part)]
+        faults += [*(of_case(case, dataset, reference) if part == "train" else of_image(case))]
+        faults += duplicates.of(case, part)
         if part == "train":
-            shown = _shown(case, dataset)
-            faults += [*_of_scribbles(case, label_names, shown), *_of_present(case, dataset, shown, reference)]
             present[name] = case.present
-            counts.append(_counted(case.scribbles)[: len(label_names)])
+            counts.append(counted(case.scribbles)[: len(label_names)])
             n_voxels += case.scribbles.size
+            n_slices += drawn_slices(case)
         del case, reference  # which would be kept while the next ones are read
     usual = common_orientation(geometries["train"].values())
     faults += [*_of_channels(channels), *_without_present(present)]
     faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
-    coverage = _coverage(label_names, counts, n_voxels)
-    faults += _of_coverage(coverage)
+    coverage = replace(coverage_of(label_names, counts, n_voxels), n_slices=n_slices)
+    faults += of_coverage(coverage, dataset.root)
     described_parts = {part: each.rows for part, each in described.items() if each.rows}
     return Audit(tuple(faults), coverage, described_parts, _drawn(dict(zip(present, counts, strict=True))))
 
 
-def _counted(labels: Labels) -> np.ndarray:
+def counted(labels: Labels) -> np.ndarray:
     """The number of voxels of each value, 0 to 255; slice by slice, as counting takes 8 bytes a voxel."""
     return np.sum([np.bincount(slice_.ravel(), minlength=256) for slice_ in labels], axis=0)
 
@@ -170,20 +156,6 @@ def _of_channels(channels: Mapping[str, tuple[int, Path | None]]) -> Iterator[Fa
             yield Fault(name, file, "fault", problem, "give every case the same channels, or leave this one out")
 
 
-def _of_image(case: Case) -> Iterator[Fault]:
-    """Yields faults of the intensities."""
-    file = case.files[0] if case.files else None
-    for index, channel in enumerate(case.image):
-        if channel.min() == channel.max():
-            yield Fault(
-                case.name,
-                case.files[index] if index < len(case.files) else file,
-                "fault",
-                f"expected an image, found the same intensity {channel.min():g} everywhere in channel {index}",
-                "export it again or leave the case out",
-            )
-
-
 def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None) -> Iterator[Fault]:
     """Yields headers that are likely wrong: faults where pixels of a training case are, for `train` refuses those."""
     sizes = {name: geometry.spacing_mm for part in geometries.values() for name, geometry in part.items()}
@@ -210,28 +182,6 @@ def _of_orientation(geometries: Mapping[Part, Mapping[str, Geometry]], usual: st
         yield Fault(name, None, "note", problem, "its slices are turned, and its label maps turned back")
 
 
-def _shown(case: Case, dataset: Dataset) -> set[int]:
-    """Returns the labels that the case's scribbles may have by its image-level labels, all where it has none."""
-    if case.present is None or (dataset.scribble_names and case.present):
-        return set(range(1, coarse(dataset).n_labels))
-    return set(case.present)
-
-
-def _of_present(case: Case, dataset: Dataset, shown: set[int], reference: Labels | None) -> Iterator[Fault]:
-    """Yields faults of the image-level labels: scribbles or a mask that contradict them."""
-    if case.present is None:
-        return
-    said = _names(dataset.label_names, case.present)
-    file = case.files[-1] if case.files else None
-    if contrary := set(np.unique(case.scribbles).tolist()) - {0, UNLABELLED} - shown:
-        drawn = _names(coarse(dataset).label_names, contrary)
-        problem = f"image-level labels say {said}, there are scribbles of {drawn}"
-        yield Fault(case.name, file, "fault", problem, "correct the labels in its present file, or the scribbles")
-    if reference is not None and (masked := set(np.unique(reference).tolist()) - {0, UNLABELLED}) != case.present:
-        problem = f"image-level labels say {said}, the reference mask has {_names(dataset.label_names, masked)}"
-        yield Fault(case.name, None, "warning", problem, "correct the labels in its present file, if the mask is right")
-
-
 def _without_present(present: Mapping[str, frozenset[int] | None]) -> Iterator[Fault]:
     example = next((name for name, labels in present.items() if labels is not None), None)
     for name, labels in present.items():
@@ -240,90 +190,8 @@ def _without_present(present: Mapping[str, frozenset[int] | None]) -> Iterator[F
             yield Fault(name, None, "warning", problem, "list it in the present file: recipes with clusters need them")
 
 
-def _names(label_names: Sequence[str], labels: Iterable[int]) -> str:
-    return ", ".join(label_names[label] for label in sorted(labels)) or "nothing"
-
-
-def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int]) -> Iterator[Fault]:
-    file = case.files[-1] if case.files else None
-    labelled = case.scribbles != UNLABELLED
-    if not labelled.any():
-        yield Fault(case.name, file, "warning", "expected scribbles, found every voxel unlabelled", "draw some")
-        return
-    if (fault := _fully_labelled(case, file)) is not None:
-        yield fault
-        return
-    drawn = set(np.unique(case.scribbles[labelled]).tolist())
-    if 0 not in drawn:
-        yield Fault(
-            case.name,
-            file,
-            "fault",
-            "expected scribbles on the background, found none: a network trained on this finds structures everywhere",
-            "draw some background in each slice that has other scribbles",
-        )
-    elif slices := _without_background(case):
-        yield Fault(
-            case.name,
-            file,
-            "warning",
-            f"structures are scribbled but no background in slice(s) {', '.join(map(str, slices))} (the first is 0)",
-            "draw some background there",
-        )
-    if missing := shown - drawn:
-        yield Fault(
-            case.name,
-            file,
-            "warning",
-            f"no scribble of {_names(label_names, missing)}",
-            "draw one, unless the case does not show it",
-        )
-
-
-def _fully_labelled(case: Case, file: Path | None) -> Fault | None:
-    """Returns the fault of a case in which next to nothing is unlabelled, or None.
-
-    That is a full mask, or strokes on a value that is declared as background where it means that nobody drew. A stroke
-    or two of another value, which then is declared as "ignore", do not hide it.
-    """
-    unlabelled = case.scribbles == UNLABELLED
-    if not _is_thin(unlabelled) or (case.scribbles == 0).mean() < 0.5:
-        return None if unlabelled.any() else _full_mask(case, file)
-    structures = (case.scribbles != 0) & ~unlabelled
-    if (structures.any() or unlabelled.any()) and _is_thin(structures):
-        return Fault(
-            case.name,
-            file,
-            "fault",
-            "expected unlabelled voxels between the strokes, found nearly all of them declared to be background",
-            'declare the value between the strokes as "ignore", and that of the background strokes as "background"',
-        )
-    return None if unlabelled.any() else _full_mask(case, file)
-
-
-def _full_mask(case: Case, file: Path | None) -> Fault:
-    return Fault(
-        case.name,
-        file,
-        "warning",
-        "expected scribbles, found a full mask: no voxel is unlabelled",
-        'nothing, if it is one; else declare the value of unlabelled voxels as "ignore"',
-    )
-
-
-def _is_thin(drawn: np.ndarray) -> bool:
-    """Returns whether strokes are all there is: an erosion by 5 x 5 pixels in the slice leaves the inside of masks."""
-    return bool(ndimage.binary_erosion(drawn, np.ones((1, 5, 5), bool)).sum() <= 0.05 * drawn.sum())
-
-
-def _without_background(case: Case) -> list[int]:
-    slices = np.moveaxis(case.scribbles, slice_axis(case.geometry), 0)
-    flat = slices.reshape(len(slices), -1)
-    structures = ((flat != UNLABELLED) & (flat != 0)).any(axis=1)
-    return np.flatnonzero(structures & ~(flat == 0).any(axis=1)).tolist()
-
-
-def _in_both_parts(dataset: Dataset) -> Iterator[Fault]:
+def in_both_parts(dataset: Dataset) -> Iterator[Fault]:
+    """Yields faults of cases that are trained and tested on, by their names."""
     remedy = "take it out of one: a test score of a training case means nothing"
     for name in sorted(set(dataset.train.names) & set(dataset.test.names)):
         yield Fault(name, None, "fault", "is in the training and in the test set", remedy)
@@ -353,23 +221,26 @@ class _Duplicates:
         )
 
 
-def _coverage(label_names: Sequence[str], counts: Sequence[np.ndarray], n_voxels: int) -> Coverage:
+def coverage_of(label_names: Sequence[str], counts: Sequence[np.ndarray], n_voxels: int) -> Coverage:
+    """Sums up the numbers of voxels of each label (`counted`) in each case."""
     table = np.array(counts, np.int64).reshape(-1, len(label_names))
     classes = tuple(
         ClassCoverage(name, int((column > 0).sum()), int(column.sum()), float(column.sum() / max(n_voxels, 1)))
         for name, column in zip(label_names, table.T, strict=True)
     )
-    return Coverage(classes, len(table), n_voxels)
+    return Coverage(classes, len(table), n_voxels, int(table.any(axis=1).sum()))
 
 
-def _of_coverage(coverage: Coverage) -> Iterator[Fault]:
+def of_coverage(coverage: Coverage, root: Path) -> Iterator[Fault]:
+    """Yields faults of classes that nobody drew in any case."""
     if not any(row.n_voxels for row in coverage.classes):
         yield Fault(
             DATA_SET,
             None,
             "fault",
             f"expected scribbles to train on, found none in {coverage.n_cases} readable training case(s)",
-            'draw some, simulate some from masks, or check which value is declared as "ignore"',
+            f"draw some ({draw_in(root)} opens a page for it), simulate some from masks, or check which value is "
+            'declared as "ignore"',
         )
         return
     for row in coverage.classes[1:]:  # the background has been asked for in each case
@@ -381,3 +252,19 @@ def _of_coverage(coverage: Coverage) -> Iterator[Fault]:
                 f"expected scribbles of {row.name} in some case, found none: it cannot be learnt",
                 "draw some, or take it out of the declared labels",
             )
+
+
+SHOWN = 5
+"""Cases with the same fault that are named."""
+
+
+def sentences(faults: Iterable[Fault]) -> list[tuple[Severity, str]]:
+    """Says what was found, in its order, with how bad it is; the same fault of several cases is said once."""
+    groups: dict[tuple[Severity, str, str], list[str]] = {}
+    for fault in faults:
+        where = f"{fault.case}{f' ({fault.file})' if fault.file else ''}"
+        groups.setdefault((fault.severity, fault.problem, fault.remedy), []).append(where)
+    return [
+        (severity, f"{first_of(where, SHOWN)}: {problem}; {remedy}")
+        for (severity, problem, remedy), where in groups.items()
+    ]

@@ -1,6 +1,5 @@
 """The verb that draws: annotate."""
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -50,5 +49,4 @@ def annotate(
 
     if merge and annotator:
         raise DataError("expected --annotator or --merge, found both; what is merged goes to a folder of its own")
-    say = partial(console.print, soft_wrap=True)
-    serve(data, merge or annotator, run=run, port=port, opens=opens, say=say)
+    serve(data, merge or annotator, run=run, port=port, opens=opens, say=console.print)

@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from scribbleseg.pipeline import AnyRecipe
+    from scribbleseg.recipe import Recipe
+    from scribbleseg.session import Session
     from scribbleseg.types import Dataset
 
 # Threads that wait by spinning starve each other where somebody else uses the cores, too (figures in docs/LOG.md).
@@ -36,8 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console(markup=False, emoji=False)  # names of people's structures and files may look like markup
-errors = Console(stderr=True, markup=False, emoji=False)
+# Names of people's structures and files may look like markup. No line is broken: a broken command cannot be copied.
+console = Console(markup=False, emoji=False, soft_wrap=True)
+errors = Console(stderr=True, markup=False, emoji=False, soft_wrap=True)
 
 
 def _version(asked: bool) -> bool:
@@ -84,14 +88,16 @@ Fold = Annotated[
 ]
 Scribbles = Annotated[
     Path | None,
-    typer.Option(help="A folder of scribbles, as `simulate` writes it, to use instead of the data set's own."),
+    typer.Option(
+        help="A folder of scribbles with dataset.json, as `simulate` writes it, instead of the data set's own."
+    ),
 ]
 Name = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        help="The name of a recipe; `scribbleseg recipes` lists them. Default: default.quick, .standard or .long, "
-        "whichever fits the machine.",
+        help="The name of a recipe, which says how the network is trained; `scribbleseg recipes` lists them. Default: "
+        "default.quick, .standard or .long, whichever fits the machine.",
     ),
 ]
 Settings = Annotated[
@@ -99,8 +105,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="FIELD=VALUE",
-        help="Change a field of the recipe, such as seeds.tau=0.9, or stages.batch=4 in all stages and "
-        "stages.0.iterations=500 in the first. `scribbleseg recipes NAME` lists the fields. Repeatable.",
+        help="Change a setting of the recipe, such as seeds.tau=0.9, or stages.batch=4 in all stages and "
+        "stages.0.iterations=500 in the first. `scribbleseg recipes NAME` lists them. It can be given several times.",
     ),
 ]
 Seed = Annotated[
@@ -181,7 +187,35 @@ def _refusal(message: str, code: int = 2) -> typer.Exit:
 
 def _say(message: str | Text) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
-        errors.print(message, soft_wrap=True)
+        errors.print(message)
+
+
+def command(*words: object) -> str:
+    """A command of the program, to be copied: words with spaces are quoted."""
+    return shlex.join(["scribbleseg", *map(str, words)])
+
+
+def say_held_out(session: "Session[Recipe]") -> None:
+    """How many of the drawn slices of a session that is prepared are held out; nothing where its recipe wants none."""
+    import numpy as np
+
+    from scribbleseg.types import UNLABELLED
+
+    slices, share = session.slices, session.recipe.held_out
+    if share:
+        kept, held = (
+            0 if layer is None else int(np.count_nonzero((layer != UNLABELLED).any(axis=(1, 2))))
+            for layer in (slices.scribbles, slices.held_out)
+        )
+        console.print(held_out_line(str(held), kept + held, share))
+
+
+def held_out_line(held: str, drawn: int, share: float) -> str:
+    """What is said of the slices that are held out."""
+    return (
+        f"Held out: {held} of {drawn} drawn slices ({share:.0%} of each case, on average). Their scribbles are neither "
+        "grown nor trained on; they measure how far the network agrees with people. held_out=0 uses all (--set)."
+    )
 
 
 def print_table(table: Table) -> None:
@@ -231,7 +265,7 @@ def chosen_or_fitting(
         return chosen(name, settings, kind)
     recipe, why = choose(out, fabric)
     if fabric.is_global_zero:
-        console.print(why, soft_wrap=True)
+        console.print(why)
     return _changed(recipe, settings, kind)
 
 

@@ -23,14 +23,17 @@ from scribbleseg.cli.app import (
     Split,
     Workers,
     chosen_or_fitting,
+    command,
     console,
+    held_out_line,
     open_at,
     print_table,
+    say_held_out,
     verb,
 )
 
 if TYPE_CHECKING:
-    from scribbleseg.annotate.check import Fault, Part
+    from scribbleseg.annotate.check import Part
     from scribbleseg.recipe import Recipe
     from scribbleseg.session import Session
     from scribbleseg.types import Dataset
@@ -38,9 +41,6 @@ if TYPE_CHECKING:
 Rule = Literal["full", "half", "quarter", "spots", "boundary", "ji2019"]
 Source = Literal["masks", "scribbles"]
 Drawn = Literal["scribbled", "all"]
-
-SHOWN = 5
-"""Cases with the same fault that are named."""
 
 LOOKED_AT = 5
 """Training cases whose scribbles `check` grows, at most; ours."""
@@ -64,29 +64,26 @@ def check(
     from rich.progress import track
 
     from scribbleseg.annotate.check import check as audit_of
-    from scribbleseg.files import first_of
+    from scribbleseg.annotate.check import sentences
 
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=False)
     audit = audit_of(dataset, lambda cases: track(cases, "Checking"))
     print_images(audit.images)
-    coverage = Table(
-        "class", "cases", "voxels", "share", title=f"Scribbles in {audit.coverage.n_cases} training cases", box=None
-    )
+    drawn, of = audit.coverage.n_drawn, audit.coverage.n_cases
+    title = f"Scribbles in {of} training cases" if drawn == of else f"Scribbles in {drawn} of {of} training cases"
+    coverage = Table("class", "cases", "voxels", "share", title=title, box=None)
     for row in audit.coverage.classes:
         coverage.add_row(row.name, str(row.n_cases), str(row.n_voxels), f"{row.share:.2%}")
-    console.print(coverage)
-    for same in _grouped(audit.faults):
-        fault = same[0]
-        where = first_of([f"{each.case}{f' ({each.file})' if each.file else ''}" for each in same], SHOWN)
-        colour = {"fault": "red", "warning": "yellow", "note": "dim"}[fault.severity]
-        said = Text.assemble((fault.severity, colour), f" {where}: {fault.problem}; {fault.remedy}")
-        console.print(said, soft_wrap=True)
+    print_table(coverage)
+    for severity, said in sentences(audit.faults):
+        colour = {"fault": "red", "warning": "yellow", "note": "dim"}[severity]
+        console.print(Text.assemble((severity, colour), f" {said}"))
     count = Counter(fault.severity for fault in audit.faults)
     n_cases = len(dataset.train) + len(dataset.test)
     console.print(f"{count['fault']} faults, {count['warning']} warnings in {n_cases} cases")
     if not audit.sound:
         raise typer.Exit(2)
-    say_what_will_happen(dataset, audit.drawn)
+    say_what_will_happen(dataset, audit.drawn, audit.coverage.n_slices)
 
 
 def print_images(images: Mapping["Part", Mapping[str, str]]) -> None:
@@ -97,23 +94,31 @@ def print_images(images: Mapping["Part", Mapping[str, str]]) -> None:
     print_table(table)
 
 
-def say_what_will_happen(dataset: "Dataset", drawn: Sequence[str]) -> None:
-    """Print what `train` would do with this data here, and how far the scribbles of a few of the drawn cases grow."""
+def say_what_will_happen(dataset: "Dataset", drawn: Sequence[str], n_slices: int) -> None:
+    """Print what `train` would do with this data here, and how far the scribbles of a few of the drawn cases grow.
+
+    Args:
+        dataset: the data set.
+        drawn: its cases with scribbles, the best ones first.
+        n_slices: the number of their slices that have scribbles.
+    """
     from scribbleseg.em import grow_seeds
-    from scribbleseg.pipeline import begin, plan
+    from scribbleseg.pipeline import begin, first_phase, plan
     from scribbleseg.training.hardware import cores, make_fabric
 
     fabric = make_fabric()
     with tempfile.TemporaryDirectory() as scratch:
         recipe = chosen_or_fitting(None, None, Path(scratch), fabric)
         with begin(dataset, Path(scratch) / "run", recipe, fabric=fabric) as begun:
-            console.print(f"`scribbleseg train` would do: {plan(begun)}", soft_wrap=True)
+            console.print(f"`scribbleseg train` would do: {plan(begun)}")
+            if share := first_phase(begun).recipe.held_out:
+                console.print(held_out_line(f"about {round(share * n_slices)}", n_slices, share))
             some = drawn[:LOOKED_AT]
             few = replace(begun.dataset, train=begun.dataset.train.only(some))
             session = replace(begun, dataset=few, workers=cores())
-            session.prepare(session.recipe.preprocess)
+            session.prepare(session.recipe.preprocess, checked=True)
             grow_seeds(session)
-            print_growth(session, f"Seed areas in {len(some)} training case(s)")
+            print_growth(session, f"Seed areas in {len(some)} training case(s), nothing held out")
 
 
 def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
@@ -126,7 +131,7 @@ def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
         table.add_row(name, f"{drawn:.2%}", f"{grown:.2%}")
         if 0 < grown < HARDLY * drawn:
             stuck.append(name)
-    console.print(table)
+    print_table(table)
     if tau := session.run.details.get("tau"):
         console.print(f"Grown with tau {tau}, chosen by how far the structures grow.")
     if stuck and session.recipe.seeds.kind == "random_walker":
@@ -134,16 +139,7 @@ def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
             f"{' and '.join(stuck)} hardly grew beyond the scribbles: a network has little to learn from there. "
             "Draw more of it, or let it grow further by a smaller seeds.tau or seeds.beta.",
             style="yellow",
-            soft_wrap=True,
         )
-
-
-def _grouped(faults: Sequence["Fault"]) -> list[list["Fault"]]:
-    """The faults in their order, equal ones of different cases together."""
-    groups: dict[tuple[str, str, str], list[Fault]] = {}
-    for fault in faults:
-        groups.setdefault((fault.severity, fault.problem, fault.remedy), []).append(fault)
-    return list(groups.values())
 
 
 @verb
@@ -166,7 +162,7 @@ def simulate(
         ),
     ] = None,
     width: Annotated[int | None, typer.Option(min=1, help="The pen's width in pixels. Default: the rule's.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Draw in every so manyth slice: 3 draws in a third of them.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Draw in one slice of so many: 3 draws in every third slice.")] = 1,
     labels: Annotated[
         Drawn,
         typer.Option(
@@ -182,7 +178,7 @@ def simulate(
     split: Split = None,
     fold: Fold = None,
 ) -> None:
-    """Draw scribbles by rule for the training cases, to measure what they are worth before anybody draws.
+    """Draw scribbles on the masks of the training cases by a rule, to measure what scribbles are worth before drawing.
 
     Example: `scribbleseg simulate BraTS/ --out scribbles --rule ji2019`
     """
@@ -195,10 +191,9 @@ def simulate(
     if length:
         drawn_by = with_lengths(drawn_by, length, drawn_in(dataset, labels).label_names)
     folder = write_simulation(dataset, drawn_by, out, source, labels)
-    recipe = "--recipe ji2019.compact_full " if dataset.scribble_names and labels == "scribbled" else ""
-    console.print(
-        f"Scribbles: {folder}. Next: scribbleseg train {data} --scribbles {folder} {recipe}--out RUN", soft_wrap=True
-    )
+    recipe = ["--recipe", "ji2019.compact_full"] if dataset.scribble_names and labels == "scribbled" else []
+    train = command("train", data, "--scribbles", folder, *recipe, "--out", "RUN")
+    console.print(f"Scribbles: {folder}. Next: {train}")
 
 
 @verb
@@ -216,7 +211,9 @@ def seeds(
     seed: Seed = 0,
     workers: Workers = 0,
 ) -> None:
-    """Grow scribbles into seed areas and stop, to look at them: OUT/seeds.html, and label maps in OUT/labels/0.
+    """Grow scribbles into seed areas, the pixels that they make nearly sure, and stop, to look at them.
+
+    OUT/seeds.html has pictures, OUT/labels/0 label maps.
 
     Example: `scribbleseg seeds ACDC/ --out runs/first --set seeds.tau=0.95`
     """
@@ -234,5 +231,6 @@ def seeds(
         session.prepare(session.recipe.preprocess, session.recipe.held_out)
         grow_seeds(session)
         print_growth(session)
+        say_held_out(session)
         write_report(out / "seeds.html", [summarise_seeds(session.run)], "Seed areas")
     console.print(f"Pictures: {(out / 'seeds.html').resolve()}. Label maps: {session.run.labels(0)}")

@@ -41,7 +41,7 @@ def suggest(
     if not looks:
         raise failed[0]
     for error in failed:
-        errors.print(f"not looked at: {error}", style="yellow", soft_wrap=True)
+        errors.print(f"not looked at: {error}", style="yellow")
     heads = ["", "case", "slice", "structure", "help", "why"]
     table = Table(*heads, box=None)
     for n, each in enumerate(rank(looks, model.label_names, count), start=1):
@@ -52,11 +52,13 @@ def suggest(
         print_table(table)
         console.print(
             "Slices count from 1, as the file stores them. A help of 1 is the doubt of one slice in which all of a "
-            "structure is in doubt.",
-            soft_wrap=True,
+            "structure is in doubt."
         )
     else:
-        console.print("Every slice has strokes.")
+        console.print(
+            f"Nothing to suggest: every slice of these {len(looks)} case{'s' * (len(looks) != 1)} has strokes already. "
+            "Add images that nobody has drawn in, or look at the worst cases in the report."
+        )
     if failed:
         raise typer.Exit(1)
 

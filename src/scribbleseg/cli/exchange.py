@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from scribbleseg.cli.app import Format, Place, console, open_at, verb
+from scribbleseg.cli.app import Format, Place, command, console, open_at, verb
 
 ProgramName = Literal["itksnap", "slicer", "mitk", "napari", "ilastik", "monai", "nnunet"]
 
@@ -56,7 +56,7 @@ def convert(
     elif images is not None:
         done = import_drawings(source, out, images, program=from_, format=format, overwrite=overwrite)
         own = out.resolve().parent == images.resolve()
-        end = f"Next: scribbleseg check {images}" + ("" if own else f" --scribbles {out}")
+        end = f"Next: {command('check', images, *(() if own else ('--scribbles', out)))}"
     for note in done.notes:
-        console.print(note, style="yellow", soft_wrap=True)
-    console.print(f"Scribbles of {len(done.names)} cases: {done.folder}. {end}", soft_wrap=True)
+        console.print(note, style="yellow")
+    console.print(f"Scribbles of {len(done.names)} cases: {done.folder}. {end}")

@@ -23,6 +23,7 @@ from scribbleseg.cli.app import (
 if TYPE_CHECKING:
     from scribbleseg.data.predictions import Predictions
     from scribbleseg.evaluation.metrics import Score
+    from scribbleseg.evaluation.report import RunSummary
 
 
 @verb
@@ -37,7 +38,7 @@ def evaluate(
     split: Split = None,
     fold: Fold = None,
 ) -> None:
-    """Score label maps against a data set's reference masks: Dice, HD95, ASSD and volume, in 3-D.
+    """Score label maps against a data set's reference masks: overlap (Dice), distances (HD95, ASSD), volume, in 3-D.
 
     Values mean what the dataset.json beside the label maps declares (`predict` and nnU-Net write one), else what they
     mean in the masks. Cases without a mask, and test cases without a label map, are named and not scored. Training
@@ -45,6 +46,7 @@ def evaluate(
 
     Example: `scribbleseg evaluate predictions ACDC/ --out scores`
     """
+    from scribbleseg.data.formats import to_rename
     from scribbleseg.data.predictions import open_predictions
     from scribbleseg.evaluation.metrics import write_scores
     from scribbleseg.files import first_of
@@ -55,9 +57,14 @@ def evaluate(
         check_outside(out, data)
     opened = open_predictions(predictions, open_at(Place(data, format, split, fold)))
     dataset = opened.dataset
+    missing = sorted(set(dataset.test.names) - opened.files.keys())
     if opened.strangers:
-        console.print(f"not cases of {data}, left out: {first_of(opened.strangers)}", style="yellow")
-    if missing := sorted(set(dataset.test.names) - opened.files.keys()):
+        named = [
+            to_rename(path, {*dataset.train.names, *dataset.test.names}) or name
+            for name, path in opened.strangers.items()
+        ]
+        console.print(f"not cases of {data}, left out: {first_of(named)}", style="yellow")
+    if missing:
         console.print(f"test cases without a label map, not scored: {first_of(missing)}", style="yellow")
     scores, without_mask, left_out = _scored(opened)
     if without_mask:
@@ -115,7 +122,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     accelerator: Accelerator = "auto",
 ) -> None:
-    """Write one self-contained HTML page: curves, scores of the test cases, and pictures of every recursion.
+    """Write one self-contained HTML page: curves, scores of the test cases, and pictures of every round.
 
     Example: `scribbleseg report runs/first runs/second --out report.html`
     """
@@ -131,9 +138,32 @@ def report(
     write_report(out, summaries)
     for summary in summaries:
         for sentence in summary.warnings:
-            console.print(f"{summary.name}: {sentence}", style="yellow", soft_wrap=True)
-    print_table(score_table({summary.name: summary.scores for summary in summaries}))
+            console.print(f"{summary.name}: {sentence}", style="yellow")
+    print_scores(summaries)
     console.print(f"Report: {out.resolve()}")
+
+
+def print_scores(summaries: Sequence["RunSummary"]) -> None:
+    """The scores of runs, and for those that have none what else is known of them."""
+    from scribbleseg.evaluation.curves import by_recursion
+    from scribbleseg.evaluation.verdict import verdict
+
+    if scored := {summary.name: summary.scores for summary in summaries if summary.scores}:
+        print_table(score_table(scored))
+    for summary in summaries:
+        if summary.scores:
+            continue
+        agreed = by_recursion(summary.metrics)["agreement"]
+        console.print(f"{summary.name}: {' '.join(verdict((), agreement=agreed[-1][1] if agreed else None))}")
+        last = [record["agreement"] for record in summary.metrics if record["event"] == "agreement"][-1:]
+        for labels in last:
+            console.print(agreement_line(labels))
+
+
+def agreement_line(labels: Mapping[str, float]) -> str:
+    """The agreement with held-out scribbles, by the name of the label."""
+    agreed = ", ".join(f"{label} {value:.2f}" for label, value in labels.items())
+    return f"  Agreement with held-out scribbles, as Dice: {agreed}"
 
 
 def score_table(scores: Mapping[str, Sequence["Score"]]) -> Table:

@@ -19,6 +19,7 @@ from scribbleseg.cli.app import (
     Settings,
     Split,
     chosen,
+    command,
     console,
     open_at,
     print_table,
@@ -36,23 +37,49 @@ Paper = Literal["can2018", "ji2019"]
 
 
 @verb
-def recipes(name: Annotated[str | None, typer.Argument(help="Show the fields of this recipe.")] = None) -> None:
-    """List the recipes with what they are and roughly how long they take, or show all the fields of one.
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show the settings of this recipe, or list the recipes of this family, such as can2018."),
+    ] = None,
+) -> None:
+    """List the recipes, those of the papers by family; the recipes of one family; or all the settings of one recipe.
 
     Example: `scribbleseg recipes can2018.acdc_base`
     """
-    if name is None:
-        from scribbleseg.recipe_names import described  # without PyTorch
+    from scribbleseg.recipe_names import about, described, families  # without PyTorch
 
+    known = families()
+    if name is None:
         table = Table("recipe", "what it is", box=None)
-        for each, words in described().items():
-            table.add_row(each, words)
+        for family, rows in known.items():
+            if family.startswith("default."):
+                for each in rows:
+                    table.add_row(each, described()[each])
+            else:
+                table.add_row(
+                    f"{family}_..." if "." in family else f"{family}. ...", f"{about(family)}; {len(rows)} recipes"
+                )
+        print_table(table)
+        console.print(
+            "`scribbleseg recipes can2018.compact` lists a family, and `scribbleseg recipes default.quick` the "
+            "settings of a recipe."
+        )
+    elif name not in described() and (listed := known.get(name) or _beginning(name, described())):
+        table = Table("recipe", "what it is", title=about(name) if name in known else None, box=None)
+        for each, what in listed.items():
+            table.add_row(each, what)
         print_table(table)
     else:
         from scribbleseg.recipes import find
         from scribbleseg.settings import to_plain
 
         console.print_json(data=to_plain(find(name)))
+
+
+def _beginning(name: str, described: Mapping[str, str]) -> dict[str, str]:
+    """The recipes whose names begin so, as far as a dot."""
+    return {each: what for each, what in described.items() if each.startswith(f"{name.rstrip('.')}.")}
 
 
 @verb
@@ -77,7 +104,9 @@ def reproduce(
     ] = None,
     iterations: Annotated[
         int | None,
-        typer.Option(min=1, help="Iterations of all M steps of a row together. Default: the recipes' own numbers."),
+        typer.Option(
+            min=1, help="Iterations of all rounds of training of a row together. Default: the recipes' own numbers."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="The number of random seeds: 0, 1, ...")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="The number of rows that are trained at a time.")] = 1,
@@ -186,7 +215,9 @@ def tune_crf(
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
 ) -> None:
-    """Search the dense CRF's weights and sigmas on scribbles held out from training; masks are not looked at.
+    """Search the weights and widths of the dense CRF (conditional random field), which sharpens new labels along edges.
+
+    They are tried on scribbles that are held out from training. Masks are not looked at.
 
     Example: `scribbleseg tune-crf ACDC/ --out runs/tuning`
     """
@@ -200,7 +231,8 @@ def tune_crf(
     rest, held_out = tune.hold_out(dataset)
     console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
     with begin(rest, out, one.beginning(1), fabric=make_fabric(accelerator), seed=seed, resume=True) as session:
-        console.print(f"To do: {plan(session)} After that the settings of the CRF are tried.", soft_wrap=True)
+        session.prepare(session.recipe.preprocess, session.recipe.held_out)  # an error of the data comes first
+        console.print(f"To do: {plan(session)} After that the settings of the CRF are tried.")
         found = tune.tune_crf(session, held_out, most=trials)
     _print_trials(found, data, out)
 
@@ -216,9 +248,9 @@ def _print_trials(trials: Sequence["Trial"], data: Path, out: Path) -> None:
         crf = trial.crf
         numbers = (crf.w1, crf.w2, crf.sigma_alpha, crf.sigma_beta, crf.sigma_gamma) if crf else ("no CRF",)
         table.add_row(f"{trial.dice:.4f}", *map(str, numbers))
-    console.print(table)
+    print_table(table)
     without = next(trial.dice for trial in trials if trial.crf is None)
     console.print(f"Without a CRF: {without:.4f}. All trials: {out / 'trials.jsonl'}")
     if best := trials[0].crf:
-        words = " ".join(f"--set stages.relabel.refine.{name}={getattr(best, name)}" for name in ("unit", *GRID))
-        console.print(f"Next: scribbleseg train {data} --recipe can2018.compact_crf {words} --out RUN", soft_wrap=True)
+        words = [f"--set=stages.relabel.refine.{name}={getattr(best, name)}" for name in ("unit", *GRID)]
+        console.print(f"Next: {command('train', data, '--recipe', 'can2018.compact_crf', *words, '--out', 'RUN')}")

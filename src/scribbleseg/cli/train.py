@@ -21,12 +21,14 @@ from scribbleseg.cli.app import (
     Workers,
     chosen,
     chosen_or_fitting,
+    command,
     console,
     open_at,
     print_table,
+    say_held_out,
     verb,
 )
-from scribbleseg.cli.measure import score_table
+from scribbleseg.cli.measure import agreement_line, score_table
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
@@ -97,9 +99,11 @@ def train(
     scribbles: Scribbles = None,
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
-    devices: Annotated[int, typer.Option(min=1, max=1024, help="The number of devices on each node.")] = 1,
+    devices: Annotated[
+        int, typer.Option(min=1, max=1024, help="The number of GPUs (or other devices) on each machine.")
+    ] = 1,
     nodes: Annotated[
-        int, typer.Option(min=1, max=1024, help="The number of nodes, which have to share the file system.")
+        int, typer.Option(min=1, max=1024, help="The number of machines, which have to share the file system.")
     ] = 1,
     workers: Workers = 0,
 ) -> None:
@@ -131,13 +135,15 @@ def train(
         )
     model = train_to_end(replace(session, workers=workers or cores()))
     if fabric.is_global_zero:
-        console.print(f"Trained: {model.run.path}. Next: scribbleseg predict {model.run.path} IMAGES --out PREDICTIONS")
+        console.print(
+            f"Trained: {model.run.path}. Next: {command('predict', model.run.path, 'IMAGES', '--out', 'PREDICTIONS')}"
+        )
 
 
 def train_to_end(session: "Session") -> "Model":
-    """Train, and print the plan and a line for each M step."""
+    """Train, and print the plan and a line for each round of training."""
     from scribbleseg.api import finish
-    from scribbleseg.pipeline import plan
+    from scribbleseg.pipeline import first_phase, plan
     from scribbleseg.runs import Run
     from scribbleseg.session import on_leader
 
@@ -148,16 +154,23 @@ def train_to_end(session: "Session") -> "Model":
         changed = "" if recursion.changed is None else f", {recursion.changed:.1%} changed by relabelling"
         if recursion.index == 0 and (tau := Run(session.run.path / recursion.phase).details.get("tau")):
             changed = f", seed areas grown with tau {tau}"
-        name = f"{recursion.phase}: recursion" if recursion.phase else "Recursion"
-        console.print(f"{name} {recursion.index}: trained on {recursion.labelled:.1%} of the pixels{changed}")
+        name = f"{recursion.phase}: round" if recursion.phase else "Round"
+        console.print(
+            f"{name} {recursion.index} of training (recursion {recursion.index}) is done: it learned from labels of "
+            f"{recursion.labelled:.1%} of the pixels{changed}"
+        )
         if recursion.agreement:
-            agreed = ", ".join(f"{label} {value:.2f}" for label, value in recursion.agreement.items())
-            console.print(f"  Agreement with held-out scribbles, as Dice: {agreed}", soft_wrap=True)
+            console.print(agreement_line(recursion.agreement))
 
-    on_leader(session.fabric, lambda: console.print(f"To do: {plan(session)}", soft_wrap=True))
-    if session.leads and session.recipe.is_upper_bound:
-        console.print("This recipe trains on full reference masks. Scribbles are not used.", style="yellow")
-    model = finish(session, say if session.leads else None)
+    first = first_phase(session)
+    with session:
+        first.prepare(first.recipe.preprocess, first.recipe.held_out)  # an error of the data comes before any promise
+        on_leader(session.fabric, lambda: console.print(f"To do: {plan(session)}"))
+        if session.leads:
+            say_held_out(first)
+        if session.leads and session.recipe.is_upper_bound:
+            console.print("This recipe trains on full reference masks. Scribbles are not used.", style="yellow")
+        model = finish(session, say if session.leads else None)
     for recursion in told[-1:]:
         warn_of_disagreement(recursion.agreement)
     return model
@@ -173,5 +186,4 @@ def warn_of_disagreement(agreement: Mapping[str, float]) -> None:
                 f"The network does not know {label}: its agreement with scribbles that it has not seen is "
                 f"{value:.2f}, and 1 is best. Draw it in more cases, or train longer.",
                 style="yellow",
-                soft_wrap=True,
             )

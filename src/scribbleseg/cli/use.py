@@ -13,6 +13,7 @@ from scribbleseg.cli.app import (
     Accelerator,
     console,
     errors,
+    print_table,
     verb,
 )
 
@@ -45,7 +46,10 @@ def predict(
         ),
     ] = False,
     recursion: Annotated[
-        int | None, typer.Option(min=0, help="Use the network of this recursion, counted from 0. Default: the last.")
+        int | None,
+        typer.Option(
+            min=0, help="Use the network after this round of training (recursion), counted from 0. Default: the last."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in OUT already.")] = False,
     accelerator: Accelerator = "auto",
@@ -85,7 +89,7 @@ def predict(
         _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
     if failed:
         for error in failed:
-            errors.print(f"not segmented: {error}", style="yellow", soft_wrap=True)
+            errors.print(f"not segmented: {error}", style="yellow")
         errors.print("The same command segments these once they are mended.")
         raise typer.Exit(1)
     progress.forget()
@@ -193,7 +197,7 @@ def _print_ranking(out: Path, found: Sequence[Mapping[str, Any]]) -> None:
     table = Table("most uncertain first", "entropy, nats", "uncertain", box=None)
     for rank in sorted(ranks, key=lambda rank: -rank.score)[:SHOWN]:
         table.add_row(rank.case, f"{rank.score:.4f}", f"{rank.uncertain:.1%}")
-    console.print(table)
+    print_table(table)
     console.print(f"All cases: {out / 'uncertainty.csv'}")
 
 

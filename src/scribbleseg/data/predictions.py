@@ -10,6 +10,7 @@ from scribbleseg.data.drawing import read_drawing
 from scribbleseg.data.encoding import Encoding, read_declaration, values_of
 from scribbleseg.data.formats import volumes_in
 from scribbleseg.data.views import coarse, in_labels
+from scribbleseg.files import found_at
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
 
 MAPS = ("_probabilities", "_uncertainty_p", "_entropy", "_mutual_information")
@@ -32,7 +33,7 @@ class Predictions:
     dataset: Dataset
     encoding: Encoding
     files: Mapping[str, Path]
-    strangers: tuple[str, ...]
+    strangers: Mapping[str, Path]
 
     def read(self, case: Case) -> Labels:
         """The label map of a case, uint8; what it leaves unlabelled is no structure, and so background.
@@ -52,9 +53,11 @@ def open_predictions(folder: str | Path, dataset: Dataset) -> Predictions:
     they are those of the data set's masks. In both, "ignore" may be declared or not.
 
     Raises:
-        DataError: no label map of any case, or labels that are not those of the data set.
+        DataError: no such folder, no label map of any case, or labels that are not those of the data set.
     """
     root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"{root}: expected a folder of label maps, found {found_at(root)}; give the --out of `predict`")
     seen, encoding = _encoding(root, dataset)
     found = {name: path for name, path in volumes_in(root).items() if not name.endswith(MAPS)}
     known = {*seen.train.names, *seen.test.names}
@@ -64,7 +67,7 @@ def open_predictions(folder: str | Path, dataset: Dataset) -> Predictions:
             f"{root}: expected label maps named like the cases of {dataset.root} ({', '.join(sorted(known)[:3])}, ...)"
             f", found {', '.join(list(found)[:3]) or 'none'}; name them so"
         )
-    return Predictions(root, seen, encoding, files, tuple(sorted(found.keys() - known)))
+    return Predictions(root, seen, encoding, files, {name: found[name] for name in sorted(found.keys() - known)})
 
 
 def _encoding(root: Path, dataset: Dataset) -> tuple[Dataset, Encoding]:

@@ -9,10 +9,10 @@ import numpy as np
 
 from scribbleseg.data.drawing import read_drawing
 from scribbleseg.data.encoding import Encoding, declared_encoding, read_declaration
-from scribbleseg.data.formats import volumes_in
+from scribbleseg.data.formats import to_rename, volumes_in
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseError
 from scribbleseg.data.layouts.present import read_present
-from scribbleseg.files import FileError
+from scribbleseg.files import FileError, found_at
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels
 
 
@@ -72,7 +72,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     root = Path(folder)
     file = root / "dataset.json"
     if not file.is_file():
-        what = "a folder without it" if root.is_dir() else "nothing"
+        what = "a folder without it" if root.is_dir() else found_at(root)
         raise DataError(f"{root}: expected a folder that `scribbleseg simulate` wrote, with dataset.json, found {what}")
     declaration = read_declaration(file)
     encoding = declared_encoding(file, declaration["labels"], colours=declaration.get("colors"))
@@ -80,10 +80,14 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     on_disk = volumes_in(root)
     files = {name: on_disk[name] for name in dataset.train.names if name in on_disk}
     if not files:
-        raise _of_other_cases(root, "scribbles named like", dataset, on_disk)
+        advice = next(filter(None, (to_rename(path, dataset.train.names) for path in on_disk.values())), "")
+        raise _of_other_cases(root, "scribbles named like", dataset, on_disk, advice)
     notes = [f"{len(files)} of {len(dataset.train)} training cases have their scribbles from {root}"]
     if len(files) < len(dataset.train):
         notes[0] += "; the others have none, and are not trained on"
+    known = {*dataset.train.names, *dataset.test.names}
+    misnamed = (to_rename(path, known) for name, path in on_disk.items() if name not in known)
+    notes += [f"not read in {root}: {advice}" for advice in misnamed if advice]
     present = read_present(root, dataset.label_names)
     if present is not None:
         n_listed = len(present.keys() & {*dataset.train.names})
@@ -146,10 +150,10 @@ def _scribble_names(dataset: Dataset, file: Path, names: tuple[str, ...]) -> tup
     )
 
 
-def _of_other_cases(root: Path, what: str, dataset: Dataset, found: Iterable[str]) -> DataError:
+def _of_other_cases(root: Path, what: str, dataset: Dataset, found: Iterable[str], advice: str = "") -> DataError:
     return DataError(
         f"{root}: expected {what} the training cases ({', '.join(dataset.train.names[:3])}, ...), found "
-        f"{', '.join(list(found)[:3]) or 'none'}; give the folder that was made for them"
+        f"{', '.join(list(found)[:3]) or 'none'}; {advice or 'give the folder that was made for them'}"
     )
 
 
@@ -163,13 +167,14 @@ def _read_scribbled(
     case = cases.named(name)
     if present is not None:
         case = replace(case, present=present.get(name))
+    images = cases.images.get(name, case.files)  # without the scribbles that are not meant
     if name not in files:
-        return replace(case, scribbles=np.full_like(case.scribbles, UNLABELLED))
+        return replace(case, scribbles=np.full_like(case.scribbles, UNLABELLED), files=images)
     try:
         scribbles = read_drawing(files[name], encoding, case.files[:1], case.geometry)
     except FileError as error:
         raise CaseError(name, [error]) from error
-    return replace(case, scribbles=scribbles, files=(*case.files, files[name]))
+    return replace(case, scribbles=scribbles, files=(*images, files[name]))
 
 
 def in_labels(dataset: Dataset, label_names: Sequence[str]) -> Dataset:

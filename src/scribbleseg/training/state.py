@@ -83,7 +83,7 @@ def settle_checkpoint(path: Path) -> int:
             log.warning("%s: %sgoing back to the checkpoint before it, of iteration %d", path, problem, done)
         return done
     if damaged:
-        log.warning("%s: %s; this M step begins anew", damaged[0].file, damaged[0].problem)
+        log.warning("%s: %s; this round of training begins anew", damaged[0].file, damaged[0].problem)
     remove_checkpoints(path)
     return 0
 

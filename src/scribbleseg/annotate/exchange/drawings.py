@@ -11,7 +11,7 @@ from jaxtyping import Integer
 
 from scribbleseg.annotate.exchange.headers import mitk_labels, read_snap_description
 from scribbleseg.data.formats import LABEL_ENDINGS, NRRD, Segment, ending, listed_segments, read_layers, stem
-from scribbleseg.files import FileError, first_of
+from scribbleseg.files import FileError, first_of, found_at
 from scribbleseg.types import DataError, Geometry
 
 ADDED = re.compile(
@@ -80,7 +80,7 @@ def find_drawings(folder: Path, names: Iterable[str]) -> Folder:
     """
     names = list(names)
     if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder of drawings, found {'a file' if folder.exists() else 'nothing'}")
+        raise DataError(f"{folder}: expected a folder of drawings, found {found_at(folder)}; check the path")
     inside = _visible(folder)
     if not any(ending(path) in LABEL_ENDINGS for path in inside) and (folder / "labelsTr").is_dir():
         inside += _visible(folder / "labelsTr")

@@ -1,6 +1,8 @@
 """Writes simulated scribbles for a data set, as a folder that data sets can be opened with."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -77,7 +79,34 @@ def write_simulation(
     values = declared(seen.label_names)
     # Simulations of versions that knew no `every` can be gone on with.
     described = {name: value for name, value in asdict(rule).items() if name != "every" or value != 1}
-    _declare(folder / "simulation.json", {"rule": described, "source": source, "labels": values})
+    with _nothing_left(folder):
+        _declare(folder / "simulation.json", {"rule": described, "source": source, "labels": values})
+        _draw(dataset, rule, folder, seen, shortens)
+    _declare(folder / "dataset.json", {"labels": values})
+    return folder
+
+
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Takes away what a first try has left that data or the rule refused, so that another one can have the folder.
+
+    What was drawn until the disk was full, or somebody stopped it, stays: the same command goes on with it.
+    """
+    existed, before = folder.is_dir(), set(folder.glob("*"))
+    try:
+        yield
+    except DataError as error:
+        if (folder / "simulation.json") in before or (isinstance(error, FileError) and folder in error.file.parents):
+            raise
+        for path in set(folder.glob("*")) - before:
+            path.unlink()
+        if not existed and folder.is_dir():
+            folder.rmdir()
+        raise
+
+
+def _draw(dataset: Dataset, rule: Rule, folder: Path, seen: Dataset, shortens: bool) -> None:
+    """Draws what is not there yet, and says what it was drawn from and which structures each mask has."""
     orientation = common_orientation(dataset.train.geometry(name) for name in dataset.train.names)
     drawn_from, there = _drawn_from(folder), volumes_in(folder)
     for name in track(dataset.train.names, "Scribbles"):
@@ -90,12 +119,10 @@ def write_simulation(
         file = there.get(name) or folder / f"{name}{label_ending(case.geometry)}"
         _write(file, to_disk(drawn, seen.n_labels), case)
         write_json(folder / DRAWN_FROM, drawn_from := drawn_from | {name: digest})
-    if dataset.regions and source == "masks":
+    if dataset.regions and not shortens:
         known = read_present(folder, dataset.label_names) or {}  # cases that train in another fold, too
         if new := {name: _structures(dataset.reference(name)) for name in dataset.train.names if name not in known}:
             write_present(folder / "present.json", known | new, dataset.label_names)
-    _declare(folder / "dataset.json", {"labels": values})
-    return folder
 
 
 def _drawn(case: Case, dataset: Dataset, rule: Rule, turn: Turn) -> Labels:
@@ -151,4 +178,6 @@ def _declare(file: Path, description: dict) -> None:
     if not file.exists():
         write_text(file, text)
     elif file.read_text() != text:
-        raise DataError(f"{file}: expected {json.dumps(description)}, found another one; name another folder")
+        raise DataError(
+            f"{file}: expected {json.dumps(description)}, found another one; name another folder, or delete it"
+        )

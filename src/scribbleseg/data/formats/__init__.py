@@ -31,6 +31,7 @@ from scribbleseg.data.formats.names import (
     ending,
     series_in,
     stem,
+    to_rename,
     unread_in,
     volumes_in,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "save_stack",
     "series_in",
     "stem",
+    "to_rename",
     "unread_in",
     "volumes_in",
     "write_labels",

@@ -1,6 +1,7 @@
 """File names: which formats there are, and the case that a file's name stands for."""
 
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 from scribbleseg.files import FileError
@@ -50,6 +51,31 @@ def stem(path: Path) -> str:
     Letters with accents come composed (Unicode's NFC), whichever way the file system stores them.
     """
     return unicodedata.normalize("NFC", path.name[: -len(ending(path) or path.suffix) or None])
+
+
+def meant(path: Path, names: Iterable[str]) -> str | None:
+    """Returns the name among those of images that a file is probably meant to have, or None.
+
+    It is the same but for capital letters, or the longest that the file's name begins with: p02 for p02_scribble, and
+    not p0.
+    """
+    own = stem(path).lower()
+    fitting = [name for name in names if own.startswith(name.lower()) and not _goes_on(own, len(name))]
+    return max(fitting, key=len, default=None)
+
+
+def _goes_on(name: str, at: int) -> bool:
+    """Whether the word or the number before a place in a name goes on there."""
+    before, after = name[:at][-1:], name[at:][:1]
+    return (before.isdigit() and after.isdigit()) or (before.isalpha() and after.isalpha())
+
+
+def to_rename(path: Path, names: Iterable[str]) -> str:
+    """Returns which image a file of no image's name probably belongs to, and how to rename it; "" where none is."""
+    name = meant(path, names)
+    if name is None:
+        return ""
+    return f"{path.name} probably belongs to image {name}: rename it to {name}{path.name[len(stem(path)) :]}"
 
 
 def volumes_in(folder: Path, endings: tuple[str, ...] = ENDINGS) -> dict[str, Path]:

@@ -12,10 +12,11 @@ from typing import Any
 from scribbleseg.data.formats import volumes_in
 from scribbleseg.data.layouts.acdc import acdc
 from scribbleseg.data.layouts.brats import brats
-from scribbleseg.data.layouts.folder import drawn_elsewhere, folder, image_files
+from scribbleseg.data.layouts.folder import draw_in, drawn_elsewhere, folder, image_files
 from scribbleseg.data.layouts.nnunet import nnunet
 from scribbleseg.data.layouts.prostate import nci_isbi, promise12, prostate158
 from scribbleseg.data.views import with_scribbles
+from scribbleseg.files import found_at
 from scribbleseg.types import DataError, Dataset
 
 
@@ -86,7 +87,7 @@ def open_dataset(folder: str | Path, format: str | None = None, **options: Any) 
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataError(f"{root}: expected the folder of a data set, found {'a file' if root.exists() else 'nothing'}")
+        raise DataError(f"{root}: expected the folder of a data set, found {found_at(root)}; check the path")
     scribbles = options.get("scribbles")
     name = format or ("folder" if scribbles and _holds_images_alone(root) else _only_layout(root))
     if name not in LAYOUTS:
@@ -120,6 +121,11 @@ def _only_layout(root: Path) -> str:
     what = f"found several ({', '.join(found)})" if found else f"found {inside}"
     within = [] if found else [path for path in sorted(root.iterdir()) if path.is_dir() and len(recognise(path)) == 1]
     advice = f"give {' or '.join(map(str, within[:3]))}, or arrange" if within else "name it with --format or arrange"
+    if not found and not within and image_files(root):
+        raise DataError(
+            f"{root}: expected images with scribbles, found images alone ({inside}); draw some ({draw_in(root)} opens "
+            f"a page for it), or arrange the folder as\n{known}"
+        )
     raise DataError(f"{root}: expected one known layout, {what}; {advice} the folder as\n{known}")
 
 

@@ -1,7 +1,7 @@
 """Makes a `Dataset` from lists of files, which are read one case at a time, when a case is asked for."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 
 from scribbleseg.data.drawing import open_drawing, read_drawing
 from scribbleseg.data.encoding import Encoding
-from scribbleseg.data.formats import NIFTI, read_geometry, read_image
+from scribbleseg.data.formats import NIFTI, read_geometry, read_image, to_rename
 from scribbleseg.files import FileError, is_text
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels
 
@@ -28,12 +28,14 @@ class CaseFiles:
         images: one file for each channel.
         scribbles: or None where nobody drew any (a test case, or masks only): the case is then entirely UNLABELLED.
         reference: the full mask, or None.
+        misnamed: what is wrong with the name of the scribbles, where no image has it and another one may be meant.
     """
 
     name: str
     images: tuple[Path, ...]
     scribbles: Path | None = None
     reference: Path | None = None
+    misnamed: FileError | None = None
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -89,6 +91,8 @@ def cases(files: Sequence[CaseFiles], encoding: Encoding) -> Cases:
 
 def read_case(files: CaseFiles, encoding: Encoding) -> Case:
     """Reads one case. Raises CaseError with everything that is wrong with it, not only the first problem."""
+    if files.misnamed is not None:
+        raise CaseError(files.name, [files.misnamed])
     errors: list[FileError] = []
     image: Image | None = None
     geometry: Geometry | None = None
@@ -111,6 +115,13 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
         raise CaseError(files.name, list({str(error): error for error in errors}.values()))  # each once
     paths = (*files.images, files.scribbles) if files.scribbles else files.images
     return Case(files.name, image, scribbles, geometry, files=paths)
+
+
+def misnamed(path: Path | None, names: Collection[str]) -> FileError | None:
+    """The error of a label map whose name no image has, where the name of another one may be meant; else None."""
+    if path is None or not (advice := to_rename(path, names)):
+        return None
+    return FileError(path, "expected the name of an image, found another", advice)
 
 
 def nifti(name: str, *places: Path) -> Path:
@@ -142,6 +153,8 @@ def _read_named(by_name: Mapping[str, CaseFiles], encoding: Encoding, name: str)
 
 
 def _read_geometry(by_name: Mapping[str, CaseFiles], name: str) -> Geometry:
+    if (misnamed := by_name[name].misnamed) is not None:
+        raise CaseError(name, [misnamed])
     try:
         return read_geometry(by_name[name].images[0])
     except FileError as error:

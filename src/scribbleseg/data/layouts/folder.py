@@ -23,6 +23,7 @@ and 0 is background.
 import json
 import logging
 import re
+import shlex
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
@@ -42,10 +43,11 @@ from scribbleseg.data.formats import (
     read_segments,
     series_in,
     stem,
+    to_rename,
     unread_in,
     volumes_in,
 )
-from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, cases, dataset
+from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, cases, dataset, misnamed
 from scribbleseg.files import FileError, first_of
 from scribbleseg.types import Cases, DataError, Dataset
 
@@ -87,8 +89,8 @@ def drawn_elsewhere(folder: str | Path, drawn: Collection[str]) -> Dataset:
         )
     if not scribbles and not masks and not drawn:
         raise DataError(
-            f"{root}: expected scribbles named like their images, {_none_in(root / 'scribbles')}; draw some, or add "
-            "masks/ to simulate some from"
+            f"{root}: expected scribbles named like their images, {_none_in(root / 'scribbles')}; draw some "
+            f"({draw_in(root)} opens a page for it), or add masks/ to simulate some from"
         )
     unread = [path for name in ("images", "scribbles", "masks") for path in unread_in(root / name)]
     unread = [path for path in unread if path not in series_in(root / "images").values()]
@@ -98,25 +100,39 @@ def drawn_elsewhere(folder: str | Path, drawn: Collection[str]) -> Dataset:
     # Scribbles without an image are cases too: whoever drew them meant to train on them, so reading them must fail.
     expected = {name: (_image_of(path, root / "images"),) for name, path in scribbles.items()}
     files = [
-        CaseFiles(name, paths, scribbles.get(name), masks.get(name))
+        CaseFiles(
+            name,
+            paths,
+            scribbles.get(name),
+            masks.get(name),
+            None if name in images else misnamed(scribbles.get(name), images),
+        )
         for name, paths in sorted({**expected, **images}.items())
     ]
     trained_on = {*(scribbles or masks), *drawn}
     train, test = ([f for f in files if (f.name in trained_on) is drawn] for drawn in (True, False))
     if not train:
         raise DataError(
-            f"{root}: expected masks named like the images, found {', '.join(list(masks)[:3])}; rename them"
+            f"{root}: expected masks named like the images, found {', '.join(list(masks)[:3])}; "
+            f"{next(filter(None, (to_rename(path, images) for path in masks.values())), 'rename them')}"
         )
     notes = [] if scribbles else [WITHOUT_SCRIBBLES]
     if test:
-        what = "scribbles" if scribbles else "mask"
-        notes.append(f"{len(test)} of {len(files)} cases have no {what} and are test cases")
+        what = "no scribbles" if scribbles else "no mask"
+        what = f"{what}, there or in the folder that was given," if drawn else what
+        notes.append(f"{len(test)} of {len(files)} cases have {what} and are test cases")
     if orphans := sorted(set(masks) - {f.name for f in files}):
-        notes.append(f"masks without an image are skipped: {', '.join(orphans)}")
+        advice = [to_rename(masks[name], images) or name for name in orphans]
+        notes.append(f"masks without an image are skipped: {', '.join(advice)}")
     if unread:
         notes.append(f"not read: {first_of([str(path.relative_to(root)) for path in unread])}")
     undrawn = tuple(f.name for f in test if f.reference is None) if scribbles else ()
     return replace(dataset("folder", root, encoding, train, test, notes), undrawn=undrawn)
+
+
+def draw_in(root: Path) -> str:
+    """The command that draws scribbles on the images of a folder."""
+    return f"`scribbleseg annotate {shlex.quote(str(root))}`"
 
 
 def image_files(root: Path, whole_names: Iterable[str] = ()) -> dict[str, tuple[Path, ...]]:
@@ -179,6 +195,10 @@ def images(path: str | Path, n_channels: int | None = None) -> Cases:
         DataError: there is nothing to read.
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError(
+            f"{path}: expected an image or a folder of images, found no such file or folder; check the path"
+        )
     if path.is_file() and ending(path):
         found = {stem(path): path}
     else:

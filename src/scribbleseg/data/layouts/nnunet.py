@@ -16,7 +16,7 @@ from typing import Any
 
 from scribbleseg.data.encoding import Encoding, declared, declared_encoding, read_declaration
 from scribbleseg.data.formats import ENDINGS, IMAGE_ENDINGS, PICTURES, volumes_in
-from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset
+from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset, misnamed
 from scribbleseg.data.layouts.folder import CHANNEL
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
@@ -36,9 +36,14 @@ def nnunet(folder: str | Path) -> Dataset:
     root = Path(folder)
     encoding, n_channels, suffix = _declared(root / "dataset.json")
     labels = volumes_in(root / "labelsTr")
+    masks, with_image = volumes_in(root / "masksTr"), _names(root / "imagesTr")
     train = [
         CaseFiles(
-            name, paths, _on_disk(root / "labelsTr", name, suffix, labels), volumes_in(root / "masksTr").get(name)
+            name,
+            paths,
+            _on_disk(root / "labelsTr", name, suffix, labels),
+            masks.get(name),
+            None if name in with_image else misnamed(labels.get(name), with_image),
         )
         for name, paths in _images(root / "imagesTr", root / "labelsTr", n_channels, suffix).items()
     ]
@@ -87,7 +92,7 @@ def _declared(file: Path) -> tuple[Encoding, int, str]:
 def _images(images: Path, labels: Path, n_channels: int, suffix: str) -> dict[str, tuple[Path, ...]]:
     """Returns the channels that each case should have; a case is whatever has an image or a label map."""
     on_disk = volumes_in(images, IMAGE_ENDINGS)
-    names = {match[1] for name in on_disk if (match := CHANNEL.fullmatch(name))} | set(volumes_in(labels))
+    names = _names(images) | set(volumes_in(labels))
     expected = {
         name: tuple(_on_disk(images, f"{name}_{channel:04d}", suffix, on_disk) for channel in range(n_channels))
         for name in sorted(names)
@@ -95,6 +100,11 @@ def _images(images: Path, labels: Path, n_channels: int, suffix: str) -> dict[st
     if suffix.lower() in PICTURES:  # one picture may hold all its colours
         return {name: paths[:1] if f"{name}_0001" not in on_disk else paths for name, paths in expected.items()}
     return expected
+
+
+def _names(images: Path) -> set[str]:
+    """The cases that a folder has an image of."""
+    return {match[1] for name in volumes_in(images, IMAGE_ENDINGS) if (match := CHANNEL.fullmatch(name))}
 
 
 def _on_disk(folder: Path, name: str, suffix: str, on_disk: Mapping[str, Path]) -> Path:
