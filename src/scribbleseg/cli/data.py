@@ -192,8 +192,8 @@ def simulate(
         drawn_by = with_lengths(drawn_by, length, drawn_in(dataset, labels).label_names)
     folder = write_simulation(dataset, drawn_by, out, source, labels)
     recipe = ["--recipe", "ji2019.compact_full"] if dataset.scribble_names and labels == "scribbled" else []
-    train = command("train", data, "--scribbles", folder, *recipe, "--out", "RUN")
-    console.print(f"Scribbles: {folder}. Next: {train}")
+    words = ["train", data, "--scribbles", folder, *recipe, "--out", "RUN"]
+    console.print(f"Scribbles: {folder}. Next: {command(*words)}")
 
 
 @verb

@@ -46,7 +46,6 @@ def evaluate(
 
     Example: `scribbleseg evaluate predictions ACDC/ --out scores`
     """
-    from scribbleseg.data.formats import to_rename
     from scribbleseg.data.predictions import open_predictions
     from scribbleseg.evaluation.metrics import write_scores
     from scribbleseg.files import first_of
@@ -57,14 +56,9 @@ def evaluate(
         check_outside(out, data)
     opened = open_predictions(predictions, open_at(Place(data, format, split, fold)))
     dataset = opened.dataset
-    missing = sorted(set(dataset.test.names) - opened.files.keys())
     if opened.strangers:
-        named = [
-            to_rename(path, {*dataset.train.names, *dataset.test.names}) or name
-            for name, path in opened.strangers.items()
-        ]
-        console.print(f"not cases of {data}, left out: {first_of(named)}", style="yellow")
-    if missing:
+        console.print(f"not cases of {data}, left out: {first_of(opened.named_strangers)}", style="yellow")
+    if missing := sorted(set(dataset.test.names) - opened.files.keys()):
         console.print(f"test cases without a label map, not scored: {first_of(missing)}", style="yellow")
     scores, without_mask, left_out = _scored(opened)
     if without_mask:

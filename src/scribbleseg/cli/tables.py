@@ -252,5 +252,6 @@ def _print_trials(trials: Sequence["Trial"], data: Path, out: Path) -> None:
     without = next(trial.dice for trial in trials if trial.crf is None)
     console.print(f"Without a CRF: {without:.4f}. All trials: {out / 'trials.jsonl'}")
     if best := trials[0].crf:
-        words = [f"--set=stages.relabel.refine.{name}={getattr(best, name)}" for name in ("unit", *GRID)]
-        console.print(f"Next: {command('train', data, '--recipe', 'can2018.compact_crf', *words, '--out', 'RUN')}")
+        refine = [f"--set=stages.relabel.refine.{name}={getattr(best, name)}" for name in ("unit", *GRID)]
+        words = ["train", data, "--recipe", "can2018.compact_crf", *refine, "--out", "RUN"]
+        console.print(f"Next: {command(*words)}")

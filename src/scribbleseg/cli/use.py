@@ -46,10 +46,7 @@ def predict(
         ),
     ] = False,
     recursion: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Use the network after this round of training (recursion), counted from 0. Default: the last."
-        ),
+        int | None, typer.Option(min=0, help="Use the network of this round of training, from 0. Default: the last.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in OUT already.")] = False,
     accelerator: Accelerator = "auto",

@@ -8,7 +8,7 @@ import numpy as np
 
 from scribbleseg.data.drawing import read_drawing
 from scribbleseg.data.encoding import Encoding, read_declaration, values_of
-from scribbleseg.data.formats import volumes_in
+from scribbleseg.data.formats import to_rename, volumes_in
 from scribbleseg.data.views import coarse, in_labels
 from scribbleseg.files import found_at
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
@@ -34,6 +34,12 @@ class Predictions:
     encoding: Encoding
     files: Mapping[str, Path]
     strangers: Mapping[str, Path]
+
+    @property
+    def named_strangers(self) -> list[str]:
+        """The strangers by name, or which case each probably belongs to and how to rename it."""
+        known = {*self.dataset.train.names, *self.dataset.test.names}
+        return [to_rename(path, known) or name for name, path in self.strangers.items()]
 
     def read(self, case: Case) -> Labels:
         """The label map of a case, uint8; what it leaves unlabelled is no structure, and so background.

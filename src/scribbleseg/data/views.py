@@ -85,9 +85,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     notes = [f"{len(files)} of {len(dataset.train)} training cases have their scribbles from {root}"]
     if len(files) < len(dataset.train):
         notes[0] += "; the others have none, and are not trained on"
-    known = {*dataset.train.names, *dataset.test.names}
-    misnamed = (to_rename(path, known) for name, path in on_disk.items() if name not in known)
-    notes += [f"not read in {root}: {advice}" for advice in misnamed if advice]
+    notes += _misnamed(root, dataset, on_disk)
     present = read_present(root, dataset.label_names)
     if present is not None:
         n_listed = len(present.keys() & {*dataset.train.names})
@@ -107,6 +105,13 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         options={**dataset.options, "scribbles": str(root.resolve())},
         undrawn=(),
     )
+
+
+def _misnamed(root: Path, dataset: Dataset, on_disk: Mapping[str, Path]) -> list[str]:
+    """Returns notes of files that are named like no case, where one may be meant."""
+    known = {*dataset.train.names, *dataset.test.names}
+    advice = (to_rename(path, known) for name, path in on_disk.items() if name not in known)
+    return [f"not read in {root}: {each}" for each in advice if each]
 
 
 def _with_files(dataset: Dataset, root: Path, scribbles: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
