@@ -148,7 +148,7 @@ class TestMasksWithoutScribbles:
     def test_neither_is_refused(self, root):
         shutil.rmtree(root / "masks")
         with pytest.raises(
-            DataError, match="expected scribbles .*found no folder .*scribbles; draw some, or add masks/"
+            DataError, match="expected scribbles .*found no folder .*scribbles; draw some .*annotate .*, or add masks/"
         ):
             folder(root)
 
@@ -294,7 +294,7 @@ def test_nothing_to_segment(tmp_path):
 
 
 def test_layouts_that_are_not_recognised_are_shown_the_known_ones(tmp_path):
-    with pytest.raises(DataError, match="expected the folder of a data set, found nothing"):
+    with pytest.raises(DataError, match="expected the folder of a data set, found no such folder"):
         open_dataset(tmp_path / "absent")
     with pytest.raises(DataError, match=r"found nothing; name it with --format(.|\n)*nnunet: imagesTr/CASE_0000"):
         open_dataset(tmp_path)
