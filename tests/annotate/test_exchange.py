@@ -630,7 +630,7 @@ class TestFolders:
 
     def test_no_drawing_and_two_drawings_of_a_case_are_errors(self, data):
         tmp_path, labels = data
-        with pytest.raises(DataError, match=r"in: expected a folder of drawings, found nothing"):
+        with pytest.raises(DataError, match=r"in: expected a folder of drawings, found no such folder"):
             import_drawings(tmp_path / "in", tmp_path / "out", tmp_path / "data")
         self.draw(tmp_path, labels, "p77", "p10")
         with pytest.raises(DataError, match=r"such as p1\.nii\.gz or p1-label\.nrrd, found p77\.nii\.gz; rename"):
