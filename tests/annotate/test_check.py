@@ -94,9 +94,12 @@ def test_every_fault_of_every_case_is_reported_in_one_go(root):
     assert all(fault.remedy for fault in check(folder(root)).faults)
 
 
-def test_missing_background_is_a_fault(root):
+def test_missing_background_is_a_warning_in_a_case_and_a_fault_in_all(root):
     redraw(root, lambda labels: np.place(labels, labels == 0, 9), names="b")
-    assert "finds structures everywhere" in found(root)[("b", "b.nii.gz")]
+    assert "no background" in found(root, "warning")[("b", "b.nii.gz")]
+    assert check(folder(root)).sound
+    redraw(root, lambda labels: np.place(labels, labels == 0, 9))
+    assert "finds structures everywhere" in found(root)[(DATA_SET, None)]
     assert not check(folder(root)).sound
 
 
@@ -109,12 +112,18 @@ def test_slices_with_structures_and_no_background_are_a_warning(root):
     assert "no background in slice(s) 1 " in found(root, "warning")[("a", "a.nii.gz")]
 
 
-def test_a_class_without_scribbles_is_a_warning_in_a_case_and_a_fault_in_all(root):
+def test_a_class_without_scribbles_is_a_warning_in_a_case_and_in_all(root):
     redraw(root, lambda labels: np.place(labels, labels == 2, 9), names="a")
     assert found(root, "warning")[("a", "a.nii.gz")] == "no scribble of tumour"
     assert not found(root)
     redraw(root, lambda labels: np.place(labels, labels == 2, 9))
-    assert "scribbles of tumour in some case" in found(root)[(DATA_SET, None)]
+    assert "scribbles of tumour in some case" in found(root, "warning")[(DATA_SET, None)]
+    assert not found(root)
+
+
+def test_background_alone_is_a_fault(root):
+    redraw(root, lambda labels: np.place(labels, (labels != 0) & (labels != 9), 9))
+    assert "scribbles of a structure" in found(root)[(DATA_SET, None)]
 
 
 def test_unlabelled_cases_are_a_warning_and_an_unlabelled_data_set_a_fault(root):

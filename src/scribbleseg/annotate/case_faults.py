@@ -108,8 +108,8 @@ def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int], file:
         yield Fault(
             case.name,
             file,
-            "fault",
-            "expected scribbles on the background, found none: a network trained on this finds structures everywhere",
+            "warning",
+            "structures are scribbled but no background: their areas do not grow",
             "draw some background in each slice that has other scribbles",
         )
     elif slices := _without_background(case):

@@ -243,12 +243,26 @@ def of_coverage(coverage: Coverage, root: Path) -> Iterator[Fault]:
             'declared as "ignore"',
         )
         return
-    for row in coverage.classes[1:]:  # the background has been asked for in each case
+    background, *structures = coverage.classes
+    if not background.n_voxels:
+        yield Fault(
+            DATA_SET,
+            None,
+            "fault",
+            "expected scribbles on the background, found none: a network trained on this finds structures everywhere",
+            "draw some background in each slice that has other scribbles",
+        )
+    if not any(row.n_voxels for row in structures):
+        names = ", ".join(row.name for row in structures)
+        problem = f"expected scribbles of a structure ({names}), found none: there is nothing to be learnt"
+        yield Fault(DATA_SET, None, "fault", problem, "draw some")
+        return
+    for row in structures:
         if not row.n_voxels:
             yield Fault(
                 DATA_SET,
                 None,
-                "fault",
+                "warning",
                 f"expected scribbles of {row.name} in some case, found none: it cannot be learnt",
                 "draw some, or take it out of the declared labels",
             )

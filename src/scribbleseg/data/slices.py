@@ -335,7 +335,7 @@ def _write_layers(
 
 
 def _check_drawn(drawn: Set[int], label_names: Sequence[str]) -> None:
-    """Warns of labels that nobody drew. Raises DataError where one alone was drawn: there is nothing to learn."""
+    """Raises DataError where one label alone was drawn: there is nothing to learn."""
     missing = [name for value, name in enumerate(label_names) if value not in drawn]
     if len(label_names) > 1 and len(missing) + 1 >= len(label_names):
         there = next(name for name in label_names if name not in missing)
@@ -343,8 +343,6 @@ def _check_drawn(drawn: Set[int], label_names: Sequence[str]) -> None:
             f"expected scribbles of at least two labels in the training cases, found {there} alone; label "
             f"{' and '.join(missing)}, too"
         )
-    if missing:
-        log.warning("no training case has %s labelled: the network cannot learn that", " or ".join(missing))
 
 
 def _describe(case: Case, preprocess: Preprocess) -> dict[str, Any]:
