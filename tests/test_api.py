@@ -104,6 +104,11 @@ def test_a_training_starts_from_another_run_and_is_resumed_without_being_told_ag
     assert all((weights(out, 0)[name] == trained[name]).all() for name in trained)
 
 
+def test_a_training_that_starts_from_another_run_takes_its_recipe_where_none_is_named(hearts, model, tmp_path):
+    begun = scribbleseg.train(hearts, tmp_path / "run", accelerator="cpu", start_from=model.run.path)
+    assert begun.run.recipe == model.run.recipe
+
+
 def test_a_training_starts_from_nothing_but_the_same_network_for_the_same_labels(hearts, model, tumours, tmp_path):
     def refused(message, dataset=hearts, recipe=TINY, source=model.run.path):
         with pytest.raises(DataError, match=message):

@@ -164,8 +164,8 @@ def train(
     Args:
         dataset: with scribbles, or with masks for a recipe that trains on them.
         out: folder of the run.
-        recipe: a recipe, the name of one (`scribbleseg recipes` lists them), or None for that of the run in `out`, or
-            else the one that fits the machine.
+        recipe: a recipe, the name of one (`scribbleseg recipes` lists them), or None for that of the run in `out` or
+            in `start_from`, or else the one that fits the machine.
         seed: random seed for weights, batch order, augmentation and dropout.
         resume: whether to go on with the run that is in `out`.
         accelerator: "cpu", "cuda", "mps" or "auto".
@@ -183,7 +183,7 @@ def train(
     fabric.launch()
     end_with_parent()
     if recipe is None:
-        recipe = choose(Path(out), fabric)[0]
+        recipe = choose(Path(out), fabric, None if start_from is None else Path(start_from))[0]
     chosen = find(recipe) if isinstance(recipe, str) else recipe
     session = pipeline.begin(dataset, out, chosen, fabric=fabric, seed=seed, resume=resume)
     with session:

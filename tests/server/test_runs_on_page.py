@@ -203,10 +203,23 @@ class TestTraining:
     def test_iterations_are_spread_as_the_recipe_spreads_them(self):
         for wanted in (8, 100, 4000):
             stages = default_stages(wanted)
-            assert settings(wanted) == [
+            assert settings(wanted, training.DEFAULT) == [
                 *("--set", f"stages.0.iterations={stages[0].iterations}"),
                 *("--set", f"stages.1.iterations={stages[1].iterations}"),
             ]
+
+    @pytest.mark.usefixtures("no_process")
+    def test_a_training_on_new_strokes_starts_from_the_network_there_is(self, trained, monkeypatch):
+        monkeypatch.setattr(training, "_started", _run_instead("pass"))
+        client = Client(trained.root, trained.run)
+        assert client.get("/api/run")["training"]["starts_from"] == ""
+        project = client.store.project
+        Drawing(project, next(name for name in project.names if name in project.drawn())).change(Change(0, [(0, 9, 1)]))
+        assert client.get("/api/run")["training"]["starts_from"] == "run"
+        client.http.post("/api/training", json={"iterations": 8})
+        client.runs.training._process.wait(60)
+        log = client.get("/api/run")["training"]["log"]
+        assert f"--start-from {trained.run} --set stages.0.iterations=4 --set stages.1.iterations=4" in log
 
     def test_a_run_goes_on_until_strokes_change(self, trained):
         project, started = open_project(trained.root), training.Training(Series(trained.run))

@@ -256,14 +256,19 @@ def chosen(name: str, settings: list[str] | None, kind: str | None = None) -> "A
 
 
 def chosen_or_fitting(
-    name: str | None, settings: list[str] | None, out: Path, fabric: "Fabric", kind: str | None = None
+    name: str | None,
+    settings: list[str] | None,
+    out: Path,
+    fabric: "Fabric",
+    kind: str | None = None,
+    start_from: Path | None = None,
 ) -> "AnyRecipe":
-    """As `chosen`; where there is no name, the recipe of the run in `out`, or the one that fits the machine."""
+    """As `chosen`; without a name, that of the run in `out`, or in `start_from`, or the one that fits the machine."""
     from scribbleseg.recipes import choose
 
     if name is not None:
         return chosen(name, settings, kind)
-    recipe, why = choose(out, fabric)
+    recipe, why = choose(out, fabric, start_from)
     if fabric.is_global_zero:
         console.print(why)
     return _changed(recipe, settings, kind)

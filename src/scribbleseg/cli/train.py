@@ -91,7 +91,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was stopped.")] = False,
     start_from: Annotated[
         Path | None,
-        typer.Option(help="A run whose network the training starts from, when strokes have been added since."),
+        typer.Option(help="A run whose network (and recipe) training starts from, when you have drawn more since."),
     ] = None,
     format: Format = None,
     split: Split = None,
@@ -122,7 +122,7 @@ def train(
     fabric.launch()
     end_with_parent()
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
-    one = chosen_or_fitting(recipe, set, out, fabric)
+    one = chosen_or_fitting(recipe, set, out, fabric, start_from=start_from)
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=resume)
     if start_from is not None:
         begin_with(session, start_from)

@@ -39,14 +39,16 @@ def find(name: str) -> AnyRecipe:
     return known[name]
 
 
-def choose(out: Path, fabric: Fabric) -> tuple[AnyRecipe, str]:
+def choose(out: Path, fabric: Fabric, start_from: Path | None = None) -> tuple[AnyRecipe, str]:
     """The recipe where nobody names one, and a sentence that says why; the same on all ranks.
 
-    It is that of the run in the folder, if one has begun there, and else the one of our own that fits the machine.
+    It is that of the run in the folder, if one has begun there, or of the run to start from, and else the one of our
+    own that fits the machine.
 
     Args:
         out: the folder of the run.
         fabric: what it will be trained on.
+        start_from: the folder of a run whose network the training starts from, if any.
 
     Raises:
         DataError: a run of a later version of scribbleseg, or a damaged one.
@@ -54,8 +56,9 @@ def choose(out: Path, fabric: Fabric) -> tuple[AnyRecipe, str]:
     chosen: list[tuple[AnyRecipe, str]] = []
 
     def look() -> None:
-        if has_begun(out):
-            chosen.append((recipe_of(open_run(out)), f"Recipe: that of the run in {out}."))
+        known = out if has_begun(out) else start_from
+        if known is not None:
+            chosen.append((recipe_of(open_run(known)), f"Recipe: that of the run in {known}."))
             return
         machine = this_machine(fabric)
         name = f"default.{default.fitting(machine)}"

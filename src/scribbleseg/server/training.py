@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,10 @@ SHOWN_LOG = 8000
 
 PLAN = re.compile(r"^To do: (.*)", re.MULTILINE)
 """The line of the log that says what is trained, and for how long."""
+
+
+DEFAULT = {"stages": [{"iterations": 4}, {"iterations": 1, "times": 4}]}
+"""How the recipes of `recipes.default` spread their iterations: half, then four equal parts."""
 
 
 class Busy(Exception):
@@ -68,8 +73,11 @@ class Training:
             words = ["train", str(project.root.resolve()), "--out", str(folder), "--resume"]
             if scribbles := scribbles_of(project):
                 words += ["--scribbles", str(scribbles.resolve())]
+            start = None if goes_on else self.start_of(project, folder)
+            if start:
+                words += ["--start-from", str(start.path)]
             if wanted and not goes_on:
-                words += settings(wanted)
+                words += settings(wanted, start.recipe if start else DEFAULT)
             self._process = _started(words, log_of(folder))
             self._folder = folder
 
@@ -99,8 +107,7 @@ class Training:
     def target(self, project: Project, wanted: int | None) -> tuple[Path, bool]:
         """The folder that a start would train in, and whether it goes on with the run there.
 
-        A run whose strokes are those of now goes on, unless another number of iterations is wanted. A new run begins
-        from the beginning: the library has no way to carry the weights over.
+        A run whose strokes are those of now goes on, unless another number of iterations is wanted.
         """
         folders = self.series.folders
         if not folders or not has_begun(folders[-1]):
@@ -109,6 +116,10 @@ class Training:
         if self.series.is_of_these_strokes(run, project) and wanted in (None, iterations(run.recipe)):
             return run.path, True
         return self.series.free, False
+
+    def start_of(self, project: Project, target: Path) -> Run | None:
+        """The run whose network a new run in `target` starts from: the newest one for these labels, if there is any."""
+        return next(iter(self.series.shown(project, but=target)), None)
 
     def state(self, project: Project) -> dict[str, Any]:
         """What the page shows of the training."""
@@ -119,6 +130,7 @@ class Training:
             target, goes_on = self.target(project, None)
         except DataError:  # a damaged run: the next one begins anew
             target, goes_on = self.series.free, False
+        start = None if goes_on else self.start_of(project, target)
         log = _tail(log_of(folder)) if folder else ""
         plans = PLAN.findall(log)
         return {
@@ -129,17 +141,16 @@ class Training:
             "log": log,
             "next": target.name,
             "goes_on": goes_on,
+            "starts_from": start.path.name if start else "",
             **_progress(folder),
         }
 
 
-def settings(wanted: int) -> list[str]:
-    """The options that spread so many iterations over the stages of `recipes.default`: half, then four equal parts."""
-    first = max(1, wanted // 2)
-    return [
-        *("--set", f"stages.0.iterations={first}"),
-        *("--set", f"stages.1.iterations={max(1, (wanted - first) // 4)}"),
-    ]
+def settings(wanted: int, recipe: Mapping[str, Any]) -> list[str]:
+    """The options that spread so many iterations over the stages of a recipe, as plain data, as it does itself."""
+    total = iterations(recipe)
+    shares = [max(1, wanted * stage["iterations"] // total) for stage in recipe["stages"]]
+    return [word for n, share in enumerate(shares) for word in ("--set", f"stages.{n}.iterations={share}")]
 
 
 def log_of(folder: Path) -> Path:

@@ -105,7 +105,7 @@ export class Network {
     $("stop").disabled = this.stopping === training.folder;
     if (!working) this.stopping = "";
     $("train").textContent = training.goes_on && iteration < of ? "Go on" : "Train";
-    $("train").title = training.goes_on ? `Goes on in ${training.next}` : `Trains a new network, in ${training.next}, from the beginning`;
+    $("train").title = training.goes_on ? `Goes on in ${training.next}` : training.starts_from ? `Trains on in ${training.next}, from the network of ${training.starts_from}` : `Trains a new network, in ${training.next}`;
     $("training-bar").hidden = !working;
     if (of && iteration) $("training-bar").value = iteration / of;
     else $("training-bar").removeAttribute("value");
@@ -158,10 +158,10 @@ export class Network {
 }
 
 // What became of a training, in words.
-function ended({ folder, code, iteration, of, log, next, goes_on: goesOn }) {
+function ended({ folder, code, iteration, of, log, next, goes_on: goesOn, starts_from: from }) {
   const run = folder.split("/").pop();
   if (!run) return "";
-  const next_ = goesOn ? "" : ` The strokes have changed since: the next training begins anew, in ${next}.`;
+  const next_ = goesOn ? "" : ` The strokes have changed since: the next training is ${next}${from ? `, from the network of ${from}` : ""}.`;
   if (code === 130) return `${run} was stopped after ${iteration} of ${of} iterations.${next_}`;
   if (code > 0) return log.trim().split("\n").pop();
   if (code < 0) return `${run} was ended by signal ${-code}; Go on continues it.`;
