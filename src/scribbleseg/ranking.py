@@ -1,26 +1,18 @@
-"""Ranks slices by how much strokes should help there, from what a network makes of each case; needs no network itself.
+"""Ranks slices by how much strokes should help there: evenly spaced ones, of the cases most in doubt first.
 
-A slice is worth the area that the network expects to get wrong in it, as a share of the usual area of the structure.
-Strokes settle the doubt of their own slice, and less and less of that of its neighbours; next comes the slice that
-settles most of what strokes and the slices further up the list have left.
+Next comes a case with the fewest drawn slices, and in it the slice in the middle of the widest gap between drawn ones.
+Of several such cases, the one comes first whose gap the network is most in doubt about. It needs no network itself.
 
-That is the greedy choice for a facility location problem, which is monotone and submodular: it settles at least 1 - 1/e
-of what the best choice of as many slices would (Nemhauser et al. 1978, doi:10.1007/BF01588971). Reach and floor are
-ours; docs/LOG.md has what they are worth.
+Doubt does not choose the slice: slices that it chose, spread by the greedy solution of a facility location problem, did
+not beat evenly spaced ones (docs/LOG.md).
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float64
-
-REACH = 0.25
-"""How far strokes settle doubt through a stack, as a share of the usual length of all structures along it."""
-
-FLOOR = 0.02
-"""What every slice is worth besides its doubt, as a share of a structure's area: where nothing is in doubt, the slices
-farthest from all strokes come first."""
 
 MOST_CASES = 0.5
 """A structure that is found in at least so large a share of the cases is missed where it is not found at all."""
@@ -54,15 +46,15 @@ class Suggestion:
     Args:
         stack: the slices of its case.
         slice: its index, from 0, along `stack.axis` of the stored array.
-        help: the doubt that strokes there should settle, in this slice and around it: a number of structures of the
-            area that they usually have in a slice.
+        doubt: what the network is in doubt about in this slice and the others of its gap between drawn slices: a number
+            of structures of the area that they usually have in a slice.
         structure: the structure that most of it is about; "" where nothing is in doubt.
         why: the reason in words, for people.
     """
 
     stack: Stack
     slice: int
-    help: float
+    doubt: float
     structure: str
     why: str
 
@@ -104,22 +96,19 @@ def rank(looks: Iterable[Look], label_names: Sequence[str], count: int = 20) -> 
         count: the number of slices, at most.
     """
     ordered = sorted(looks, key=lambda each: each.stack.case)  # so that sums and ties depend on no order
-    reach_mm = REACH * _usual_length_mm(ordered)
-    piles = [_Pile(each, worth, reach_mm) for each, worth in zip(ordered, _worth(ordered), strict=True)]
+    piles = [_Pile(each, worth) for each, worth in zip(ordered, _worth(ordered), strict=True)]
     found: list[Suggestion] = []
-    while len(found) < count and piles:
-        best = max(piles, key=lambda pile: pile.best)  # the first of those that are equal
-        if best.best < 0:
-            break
-        found.append(best.take(label_names))
+    while len(found) < count and (left := [pile for pile in piles if not pile.taken.all()]):
+        fewest = min(np.count_nonzero(pile.taken) for pile in left)
+        alike = [pile for pile in left if np.count_nonzero(pile.taken) == fewest]
+        found.append(max(alike, key=lambda pile: pile.doubt).take(label_names))  # the first of those that are equal
     return found
 
 
-def _usual_length_mm(looks: Sequence[Look]) -> float:
-    """The median length of all structures along the stack; that of the stack where none is found in any case."""
-    found = [float(np.count_nonzero(each.area.any(axis=0))) * each.stack.spacing_mm for each in looks]
-    lengths = [length for length in found if length] or [each.stack.slices * each.stack.spacing_mm for each in looks]
-    return float(np.median(lengths)) if lengths else 0.0
+def widest_gap(drawn: Bool[np.ndarray, " slice"]) -> range:
+    """The slices of the widest gap between drawn ones, the first of several; empty where all are drawn."""
+    ends = [-1, *np.flatnonzero(drawn).tolist(), len(drawn)]
+    return max((range(before + 1, after) for before, after in pairwise(ends)), key=len)
 
 
 def _worth(looks: Sequence[Look]) -> list[Float64[np.ndarray, "structure slice"]]:
@@ -143,40 +132,39 @@ def _worth(looks: Sequence[Look]) -> list[Float64[np.ndarray, "structure slice"]
     return worth
 
 
+def middle(gap: range) -> int:
+    """The slice in the middle of a gap, the first of two."""
+    return gap[(len(gap) - 1) // 2]
+
+
 class _Pile:
-    """The slices of a case, of which the best is taken again and again.
+    """The slices of a case, of which the middle of the widest gap is taken again and again.
 
     Attributes:
-        best: what strokes in the best slice would settle; -1 where all slices have strokes.
+        taken: the slices that are drawn or taken.
+        gap: the widest gap between them.
+        doubt: what is in doubt in it.
     """
 
-    def __init__(self, seen: Look, worth: Float64[np.ndarray, "structure slice"], reach_mm: float) -> None:
+    def __init__(self, seen: Look, worth: Float64[np.ndarray, "structure slice"]) -> None:
         self.look, self.worth = seen, worth
-        places = np.arange(seen.stack.slices) * seen.stack.spacing_mm
-        away_mm = np.abs(places[:, None] - places)
-        self.settles = np.maximum(0, 1 - away_mm / reach_mm) if reach_mm else np.equal(away_mm, 0).astype(float)
-        self.settled = self.settles[seen.drawn].max(axis=0, initial=0)
         self.taken = seen.drawn.copy()
         self._update()
 
     def take(self, label_names: Sequence[str]) -> Suggestion:
-        """The best slice, which counts as drawn from now on."""
-        z, helps = int(self.helps.argmax()), self.best
-        more = np.maximum(0, self.settles[z] - self.settled)
-        by_structure = self.worth @ more
+        """The slice in the middle of the widest gap, which counts as drawn from now on."""
+        z, doubt = middle(self.gap), self.doubt
+        by_structure = self.worth[:, self.gap].sum(axis=1)
         about = int(by_structure.argmax())
         structure = label_names[about + 1] if by_structure[about] > 0 else ""
         why = self._why(z, about, structure)
-        self.settled, self.taken[z] = np.maximum(self.settled, self.settles[z]), True
+        self.taken[z] = True
         self._update()
-        return Suggestion(self.look.stack, z, helps, structure, why)
+        return Suggestion(self.look.stack, z, doubt, structure, why)
 
     def _update(self) -> None:
-        """What each slice would settle, beyond what is settled."""
-        value = FLOOR + self.worth.sum(axis=0)
-        more = np.maximum(0, self.settles - self.settled)
-        self.helps = np.where(self.taken, -1.0, more @ value)
-        self.best = float(self.helps.max(initial=-1.0))
+        self.gap = widest_gap(self.taken)
+        self.doubt = float(self.worth[:, self.gap].sum())
 
     def _why(self, z: int, about: int, structure: str) -> str:
         """The reason in words."""

@@ -26,9 +26,9 @@ def suggest(
 ) -> None:
     """Say where to draw next: the slices in which strokes should help a trained network most.
 
-    Training cases are ranked, and images with neither scribbles nor a mask. A slice counts by what the network is in
-    doubt about, in it and in the slices around it; strokes that are there settle the doubt around them. Draw in these
-    slices, and train again. Masks are not looked at.
+    Training cases are ranked, and images with neither scribbles nor a mask. Slices are spread evenly: first come cases
+    with the fewest drawn slices, and in each of them the middle of the widest gap between drawn ones. Of cases with as
+    few, those come first that the network is most in doubt about. Masks are not looked at.
 
     Example: `scribbleseg suggest runs/first hearts --count 10`
     """
@@ -42,17 +42,17 @@ def suggest(
         raise failed[0]
     for error in failed:
         errors.print(f"not looked at: {error}", style="yellow")
-    heads = ["", "case", "slice", "structure", "help", "why"]
+    heads = ["", "case", "slice", "structure", "doubt", "why"]
     table = Table(*heads, box=None)
     for n, each in enumerate(rank(looks, model.label_names, count), start=1):
         stack = each.stack
         where = f"{each.slice + 1} of {stack.slices} {stack.plane}".rstrip()
-        table.add_row(str(n), each.case, where, each.structure, f"{each.help:.2f}", each.why)
+        table.add_row(str(n), each.case, where, each.structure, f"{each.doubt:.2f}", each.why)
     if table.rows:
         print_table(table)
         console.print(
-            "Slices count from 1, as the file stores them. A help of 1 is the doubt of one slice in which all of a "
-            "structure is in doubt."
+            "Slices count from 1, as the file stores them. A doubt of 1 is that of one slice in which all of a "
+            "structure is in doubt; it is summed over the slices between drawn ones."
         )
     else:
         console.print(

@@ -1,14 +1,13 @@
-"""The slice that is best drawn next: by what a network is in doubt about, or else evenly spaced ones."""
+"""The slice that is best drawn next: evenly spaced ones, of the images that a network is most in doubt about first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from scribbleseg.ranking import rank
+from scribbleseg.ranking import middle, rank, widest_gap
 from scribbleseg.server.predictions import Placed
 from scribbleseg.server.store import Store
 from scribbleseg.types import DataError
@@ -89,10 +88,6 @@ def spread_out(store: Store, start: int) -> Suggestion | None:
 
 def evenly_spaced(drawn: Bool[np.ndarray, " depth"], most: int = SLICES) -> int | None:
     """Returns the slice in the middle of the widest gap between drawn ones; None where `most` of them are drawn."""
-    depth = len(drawn)
-    if drawn.sum() >= min(most, depth):
+    if drawn.sum() >= min(most, len(drawn)):
         return None
-    ends = [-1, *np.flatnonzero(drawn).tolist(), depth]
-    gaps = [(after - before, before) for before, after in pairwise(ends)]
-    width, before = max(gaps, key=lambda gap: (gap[0], -gap[1]))
-    return before + width // 2
+    return middle(widest_gap(drawn))
