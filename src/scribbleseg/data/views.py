@@ -30,19 +30,26 @@ def fully_annotated(dataset: Dataset) -> Dataset:
 def coarse(dataset: Dataset) -> Dataset:
     """Returns the data set with the labels that its scribbles tell apart: one region, where they are of a region.
 
-    Reference masks come merged to the same labels. A data set whose scribbles name all its labels is given back as it
-    is.
+    Reference masks, and what is said to be in each case, come merged to the same labels. A data set whose scribbles
+    name all its labels is given back as it is.
     """
     if not dataset.scribble_names:
         return dataset
     return replace(
         dataset,
+        train=dataset.train.read_by(partial(_read_coarse, dataset.train)),
+        test=dataset.test.read_by(partial(_read_coarse, dataset.test)),
         label_names=dataset.scribble_names,
         scribble_names=(),
         regions={},
         read_reference=partial(_read_merged, dataset.read_reference),
         mask_values={value: _merged(label) for value, label in dataset.mask_values.items()},
     )
+
+
+def _read_coarse(cases: Cases, name: str) -> Case:
+    case = cases.named(name)
+    return case if case.present is None else replace(case, present=frozenset({1} if case.present else ()))
 
 
 def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
