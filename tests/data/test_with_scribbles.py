@@ -130,12 +130,12 @@ class TestOfTheWholeTumour:
         drawn = DRAWN.T % 3
         np.testing.assert_array_equal(dataset.train[0].scribbles, np.where(drawn == 2, UNLABELLED, drawn))
         assert coarse(dataset).label_names == ("background", "WT")
+        again = with_scribbles(coarse(dataset), whole)  # whose label is the region itself
+        assert again.scribble_names == ()
         (whole / "present.json").write_text(json.dumps({BRAINS[1]: ["ED", "ET"]}))
         said = open_dataset(brain, scribbles=whole)
         assert said.train.named(BRAINS[1]).present == {2, 3}
         assert coarse(said).train.named(BRAINS[1]).present == {1}
-        again = with_scribbles(coarse(dataset), whole)  # whose label is the region itself
-        assert again.scribble_names == ()
 
     def test_scribbles_of_all_labels_are_not_coarse(self, brain, whole):
         labels = {name: value for value, name in enumerate(["background", "NCR/NET", "ED", "ET", "ignore"])}
