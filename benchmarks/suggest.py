@@ -82,18 +82,25 @@ def round_of(name: str, n: int) -> str:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = as_arguments(parser, Path("runs/suggest_acdc"))
+    if arguments.data == "phantoms":
+        arguments.rounds = 2
+    return arguments
+
+
+def as_arguments(parser: argparse.ArgumentParser, out: Path) -> argparse.Namespace:
+    """What an annotator works on, and for how long; at a toy size on phantoms."""
     parser.add_argument("--data", choices=["acdc", "promise12"], default="acdc")
-    parser.add_argument("--out", type=Path, default=Path("runs/suggest_acdc"))
+    parser.add_argument("--out", type=Path, default=out)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=500, help="of each training")
-    parser.add_argument("--first", type=int, default=10, help="slices that all strategies begin with, each of a case")
-    parser.add_argument("--more", type=int, default=15, help="slices in each round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--first", type=int, default=10, help="slices to begin with, each of a case")
+    parser.add_argument("--more", type=int, default=15, help="slices that are added at a time")
     parser.add_argument("--quick", action="store_true", help="phantoms, 20 iterations, one seed, two rounds")
     arguments = parser.parse_args()
     if arguments.quick or not os.environ.get("SCRIBBLESEG_DATA"):
-        small = {"data": "phantoms", "seeds": [0], "iterations": 20, "first": 2, "more": 3, "rounds": 2}
-        vars(arguments).update(small)
+        vars(arguments).update({"data": "phantoms", "seeds": [0], "iterations": 20, "first": 2, "more": 3})
     return arguments
 
 

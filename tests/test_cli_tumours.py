@@ -43,7 +43,7 @@ def scribbles(phantoms, tmp_path_factory) -> Path:
 def trained(phantoms, scribbles, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
     said = call("train", phantoms, "--scribbles", scribbles, "--out", out, *RECIPE)
-    assert "whole: recursion 1" in said
+    assert "whole: round 1 of training (recursion 1)" in said
     assert "substructures: recursion 1" in said
     assert "changed by relabelling" not in said
     return out

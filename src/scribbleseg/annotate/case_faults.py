@@ -54,15 +54,15 @@ def of_case(case: Case, dataset: Dataset, reference: Labels | None = None) -> It
 def of_image(case: Case) -> Iterator[Fault]:
     """Yields faults of the intensities."""
     file = case.files[0] if case.files else None
-    for index, channel in enumerate(case.image):
-        if channel.min() == channel.max():
-            yield Fault(
-                case.name,
-                case.files[index] if index < len(case.files) else file,
-                "fault",
-                f"expected an image, found the same intensity {channel.min():g} everywhere in channel {index}",
-                "export it again or leave the case out",
-            )
+    flat = [index for index, channel in enumerate(case.image) if channel.min() == channel.max()]
+    for index in flat:
+        yield Fault(
+            case.name,
+            case.files[index] if index < len(case.files) else file,
+            "fault" if len(flat) == len(case.image) else "warning",  # a colour may well be the same everywhere
+            f"expected an image, found the same intensity {case.image[index].flat[0]:g} everywhere in channel {index}",
+            "export it again or leave the case out",
+        )
 
 
 def _shown(case: Case, label_names: Sequence[str]) -> set[int]:

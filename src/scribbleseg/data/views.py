@@ -35,10 +35,9 @@ def coarse(dataset: Dataset) -> Dataset:
     """
     if not dataset.scribble_names:
         return dataset
+    train, test = (part.read_by(partial(_read_coarse, part)) for part in (dataset.train, dataset.test))
     return replace(
-        dataset,
-        train=dataset.train.read_by(partial(_read_coarse, dataset.train)),
-        test=dataset.test.read_by(partial(_read_coarse, dataset.test)),
+        replace(dataset, train=train, test=test),
         label_names=dataset.scribble_names,
         scribble_names=(),
         regions={},
