@@ -37,7 +37,7 @@ def test_every_network_and_loss_is_timed_and_leaves_the_random_state(hearts, tmp
     session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))
     state = torch.get_rng_state()
     for step in session.recipe.stages:
-        assert duration.seconds_per_slice(session.recipe, step.losses, 4, 4, session.fabric) > 0
+        assert duration.seconds_for_one(session.recipe, step.losses, 4, 4, session.fabric) > 0
     assert torch.equal(torch.get_rng_state(), state)
 
 

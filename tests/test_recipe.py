@@ -16,10 +16,12 @@ from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.crf_rnn import CRFRNN
 from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas
+from scribbleseg.training.monai_network import MONAINetwork
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError, Dataset
 
 SMALL = Recipe(preprocess=Preprocess(spacing_mm=2.0, size=32), network=UNet(base=4, padded=True))
+KERNELS = {"w1": 1.0, "w2": 1.0, "sigma_alpha": 6.0, "sigma_beta": 0.1, "sigma_gamma": 3.0}
 SOFT = ScribblesAndAreas()
 """A loss that asks for soft labels where `soft_needed` is in use."""
 
@@ -114,7 +116,7 @@ def test_a_schedule_spans_the_steps_that_do_not_restart_it():
 
 
 def test_distances_in_every_part_come_in_pixels(dataset):
-    kernels = {"w1": 1.0, "w2": 1.0, "sigma_alpha": 6.0, "sigma_beta": 0.1, "sigma_gamma": 3.0, "unit": "mm"}
+    kernels = {**KERNELS, "unit": "mm"}
     loss = DenseCRFLoss(channels=(0,), sigma_space=8.0, unit="mm")
     losses = (PartialCrossEntropy(), loss)
     recipe = replace(
@@ -138,3 +140,39 @@ def test_a_patch_that_the_network_cannot_take_is_refused_before_training(dataset
     assert resolve(replace(SMALL, patch=500), dataset).patch == 500, "more than a slice is the whole slice"
     with pytest.raises(DataError, match=r"patch.*multiples of 16, got \(20,\)"):
         resolve(replace(SMALL, patch=20), dataset)
+
+
+VOLUME = MONAINetwork(name="DynUNet", arguments={"filters": [2, 4, 4]}, dimensions=3)
+
+
+def test_blocks_and_their_network_are_fitted_to_the_data(dataset):
+    recipe = resolve(replace(SMALL, network=VOLUME), dataset)
+    assert recipe.depth == 4, "the stack has fewer slices"
+    assert recipe.sides == (4, 32, 32)
+    assert recipe.network.arguments["strides"] == [[1, 1, 1], [1, 2, 2], [1, 2, 2]]
+    assert recipe.views.depth == 4
+    assert resolve(recipe, dataset) == recipe
+    assert resolve(replace(SMALL, network=VOLUME, depth=3, patch=16), dataset).sides == (3, 16, 16)
+    assert resolve(replace(SMALL, neighbours=2), dataset).views.neighbours == 2
+    assert replace(SMALL, neighbours=2).build(3, 2).channels == 15
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": VOLUME, "neighbours": 1}, "neighbours: expected 0 with a network monai in 3-D"),
+        (
+            {"network": CRFRNN(**KERNELS, unaries=SMALL.network), "neighbours": 1},
+            "crf_rnn in 2-D, which compares pixels of one slice, got 1",
+        ),
+        ({"depth": 4}, "depth: expected none with a network unet in 2-D"),
+        (
+            {"network": VOLUME, "stages": (Stage(iterations=2, losses=(PartialCrossEntropy(), DenseCRFLoss())),)},
+            r"stages\.losses: expected slices for dense_crf_loss, which compares pixels of one slice, got blocks",
+        ),
+        ({"network": replace(VOLUME, name="BasicUNet", arguments={})}, "sides that MONAI's BasicUNet takes"),
+    ],
+)
+def test_what_does_not_go_with_blocks_is_refused_in_a_sentence(dataset, changes, message):
+    with pytest.raises(DataError, match=message):
+        resolve(replace(SMALL, **changes), dataset)

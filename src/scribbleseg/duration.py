@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from lightning_fabric import Fabric
 
+from scribbleseg.data.blocks import channels_last
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.session import Session
 from scribbleseg.training.batch import Batch
@@ -15,13 +16,13 @@ from scribbleseg.training.losses import Loss
 from scribbleseg.training.network import trial
 
 SLICES = 4
-"""Slices in a batch that is timed on a CPU, at most."""
+"""Slices, or blocks, in a batch that is timed on a CPU, at most."""
 
 REPEATS = 3
 """Iterations that are timed, after one that is not; the fastest counts, which others on the machine disturbed least."""
 
 FORWARD = 1 / 3
-"""What a slice costs that the network only sees, beside one that it learns from."""
+"""What a slice or block costs that the network only sees, beside one that it learns from."""
 
 
 def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> float:
@@ -34,20 +35,21 @@ def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> 
     """
     recipe, cases, fabric = session.recipe, session.dataset.train, session.fabric
     labels = session.dataset.n_labels
-    cost = {losses: seconds_per_slice(recipe, losses, channels, labels, fabric) for losses in {s.losses for s in steps}}
+    cost = {losses: seconds_for_one(recipe, losses, channels, labels, fabric) for losses in {s.losses for s in steps}}
     looks = len(steps) * recipe.single_components
     for relabel in (step.relabel for step in steps if step.relabel):
         looks += relabel.decide.passes or 1 + len(recipe.rotations)
     if looks:
         geometries = [cases.geometry(name) for name in cases.names]
-        looks *= sum(recipe.preprocess.turn(geometry).shape(geometry)[0] for geometry in geometries)
+        slices = [recipe.preprocess.turn(geometry).shape(geometry)[0] for geometry in geometries]
+        looks *= sum(n if recipe.depth is None else _windows(n, recipe.depth) for n in slices)
         looks *= _windows(int(recipe.preprocess.size or 0), recipe.window) ** 2
     learning = sum(step.iterations * step.batch * cost[step.losses] for step in steps)
     return learning + looks * FORWARD * min(cost.values()) / fabric.world_size
 
 
-def seconds_per_slice(recipe: Recipe, losses: Sequence[Loss], channels: int, labels: int, fabric: Fabric) -> float:
-    """Seconds that a slice of an iteration takes: augmentation, forward and backward pass, without the update.
+def seconds_for_one(recipe: Recipe, losses: Sequence[Loss], channels: int, labels: int, fabric: Fabric) -> float:
+    """Seconds for a slice, or block, of an iteration: augmentation, forward and backward pass, without the update.
 
     Args:
         recipe: fitted to the data.
@@ -58,16 +60,16 @@ def seconds_per_slice(recipe: Recipe, losses: Sequence[Loss], channels: int, lab
     """
     batch_size = recipe.steps[0].batch
     n_slices = batch_size if fabric.device.type == "cuda" else min(batch_size, SLICES)
-    network = trial(recipe.network.build, channels, labels)
-    network.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = trial(recipe.build, channels, labels)
+    channels_last(network.to(fabric.device))
     with torch.random.fork_rng([]), torch.enable_grad():
-        batch = _random(n_slices, channels, labels, recipe.window, fabric.device)
+        batch = _random((n_slices, *recipe.sides), network.channels, labels, fabric.device)
         took = []
         for _ in range(REPEATS + 1):
             started = time.perf_counter()
             seen = recipe.augment(batch) if recipe.augment else batch
             with fabric.autocast():
-                outputs = network(seen.images.contiguous(memory_format=torch.channels_last))
+                outputs = network(channels_last(seen.images))
                 loss = objective(outputs, seen, losses)
             loss.backward()
             float(loss.detach())  # waits for a GPU
@@ -89,11 +91,12 @@ def in_words(seconds: float) -> str:
     raise AssertionError("a duration is finite")
 
 
-def _random(n_slices: int, channels: int, labels: int, side: int, device: torch.device) -> Batch:
-    """A batch that has everything that a loss can need."""
-    images = torch.randn(n_slices, channels, side, side, device=device)
-    classes = torch.randint(labels, (n_slices, side, side), dtype=torch.uint8, device=device)
-    soft = torch.full((n_slices, labels, side, side), 1 / labels, device=device)
+def _random(shape: Sequence[int], channels: int, labels: int, device: torch.device) -> Batch:
+    """A batch `batch [depth] height width` that has everything that a loss can need."""
+    n, *sides = shape
+    images = torch.randn(n, channels, *sides, device=device)
+    classes = torch.randint(labels, (n, *sides), dtype=torch.uint8, device=device)
+    soft = torch.full((n, labels, *sides), 1 / labels, device=device)
     known = torch.ones_like(classes, dtype=torch.bool)
     optional = {"clean": images, "scribbles": classes, "soft": soft, "confidence": soft[:, 0], "inside": known}
     return Batch(images, classes, **optional)

@@ -15,7 +15,7 @@ from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.recipe import Recipe, Stage, begins_as, resolve, seen_by
 from scribbleseg.relabel.components import ENOUGH, areas_of_lost, only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import clamp
-from scribbleseg.relabel.predict import Segmenter, Views, predict, sample
+from scribbleseg.relabel.predict import Segmenter, predict, sample
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import RandomWalker, Seeder, Volume, grow
 from scribbleseg.session import Beliefs, Session, on_leader
@@ -139,7 +139,7 @@ def single_components(session: Session[Recipe], network: NetworkModule) -> list[
     slices, n_labels = session.slices, session.dataset.n_labels
     counts = np.zeros((n_labels, 2), np.int64)
     for rows in slices.rows.values():
-        likely = predict(session.fabric, network, slices.images[rows], Views(window=session.recipe.window))
+        likely = predict(session.fabric, network, slices.images[rows], replace(session.recipe.views, rotations=()))
         labels = likely.argmax(axis=1).astype(np.uint8)
         counts += scribbles_in_components(labels, slices.scribbles[rows], n_labels)
     return [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
@@ -147,15 +147,14 @@ def single_components(session: Session[Recipe], network: NetworkModule) -> list[
 
 def _agreement(session: Session[Recipe], network: NetworkModule, index: int) -> dict[str, float]:
     """Agreement with held-out scribbles by the name of the label, recorded once; empty where none are held out."""
-    slices, run, held_out = session.slices, session.run, session.slices.held_out
+    run, held_out = session.run, session.slices.held_out
     if held_out is None:
         return {}
     found: list[dict[str, float]] = [r["agreement"] for r in run.metrics if _is(r, "agreement", index)]
 
     def measure() -> None:
         drawn = np.flatnonzero((held_out != UNLABELLED).any(axis=(1, 2)))
-        likely = predict(session.fabric, network, slices.images[drawn], session.recipe.views)
-        agreed = agreement(likely.argmax(axis=1).astype(np.uint8), held_out[drawn])
+        agreed = agreement(_likeliest(session, network, drawn), held_out[drawn])
         found.append({session.dataset.label_names[label]: value for label, value in agreed.items()})
         mean = float(np.mean(list(found[0].values())))
         run.log({"event": "agreement", "recursion": index, "mean": mean, "agreement": found[0]})
@@ -163,6 +162,18 @@ def _agreement(session: Session[Recipe], network: NetworkModule, index: int) -> 
     if not session.fabric.broadcast(found):
         on_leader(session.fabric, measure)
     return session.fabric.broadcast(found)[0]
+
+
+def _likeliest(session: Session[Recipe], network: NetworkModule, places: np.ndarray) -> np.ndarray:
+    """The likeliest labels in some slices of the cache; the whole cases are seen where the network sees stacks."""
+    slices, views = session.slices, session.recipe.views
+    if views.of_single_slices:
+        return predict(session.fabric, network, slices.images[places], views).argmax(axis=1).astype(np.uint8)
+    found = [np.empty((0, *slices.images.shape[2:]), np.uint8)]
+    for rows in slices.rows.values():
+        if len(here := places[(places >= rows.start) & (places < rows.stop)] - rows.start):
+            found.append(predict(session.fabric, network, slices.images[rows], views)[here].argmax(axis=1))
+    return np.concatenate(found, dtype=np.uint8, casting="unsafe")
 
 
 def _is(record: Mapping[str, Any], event: str, index: int) -> bool:
@@ -185,10 +196,11 @@ def _check_start(session: Session[Recipe]) -> None:
     """Raises DataError for weights to start from whose network takes images of other channels."""
     if session.run.details.get("start"):
         channels = read_weights(session.run.start)["channels"]
-        if channels != session.slices.channels:
+        expected = session.slices.channels * (1 + 2 * session.recipe.neighbours)
+        if channels != expected:
             raise DataError(
-                f"{session.run.start}: expected weights for images of {session.slices.channels} channels, found those "
-                f"of a network for {channels}; start from a run on such images"
+                f"{session.run.start}: expected weights for images of {expected} channels, found those of a network "
+                f"for {channels}; start from a run on such images"
             )
 
 
@@ -231,7 +243,7 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
     """M step: the network of recursion `index`, loaded if it is there, else trained from the last one's weights."""
     recipe, run, fabric = session.recipe, session.run, session.fabric
     torch.manual_seed(session.seed)
-    network = recipe.network.build(session.slices.channels, session.dataset.n_labels)
+    network = recipe.build(session.slices.channels, session.dataset.n_labels)
     path = run.network(index)
     if path.exists():
         if session.leads:
@@ -243,7 +255,10 @@ def train_network(session: Session[Recipe], index: int, start: Path | None = Non
         recipe.network.start_from(network, read_weights(start)["state"])
     elif run.details.get("start"):
         load_weights(network, run.start)
-    source = Source(session.slices, recipe.labels_of(index), recipe.slices == "structures", recipe.patch)
+    source = Source(
+        session.slices, recipe.labels_of(index), recipe.slices == "structures",
+        recipe.patch, recipe.neighbours, recipe.depth,
+    )  # fmt: skip
     batches = Batches(source, recipe.augment, (session.seed, index))
     m_step(network, recipe.steps[index], batches=batches, fabric=fabric, course=_course(session, index))
     if session.leads:
@@ -287,7 +302,7 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
             images, scribbles = slices.images[rows], slices.scribbles[rows]
             seeds = slices.layer("labels", 0)[rows] if relabel.clamp == "areas" else scribbles
             # Section 2.4: the passes stand in the place of a single output.
-            samples = sample(fabric, network, images, passes, draw, views.window) if passes else None
+            samples = sample(fabric, network, images, passes, draw, views) if passes else None
             probabilities = samples.probabilities if samples else predict(fabric, network, images, views)
             refined = relabel.refine(probabilities, images, seeds, fabric.device)
             labels = clamp(relabel.decide(refined, samples), seeds)

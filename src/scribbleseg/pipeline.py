@@ -248,8 +248,10 @@ def plan(session: Session) -> str:
             continue
         em.check_channels(one.recipe, channels)
         lengths = ", ".join(str(step.iterations) for step in steps)
-        named, side, mm = f"{phase}: " if phase else "", one.recipe.window, one.recipe.preprocess.spacing_mm
-        of = f"of {steps[0].batch} slices of {side} x {side} pixels{f' of {mm} mm' if in_mm else ''}"
+        named, mm = f"{phase}: " if phase else "", one.recipe.preprocess.spacing_mm
+        what = ("slices", "pixels") if one.recipe.depth is None else ("blocks", "voxels")
+        shape = " x ".join(map(str, one.recipe.sides))
+        of = f"of {steps[0].batch} {what[0]} of {shape} {what[1]}{f' of {mm} mm' if in_mm else ''}"
         rounds = f"{len(steps)} round{'s' * (len(steps) > 1)} of training"
         lines.append(f"{named}{rounds} ({lengths} iterations) {of}")
         total += seconds(one, channels, steps)

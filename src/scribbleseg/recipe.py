@@ -8,7 +8,8 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from scribbleseg.crf.kernels import in_pixels
 from scribbleseg.data import coarse, fully_annotated
-from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.data.dimensions import Stacks
+from scribbleseg.data.preprocess import LARGEST_SIZE, Preprocess
 from scribbleseg.relabel.decide import Argmax, Confident, WelchTest
 from scribbleseg.relabel.predict import Views
 from scribbleseg.relabel.refine import DenseCRF, Identity
@@ -19,6 +20,7 @@ from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_rnn import CRFRNN
 from scribbleseg.training.loop import Training
 from scribbleseg.training.monai_network import MONAINetwork
+from scribbleseg.training.network import NetworkModule
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError, Dataset
@@ -84,6 +86,10 @@ class Recipe:
         patch: side in pixels of the window that is cut out of each slice for training, around labelled pixels; None, or
             a side of more than the grid's, trains on whole slices. Relabelling and segmenting see whole slices, in
             overlapping windows of that side (`Views`).
+        neighbours: so many slices below and above each slice are further channels of its image (2.5-D); 0 is none.
+            For 2-D networks.
+        depth: the number of slices in a block, for 3-D networks, which learn from blocks around labelled pixels and see
+            overlapping ones; None leaves it to the data (`dimensions.Stacks`).
         stages: one after the other, at least one.
         stop_below: training ends after the first stage before which relabelling changed less than this share of the
             pixels (ours).
@@ -103,6 +109,8 @@ class Recipe:
     augment: Augment | None = Augment()
     slices: Literal["labelled", "structures"] = "labelled"
     patch: PositiveInt | None = None
+    neighbours: Annotated[int, Field(ge=0, le=100)] = 0
+    depth: Annotated[int, Field(gt=0, le=LARGEST_SIZE)] | None = None
     stages: tuple[Stage, ...] = (Stage(iterations=12000), Stage(iterations=6000, relabel=Relabel(), times=3))
     stop_below: NonNegativeFloat = 0.001
     rotations: tuple[float, ...] = ()
@@ -121,9 +129,18 @@ class Recipe:
         return min(self.patch or size, size)
 
     @property
+    def sides(self) -> tuple[int, ...]:
+        """The shape of what the network learns from, once the recipe is fitted to data: that of a slice or a block."""
+        return (self.window, self.window) if self.depth is None else (self.depth, self.window, self.window)
+
+    @property
     def views(self) -> Views:
         """How the network looks at slices that it relabels or segments, once the recipe is fitted to data."""
-        return Views(self.rotations, self.window)
+        return Views(self.rotations, self.window, self.neighbours, self.depth)
+
+    def build(self, channels: int, labels: int) -> NetworkModule:
+        """Its network for images of so many channels, with new weights."""
+        return self.network.build(channels * (1 + 2 * self.neighbours), labels)
 
     @property
     def is_upper_bound(self) -> bool:
@@ -189,13 +206,16 @@ def resolve(recipe: Recipe, dataset: Dataset) -> Recipe:
     """
     recipe = from_plain(Recipe, to_plain(recipe))
     _check_stages(recipe)
+    _check_dimensions(recipe)
     preprocess = recipe.preprocess.resolve(dataset.train)
     resolved = _in_pixels(replace(recipe, preprocess=preprocess), float(preprocess.spacing_mm or 0))
+    resolved = _in_shape(resolved, dataset)
+    sides = resolved.sides[-1:] if resolved.depth is None else resolved.sides
     try:
-        resolved.network.check_sides(resolved.window)
+        resolved.network.check_sides(*sides)
         stochastic = resolved.network.has_dropout
         for loss in (loss for step in resolved.steps for loss in step.losses):
-            loss.check_sides(resolved.window)
+            loss.check_sides(*sides)
     except ValueError as error:
         raise DataError(f"recipe fields network, preprocess.size, patch, stages.losses: {error}") from None
     for n, stage in enumerate(recipe.stages):
@@ -230,6 +250,34 @@ def _check_stages(recipe: Recipe) -> None:
                 "and no stage up to here makes any; give this stage or one before it a relabelling (relabel), or take "
                 "another loss"
             )
+
+
+def _check_dimensions(recipe: Recipe) -> None:
+    """Raises DataError for fields that do not go with networks of so many dimensions."""
+    kind, dimensions = recipe.network.kind, recipe.network.dimensions
+    if recipe.neighbours and (dimensions == 3 or kind == "crf_rnn"):
+        reason = "which sees the slices around by itself" if dimensions == 3 else "which compares pixels of one slice"
+        raise DataError(
+            f"recipe field neighbours: expected 0 with a network {kind} in {dimensions}-D, {reason}, got "
+            f"{recipe.neighbours}; set it to 0"
+        )
+    if recipe.depth is not None and dimensions == 2:
+        raise DataError(
+            f"recipe field depth: expected none with a network {kind} in 2-D, which sees slices, got {recipe.depth}; "
+            "leave it out, or take a 3-D network (network.kind=monai, network.dimensions=3)"
+        )
+
+
+def _in_shape(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with the depth of its blocks, and its network with what it leaves to their shape."""
+    grid = recipe.preprocess
+    pixel = float(grid.spacing_mm or 0)
+    spacing_mm: tuple[float, ...] = (pixel, pixel)
+    if recipe.network.dimensions == 3:
+        stacks = Stacks.of(dataset.train, grid)
+        spacing_mm = (stacks.distance_mm, *spacing_mm)
+        recipe = replace(recipe, depth=recipe.depth or stacks.block_depth(recipe.window, pixel))
+    return replace(recipe, network=recipe.network.fitted(spacing_mm, recipe.sides))
 
 
 def _in_pixels(part: Any, spacing_mm: float) -> Any:

@@ -86,18 +86,17 @@ def tune_crf(
     """
     recipe, fabric, run = session.recipe, session.fabric, session.run
     network = next(train(session)).segmenter.network
-    planes = [
-        (recipe.preprocess.image(case), recipe.preprocess.labels(case.scribbles, case.geometry))
-        for case in track(held_out, "Held-out cases", total=len(held_out))
-    ]
-    images, scribbles = (np.concatenate(part) for part in zip(*planes, strict=True))
-    drawn = (scribbles != UNLABELLED).any(axis=(1, 2))
-    if not drawn.any():
+    planes = []
+    for case in track(held_out, "Held-out cases", total=len(held_out)):
+        image, strokes = recipe.preprocess.image(case), recipe.preprocess.labels(case.scribbles, case.geometry)
+        drawn = (strokes != UNLABELLED).any(axis=(1, 2))
+        if drawn.any():
+            planes.append((image[drawn], strokes[drawn], predict(fabric, network, image, recipe.views)[drawn]))
+    if not planes:
         raise DataError(
             f"{session.dataset.root}: expected scribbles in the held-out cases {held_out.names}, found none"
         )
-    images, scribbles = images[drawn], scribbles[drawn]
-    probabilities = predict(fabric, network, images, recipe.views)
+    images, scribbles, probabilities = (np.concatenate(part) for part in zip(*planes, strict=True))
     free = np.full_like(scribbles, UNLABELLED)
     path = run.path / "trials.jsonl"
     records = read_records(path)

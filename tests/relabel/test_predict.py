@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from monai.inferers import sliding_window_inference
 from scipy.special import entr, softmax
 from torch import nn
 
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.relabel.predict import BATCH, Segmenter, Views, predict, sample
+from scribbleseg.relabel.predict import BATCH, Segmenter, Views, predict, predict_parts, sample
+from scribbleseg.training.monai_network import MONAINetwork
 from scribbleseg.training.unet import UNet, UNetModule
 from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
 
@@ -217,7 +219,7 @@ def test_a_network_is_shown_squares_of_the_side_it_learned_from(fabric):
 def test_passes_in_windows_have_the_moments_of_the_whole_slice(fabric):
     images = np.random.default_rng(0).normal(size=(2, 1, 48, 48)).astype(np.float32)
     network = UNet(base=2, dropout=0.5, padded=True).build(1, 3)
-    samples = sample(fabric, network, images, 8, 0, window=32)
+    samples = sample(fabric, network, images, 8, 0, Views(window=32))
     assert samples.mean.shape == samples.variance.shape == samples.probabilities.shape == (2, 3, 48, 48)
     assert samples.mean_entropy.shape == samples.entropy.shape == (2, 48, 48)
     assert np.allclose(samples.probabilities.sum(axis=1), 1, atol=1e-4)
@@ -279,3 +281,107 @@ def test_a_segmenter_keeps_the_largest_component_of_single_structures_alone(fabr
     expected = whole.segment(case)
     expected[1, :10, :10] = 0
     assert (single.segment(case) == expected).all()
+
+
+# Blocks of slices, and slices with their neighbours
+
+
+class Blocks(Threshold):
+    """Calls bright voxels label 1, and notes how many slices it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = []
+
+    def forward(self, image):
+        self.seen.append(tuple(image.shape[2:]))
+        return super().forward(image)
+
+
+@pytest.mark.parametrize(("slices", "depth"), [(11, 4), (8, 4), (9, 1), (7, 7), (4, 5), (1, 4), (10, 3)])
+def test_blocks_cover_the_whole_stack(fabric, slices, depth):
+    images = np.random.default_rng(0).normal(size=(slices, 1, 20, 20)).astype(np.float32) / 20
+    network = Blocks()
+    whole = predict(fabric, Threshold(), images)
+    parts = list(predict_parts(fabric, network, images, Views(window=12, depth=depth)))
+    assert np.allclose(np.concatenate(parts), whole, atol=1e-5)
+    assert set(network.seen) == {(depth, 12, 12)}
+    assert max(map(len, parts)) <= depth, "no more is held than a block"
+
+
+def volume_network(**arguments):
+    torch.manual_seed(0)
+    filters = {"filters": [4, 8, 8], **arguments}
+    return (
+        MONAINetwork(name="DynUNet", arguments=filters, dimensions=3).fitted((3.0, 1.0, 1.0), (5, 16, 16)).build(1, 3)
+    )
+
+
+def test_a_block_that_covers_the_stack_is_one_forward_pass(fabric):
+    images = np.random.default_rng(0).normal(size=(5, 1, 16, 16)).astype(np.float32)
+    network = volume_network()
+    with torch.inference_mode():
+        logits = network.eval()(torch.from_numpy(images.swapaxes(0, 1)[None]))
+    expected = logits.softmax(dim=1)[0].numpy().swapaxes(0, 1)
+    seen = predict(fabric, network.train(), images, Views(window=16, depth=5))
+    assert np.allclose(seen, expected, atol=1e-6)
+    assert network.training
+    turned = predict(fabric, network, images, Views((10.0,), window=16, depth=5))
+    assert turned.shape == expected.shape
+    assert not np.allclose(turned, expected, atol=1e-3)
+
+
+def test_overlapping_blocks_are_what_monai_makes_of_the_volume(fabric):
+    images = np.random.default_rng(0).normal(size=(9, 1, 16, 16)).astype(np.float32)
+    network = volume_network().eval()
+
+    def look(volume):
+        return network(volume).softmax(dim=1)
+
+    with torch.inference_mode():
+        volume = torch.from_numpy(images.swapaxes(0, 1)[None])
+        expected = sliding_window_inference(volume, (4, 16, 16), 1, look, overlap=0.5, mode="gaussian")
+    seen = predict(fabric, network, images, Views(window=16, depth=4))
+    centre = np.s_[:, :, 6:10, 6:10]  # MONAI's weights have a smallest value, which the corners of a block reach
+    assert np.allclose(seen[centre], expected[0].numpy().swapaxes(0, 1)[centre], atol=1e-5)
+
+
+def test_passes_in_blocks_have_the_moments_of_every_slice(fabric):
+    images = np.random.default_rng(0).normal(size=(6, 1, 16, 16)).astype(np.float32)
+    network = volume_network(dropout=0.3)
+    samples = sample(fabric, network, images, 3, 0, Views(window=16, depth=4))
+    assert samples.mean.shape == samples.variance.shape == samples.probabilities.shape == (6, 3, 16, 16)
+    assert samples.mean_entropy.shape == (6, 16, 16)
+    assert np.allclose(samples.probabilities.sum(axis=1), 1, atol=1e-4)
+    assert (samples.variance > 0).any()
+    assert np.array_equal(samples.mean, sample(fabric, network, images, 3, 0, Views(window=16, depth=4)).mean)
+
+
+class Below(Threshold):
+    """Calls pixels label 1 that are bright in the slice below."""
+
+    channels = 3
+
+    def forward(self, image):
+        return super().forward(image[:, 1:2])
+
+
+@pytest.mark.parametrize("slices", [1, 2, 20])
+def test_a_slice_is_seen_with_its_neighbours_also_from_one_batch_to_the_next(fabric, slices):
+    images = np.random.default_rng(0).normal(size=(slices, 1, 16, 16)).astype(np.float32)
+    seen = predict(fabric, Below(), images, Views(neighbours=1))
+    shifted = images[[0, *range(slices - 1)]]
+    assert np.allclose(seen, predict(fabric, Threshold(), shifted), atol=1e-6)
+
+
+@pytest.mark.parametrize(("network", "views"), [(Blocks(), Views(window=32, depth=4)), (Below(), Views(neighbours=1))])
+def test_a_segmenter_shows_whole_stacks_where_slices_are_not_seen_alone(fabric, network, views):
+    image = np.zeros((1, 40, 32, 32), np.float32)
+    image[0, 5:37, 10:20, 10:20] = 100
+    case = Case("stack", image, np.full((40, 32, 32), UNLABELLED, np.uint8), Geometry((40, 32, 32), np.eye(4)))
+    segmenter = Segmenter(network, Preprocess(1.0, 32), ("background", "box"), fabric, views)
+    assert segmenter.channels == 1
+    expected = image[0] > 0
+    if views.neighbours:
+        expected = expected[[0, *range(39)]]
+    assert np.array_equal(segmenter.segment(case), expected)

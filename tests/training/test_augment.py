@@ -226,3 +226,19 @@ def test_intensities_change_and_labels_do_not():
     new = replace(NOTHING, gamma=0.5, low_resolution=1.0, blur=1.0)(batch)
     assert torch.equal(new.labels, batch.labels)
     torch.testing.assert_close(new.clean, batch.images, atol=1e-4, rtol=0)
+
+
+def test_the_slices_of_a_block_are_moved_and_changed_alike():
+    one = all_parts()
+    block = Batch(**{
+        name: part[..., None, :, :].expand(*part.shape[:-2], 3, *part.shape[-2:]).clone()
+        for name, part in one.parts().items()
+    })  # fmt: skip
+    torch.manual_seed(0)
+    new = Augment(noise=0.0, flips=True, gamma=0.5, low_resolution=0.5, blur=0.5)(block)
+    for name, part in new.parts().items():
+        assert part.shape == block.parts()[name].shape
+        assert torch.allclose(part[..., :1, :, :].float(), part.float(), atol=1e-5), name
+    torch.manual_seed(0)
+    flat = Augment(noise=0.0, flips=True, gamma=0.5, low_resolution=0.5, blur=0.5)(one)
+    assert torch.equal(flat.labels, new.labels[:, 0]), "as a single slice is moved"

@@ -209,7 +209,7 @@ def test_windows_hold_a_labelled_pixel_of_any_label_anywhere_in_them(make_slices
     rng = np.random.default_rng(1)
     seen, places = [], []
     for _ in range(600):
-        rows, columns = source.window(1, rng)
+        rows, columns = source.window(1, rng).plane
         assert rows.stop - rows.start == columns.stop - columns.start == 16
         assert 0 <= rows.start <= 32
         assert 0 <= columns.start <= 32
@@ -220,9 +220,78 @@ def test_windows_hold_a_labelled_pixel_of_any_label_anywhere_in_them(make_slices
     shares = [seen.count(label) / 600 for label in (0, 1, 2)]
     assert min(shares) > 0.25, "a label of one pixel is seen as often as one of 400"
     assert len(set(places)) > 120
-    assert (
-        Source(slices, 0).window(1, rng) == Source(slices, 0, patch=64).window(1, rng) == (slice(0, 48), slice(0, 48))
-    )
+    whole = (slice(0, 48), slice(0, 48))
+    assert Source(slices, 0).window(1, rng).plane == Source(slices, 0, patch=64).window(1, rng).plane == whole
+
+
+@pytest.fixture
+def two_cases(make_slices):
+    """Cases of 5 and of 2 slices, whose images hold the number of the slice; in each a single pixel is labelled."""
+    images = np.arange(7, dtype=np.float32)[:, None, None, None] * np.ones((1, 2, 16, 16), np.float32)
+    images[:, 1] += 100
+    labels = np.full((7, 16, 16), UNLABELLED, np.uint8)
+    labels[3, 4, 5] = labels[6, 9, 9] = 1
+    slices = make_slices(images, labels, soft=np.ones((7, 3, 16, 16)))
+    case = slices.index["cases"].pop("a")
+    slices.index["cases"] |= {"a": {**case, "slices": 5}, "b": {**case, "slices": 2}}
+    return slices
+
+
+def test_blocks_hold_a_labelled_voxel_and_nothing_of_another_case(two_cases):
+    source = Source(two_cases, 0, patch=8, depth=3)
+    rng, firsts = np.random.default_rng(0), set()
+    for _ in range(60):
+        window = source.window(3, rng)
+        block, labels = source.read("images", window), source.read("labels", window)
+        assert block.shape == (2, 3, 8, 8)
+        assert labels.shape == (3, 8, 8)
+        assert source.read("soft", window).shape == (3, 3, 8, 8)
+        assert (labels == 1).sum() == 1
+        assert (np.diff(block[0, :, 0, 0]) == 1).all()
+        assert (block[1] == block[0] + 100).all()
+        firsts.add(window.places[0])
+    assert firsts == {1, 2}, "within the case, wherever the labelled voxel is in the block"
+
+
+def test_beyond_the_ends_of_a_case_nothing_is_labelled_and_its_last_slice_is_repeated(two_cases):
+    source = Source(two_cases, 0, depth=4)
+    seen = set()
+    for seed in range(20):
+        window = source.window(6, np.random.default_rng(seed))
+        images, labels = source.read("images", window), source.read("labels", window)
+        beyond = np.array([place not in (5, 6) for place in window.places])
+        assert images[0, :, 0, 0].tolist() == [min(max(place, 5), 6) for place in window.places]
+        assert (labels[beyond] == UNLABELLED).all()
+        assert (source.read("soft", window)[:, beyond] == 0).all()
+        assert (labels[~beyond] == 1).sum() == 1
+        seen.add(tuple(beyond))
+    assert len(seen) == 3, "padding may lie below, above or on both sides"
+
+
+def test_neighbouring_slices_are_further_channels_of_the_images_alone(two_cases, fabric):
+    source = Source(two_cases, 0, neighbours=2)
+    for place, expected in ((3, [3, 2, 4, 1, 4]), (6, [6, 5, 6, 5, 6])):
+        window = source.window(place, np.random.default_rng(0))
+        images = source.read("images", window)
+        assert images[::2, 0, 0].tolist() == expected
+        assert (images[1::2] == images[::2] + 100).all()
+        assert source.read("labels", window).shape == (16, 16)
+    batch = Batches(source, Augment(), (0, 0))(0, Training(iterations=1, batch=2), fabric)
+    assert batch.images.shape == (2, 10, 16, 16)
+    assert batch.labels.shape == (2, 16, 16)
+
+
+def test_a_batch_of_blocks_is_augmented_and_the_same_again(two_cases, fabric):
+    batches = Batches(Source(two_cases, 0, depth=3), Augment(gamma=0.5, low_resolution=1.0, blur=1.0), (0, 0))
+    training = Training(iterations=1, batch=2, losses=(PartialCrossEntropy(), PartialDice()))
+    one, other = batches(0, training, fabric), batches(0, training, fabric)
+    assert one.images.shape == (2, 2, 3, 16, 16)
+    assert one.labels.shape == (2, 3, 16, 16)
+    assert torch.equal(one.images, other.images)
+    logits = torch.randn(2, 2, 3, 16, 16)
+    for loss in training.losses:  # blocks are no more to a loss than as many slices
+        slices = Batch(one.images.movedim(2, 1).flatten(0, 1), one.labels.flatten(0, 1))
+        assert torch.isclose(loss(logits, one), loss(logits.movedim(2, 1).flatten(0, 1), slices))
 
 
 def test_all_parts_of_a_batch_are_cut_out_of_the_same_window(make_slices, fabric):

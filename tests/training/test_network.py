@@ -17,7 +17,7 @@ from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.training import loop
 from scribbleseg.training.crf_rnn import CRFRNN
 from scribbleseg.training.loop import Training
-from scribbleseg.training.monai_network import MONAINetwork
+from scribbleseg.training.monai_network import MONAINetwork, levels
 from scribbleseg.training.network import Network, NetworkModule, Stochastic, has_dropout, set_batch_statistics, trial
 from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.plain_unet import PlainUNet
@@ -433,3 +433,43 @@ def test_dropout_layers_of_probability_0_are_no_dropout():
     assert not has_dropout(network)
     with pytest.raises(DataError, match="expected a network with dropout"):
         check_dropout(network)
+
+
+# Networks of blocks
+
+
+def test_levels_are_those_of_nnunet():
+    """Those that nnU-Net plans for the prostates of the Medical Segmentation Decathlon, and for cubes."""
+    kernels, strides = levels((3.6, 0.62, 0.62), (20, 320, 256))
+    assert strides == [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2], [1, 2, 2]]
+    assert kernels == [[1, 3, 3], [1, 3, 3], *[[3, 3, 3]] * 5]
+    kernels, strides = levels((1.0, 1.0, 1.0), (128, 128, 128))
+    assert strides == [[1, 1, 1], *[[2, 2, 2]] * 5]
+    assert kernels == [[3, 3, 3]] * 6
+    assert levels((8.0, 1.0, 1.0), (8, 16, 16)) == ([[1, 3, 3], [1, 3, 3], [3, 3, 3]], [[1, 1, 1], *[[1, 2, 2]] * 2])
+    assert levels((1.0, 1.0), (24, 10))[1] == [[1, 1], [2, 2], [2, 1]], "odd sides are not halved"
+
+
+def test_kernels_and_strides_are_fitted_where_nobody_gives_them():
+    plain = MONAINetwork(name="DynUNet", arguments={"filters": [4, 8, 8], "dropout": 0.2}, dimensions=3)
+    spec = plain.fitted((2.5, 1.0, 1.0), (8, 32, 32))
+    assert spec.arguments["strides"] == [[1, 1, 1], [1, 2, 2], [2, 2, 2]], "no more levels than filters"
+    assert spec.arguments["kernel_size"] == [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
+    assert spec.fitted((1.0, 1.0, 1.0), (64, 64, 64)) == spec, "once"
+    assert spec.has_dropout
+    spec.check_sides(8, 32, 32)
+    network = spec.build(2, 3)
+    for sides in ((8, 32, 32), (16, 48, 32)):
+        assert network(torch.randn(1, 2, *sides)).shape == (1, 3, *sides)
+    with pytest.raises(ValueError, match=r"got \(7, 32, 32\)"):
+        spec.check_sides(7, 32, 32)
+    assert basic_unet().fitted((1.0, 1.0), (32, 32)) == basic_unet()
+    fitted = MONAINetwork(name="DynUNet").fitted((1.0, 1.0), (32, 32))
+    fitted.check_sides(32)
+    assert from_plain(MONAINetwork, json.loads(json.dumps(to_plain(spec)))) == spec
+
+
+def test_a_crf_rnn_takes_no_network_of_blocks():
+    spec = CRFRNN(**KERNELS, unaries=replace(basic_unet(), dimensions=3))
+    with pytest.raises(ValueError, match="2-D network inside crf_rnn, got 3-D"):
+        spec.check_sides(32)

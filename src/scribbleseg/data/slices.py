@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import zlib
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -107,6 +108,14 @@ class Slices:
             rows[name] = slice(start, start + case["slices"])
             start += case["slices"]
         return rows
+
+    def rows_of(self, index: int) -> slice:
+        """The slices of the case that a slice belongs to."""
+        return self._cases[bisect(self._cases, index, key=lambda rows: rows.stop)]
+
+    @cached_property
+    def _cases(self) -> list[slice]:
+        return list(self.rows.values())
 
     @cached_property
     def spacing_mm(self) -> dict[str, tuple[float, float, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.dropout import _DropoutNd
 
+from scribbleseg.data.blocks import Window, channels_last, cut, with_neighbours
 from scribbleseg.data.orientation import unit_of
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.components import only_largest
@@ -40,10 +42,20 @@ class Views:
         window: side in pixels of what the network learned from. Larger slices are seen in squares of that side that
             overlap by half, weighted by a Gaussian around each square's centre, as nnU-Net does (Isensee et al. 2021):
             a network that has always had a border within reach errs where there is none. None is any side.
+        neighbours: so many slices below and above each slice are further channels of it.
+        depth: the number of slices in the blocks that a 3-D network learned from. It sees blocks of as many slices,
+            which overlap by half, weighted by a Gaussian through the block. None sees slices.
     """
 
     rotations: tuple[float, ...] = ()
     window: int | None = None
+    neighbours: int = 0
+    depth: int | None = None
+
+    @property
+    def of_single_slices(self) -> bool:
+        """Whether a slice is seen without those beside it; else the whole stack of a case has to be given."""
+        return not self.neighbours and self.depth is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +90,6 @@ class Samples:
         return np.maximum(self.entropy - self.mean_entropy, 0)  # below 0 by rounding only
 
 
-@torch.inference_mode()
 def predict(
     fabric: Fabric,
     network: nn.Module,
@@ -90,22 +101,73 @@ def predict(
     Args:
         fabric: where it runs.
         network: any of the recipes' networks.
-        images: square slices, of the grid or larger.
+        images: square slices, of the grid or larger; all of a case, in order, unless `views.of_single_slices`.
         views: how it looks at them.
 
     Raises:
         DataError: the network's logits are not finite.
     """
+    return np.concatenate(list(predict_parts(fabric, network, images, views)))
+
+
+def predict_parts(
+    fabric: Fabric, network: nn.Module, images: Float32[np.ndarray, "slice channel height width"], views: Views
+) -> Iterator[Float32[np.ndarray, "slice label height width"]]:
+    """What `predict` returns, some slices at a time, from the first to the last. Raises DataError."""
 
     def seen(batch: Tensor) -> Tensor:
         return _in_windows(lambda tiles: network(tiles).float(), batch, views.window).softmax(dim=1)
 
-    with _evaluating(network, fabric), fabric.autocast():
-        batches = [_mean_of_views(seen, batch, views.rotations).cpu().numpy() for batch in _batches(images, fabric)]
-    probabilities = np.concatenate(batches)
-    if not np.isfinite(probabilities).all():
-        raise DataError(DIVERGED)
-    return probabilities
+    @torch.inference_mode()
+    def look(batch: Tensor) -> tuple[Tensor, ...]:
+        with _evaluating(network, fabric), fabric.autocast():
+            return (_mean_of_views(seen, batch, views.rotations),)
+
+    for (part,) in _parts(look, images, views, fabric.device):
+        probabilities = part.cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise DataError(DIVERGED)
+        yield probabilities
+
+
+def _parts(
+    look: Callable[[Tensor], tuple[Tensor, ...]], images: np.ndarray, views: Views, device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """What a look at slices gives, `slice ... height width`, some slices at a time, from the first to the last."""
+    if views.depth is not None:
+        yield from _along_depth(look, images, views.depth, device)
+        return
+    whole = slice(0, len(images))
+    for start in range(0, len(images), BATCH):
+        places = range(start, min(start + BATCH, len(images)))
+        batch = np.stack([with_neighbours(images, Window(whole, [place]), views.neighbours) for place in places])
+        yield look(channels_last(torch.from_numpy(batch).to(device)))
+
+
+def _along_depth(
+    look: Callable[[Tensor], tuple[Tensor, ...]], images: np.ndarray, depth: int, device: torch.device
+) -> Iterator[tuple[Tensor, ...]]:
+    """The same in blocks of so many slices that overlap by half: their mean, weighted by a Gaussian along depth.
+
+    Never more than one block is held. Beyond the ends of a stack that is shorter than a block, its last slice is
+    repeated.
+    """
+    n = len(images)
+    starts = [*range(0, n - depth, max(1, depth // 2)), n - depth] if n >= depth else [(n - depth) // 2]
+    gaussian = torch.exp(-0.5 * ((torch.arange(depth, device=device) - (depth - 1) / 2) / (depth / 8)) ** 2)
+    sums: tuple[Tensor, ...] = ()  # of the slices that both the blocks before and this one see; the last are weights
+    for start, following in pairwise([*starts, n]):
+        block = cut(images, Window(slice(0, n), range(start, start + depth))).swapaxes(0, 1)
+        found = look(torch.from_numpy(np.ascontiguousarray(block)[None]).to(device))
+        there = slice(max(0, -start), n - start)  # up to the block's end where that comes first
+        weights = gaussian.view(-1, 1, 1, 1)
+        parts = [*(part[0].swapaxes(0, 1) * weights for part in found), weights.expand(-1, 1, 1, 1)]
+        parts = [part[there].clone() for part in parts]
+        for part, before in zip(parts, sums, strict=False):
+            part[: len(before)] += before
+        done = following - max(0, start)
+        yield tuple(part[:done] / parts[-1][:done] for part in parts[:-1])
+        sums = tuple(part[done:] for part in parts)
 
 
 def _in_windows(look: Callable[[Tensor], Any], batch: Tensor, window: int | None) -> Any:
@@ -115,10 +177,12 @@ def _in_windows(look: Callable[[Tensor], Any], batch: Tensor, window: int | None
 
     from monai.inferers import sliding_window_inference  # not at the top: most commands need not wait for it
 
-    def in_order(tiles: Tensor) -> Any:
-        return look(tiles.contiguous(memory_format=torch.channels_last))
-
-    return sliding_window_inference(batch, (window, window), BATCH, in_order, overlap=0.5, mode="gaussian")
+    depth = batch.shape[2:-2]  # none of slices
+    side = (*depth, window, window)
+    at_once = max(1, BATCH // math.prod(depth))
+    return sliding_window_inference(
+        batch, side, at_once, lambda tiles: look(channels_last(tiles)), overlap=0.5, mode="gaussian"
+    )
 
 
 def _mean_of_views(seen: Callable[[Tensor], Tensor], batch: Tensor, rotations: Sequence[float]) -> Tensor:
@@ -126,7 +190,7 @@ def _mean_of_views(seen: Callable[[Tensor], Tensor], batch: Tensor, rotations: S
     total = seen(batch)
     views = torch.ones_like(total[:, :1])
     for degrees in rotations:
-        rotated = seen(_rotated(batch, degrees, "border").contiguous(memory_format=torch.channels_last))
+        rotated = seen(channels_last(_rotated(batch, degrees, "border")))
         total = total + _rotated(rotated, -degrees, "zeros")
         views = views + _rotated(torch.ones_like(views), -degrees, "zeros")
     return total / views
@@ -137,8 +201,10 @@ def _rotated(batch: Tensor, degrees: float, padding: str) -> Tensor:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     rotation = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]], device=batch.device).expand(len(batch), 2, 3)
     with torch.autocast(batch.device.type, enabled=False):  # bfloat16 would be off by a pixel and more
-        grid = functional.affine_grid(rotation, list(batch.shape), align_corners=False)
-        return functional.grid_sample(batch.float(), grid, padding_mode=padding, align_corners=False)
+        slices = batch.float().flatten(1, -3)  # those of a block are turned alike
+        grid = functional.affine_grid(rotation, list(slices.shape), align_corners=False)
+        turned = functional.grid_sample(slices, grid, padding_mode=padding, align_corners=False)
+        return turned.view(batch.shape)
 
 
 @torch.inference_mode()
@@ -148,7 +214,7 @@ def sample(
     images: Float32[np.ndarray, "slice channel height width"],
     passes: int,
     seed: int,
-    window: int | None = None,
+    views: Views = Views(),  # a frozen dataclass
 ) -> Samples:
     """Many passes with dropout on and running batch statistics: Monte Carlo dropout (Can et al. 2018, section 2.4).
 
@@ -159,10 +225,11 @@ def sample(
     Args:
         fabric: where it runs.
         network: any of the recipes' networks, with dropout.
-        images: square slices, of the grid or larger.
+        images: square slices, of the grid or larger; all of a case, in order, unless `views.of_single_slices`.
         passes: T; 50 in the paper.
         seed: the random seed for the dropout masks; torch's global generators are left as they were.
-        window: see `Views`; the moments of overlapping squares are put together.
+        views: how it looks at slices, but for rotations, which are left out; the moments of overlapping squares and
+            blocks are put together.
 
     Raises:
         DataError: the network has no dropout, or its logits are not finite.
@@ -173,14 +240,15 @@ def sample(
     if not len(images):
         raise ValueError("expected at least one slice, got none")
     check_dropout(network)
-    stochastic = network.for_passes().to(fabric.device, memory_format=torch.channels_last)  # type: ignore[operator]
+    stochastic = channels_last(network.for_passes().to(fabric.device))  # type: ignore[operator]
+
+    def look(batch: Tensor) -> tuple[Tensor, ...]:
+        return _in_windows(lambda tiles: _moments(stochastic, tiles, passes), batch, views.window)
+
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices), fabric.autocast():
         torch.manual_seed(seed)
-        batches = [
-            _in_windows(lambda tiles: _moments(stochastic, tiles, passes), batch, window)
-            for batch in _batches(images, fabric)
-        ]
+        batches = list(_parts(look, images, views, fabric.device))
     mean, variance, likely, entropy = (torch.cat(parts).cpu().numpy() for parts in zip(*batches, strict=True))
     samples = Samples(passes, mean, variance, likely, entropy[:, 0])
     if not all(np.isfinite(getattr(samples, field.name)).all() for field in fields(samples)):
@@ -226,17 +294,11 @@ def _moments(network: nn.Module, batch: Tensor, passes: int) -> tuple[Tensor, ..
 def _evaluating(network: nn.Module, fabric: Fabric) -> Iterator[None]:
     """The network on its device, with dropout off and running batch statistics; given back in the mode it was in."""
     training = network.training
-    network.to(fabric.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    channels_last(network.to(fabric.device)).eval()
     try:
         yield
     finally:
         network.train(training)
-
-
-def _batches(images: np.ndarray, fabric: Fabric) -> Iterator[Tensor]:
-    for start in range(0, len(images), BATCH):
-        batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(fabric.device)
-        yield batch.contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -262,7 +324,7 @@ class Segmenter:
     @property
     def channels(self) -> int:
         """The number of channels of the images it was trained on."""
-        return int(self.network.channels)  # type: ignore[arg-type]
+        return int(self.network.channels) // (1 + 2 * self.views.neighbours)  # type: ignore[arg-type]
 
     def slices(self, case: Case) -> Float32[np.ndarray, "depth channel side side"]:
         """The case at the grid's spacing: whole, or cut to the grid where the recipe cuts training images, too.
@@ -285,8 +347,9 @@ class Segmenter:
 
     def _parts(self, case: Case) -> Iterator[tuple[slice, Float32[np.ndarray, "slice label height width"]]]:
         """Native probabilities, a few slices at a time, and which slices they are after `Preprocess.turn`."""
-        images = self.preprocess.image_parts(case, self._side(case))
-        on_grid = (predict(self.fabric, self.network, part, self.views) for part in images)
+        alone = self.views.of_single_slices
+        stacks = self.preprocess.image_parts(case, self._side(case)) if alone else iter((self.slices(case),))
+        on_grid = (each for part in stacks for each in predict_parts(self.fabric, self.network, part, self.views))
         return self.preprocess.native_parts(on_grid, case)
 
     def probabilities(self, case: Case) -> Probabilities:
@@ -303,7 +366,7 @@ class Segmenter:
 
     def samples(self, case: Case, passes: int, seed: int) -> Samples:
         """Passes with dropout over the case's slices on the network's grid (see `sample`). Raises DataError."""
-        return sample(self.fabric, self.network, self.slices(case), passes, seed, self.views.window)
+        return sample(self.fabric, self.network, self.slices(case), passes, seed, self.views)
 
     def segment_unmerged(self, case: Case) -> tuple[Labels, Labels]:
         """The labels twice: those of a single network are not merged with any others."""

@@ -1,4 +1,7 @@
-"""Augmentation of whole batches: image and labels move together, and what moves in from outside is UNLABELLED."""
+"""Augmentation of whole batches: image and labels move together, and what moves in from outside is UNLABELLED.
+
+All of it is in the plane of the slices. The slices of a block are moved and changed alike.
+"""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +18,7 @@ from scribbleseg.training.batch import Batch
 
 @dataclass(frozen=True)
 class Augment:
-    """Random rotation, scaling, flips, elastic deformation, contrast, brightness and noise; one draw per slice.
+    """Random rotation, scaling, flips, elastic deformation, contrast, brightness and noise; one draw a slice or block.
 
     The papers do not give their ranges; all of these are ours. Everything is drawn from torch's global generator of
     the images' device, so that a seed fixes it. All zeros is no augmentation.
@@ -69,7 +72,7 @@ class Augment:
         cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
         rotation = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
         affine = rotation * (zoom * mirror)[:, :, None]
-        grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
+        grid = functional.affine_grid(affine, [batch, 1, *images.shape[-2:]], align_corners=False)
         if self.elastic:
             knots = torch.randn(batch, 2, self.knots, self.knots, device=device, dtype=dtype) * 2 * self.elastic
             smooth = functional.interpolate(knots, images.shape[-2:], mode="bicubic", align_corners=True)
@@ -77,7 +80,7 @@ class Augment:
         return grid
 
     def _intensities(self, images: Tensor) -> Tensor:
-        shape = (len(images), images.shape[1], 1, 1)
+        shape = (*images.shape[:2], *[1] * (images.ndim - 2))
         gain = torch.exp(_uniform(images, shape) * math.log1p(self.contrast))
         shift = torch.randn(shape, device=images.device, dtype=images.dtype) * self.brightness
         noise = torch.randn_like(images) * (self.noise * torch.rand_like(gain))
@@ -87,12 +90,13 @@ class Augment:
         return images * gain + shift + noise
 
     def _resolution(self, images: Tensor) -> Tensor:
-        """Some slices at a lower resolution, others smoothed; one strength for the batch."""
+        """Some slices or blocks at a lower resolution, others smoothed; one strength for the batch."""
         changes = ((self.low_resolution, _enlarged), (self.blur, _smoothed))
+        slices = images.flatten(1, -3)
         for share, change in ((share, change) for share, change in changes if share):
-            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < share
-            images = torch.where(chosen, change(images, float(torch.rand(()))), images)
-        return images
+            chosen = torch.rand(len(slices), 1, 1, 1, device=slices.device) < share
+            slices = torch.where(chosen, change(slices, float(torch.rand(()))), slices)
+        return slices.view(images.shape)
 
 
 def _uniform(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -101,12 +105,13 @@ def _uniform(like: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def _to_a_power(images: Tensor, power: Tensor) -> Tensor:
-    """Each channel of each slice, scaled to [0, 1], to a power, with the mean and standard deviation that it had."""
-    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    """Each channel of a slice or block, scaled to [0, 1], to a power, with the mean and standard deviation it had."""
+    space = tuple(range(2, images.ndim))
+    low, high = images.amin(space, keepdim=True), images.amax(space, keepdim=True)
     raised = ((images - low) / (high - low).clamp(min=1e-6)).pow(power)
-    mean, sd = images.mean((2, 3), keepdim=True), images.std((2, 3), keepdim=True)
-    raised_sd = raised.std((2, 3), keepdim=True).clamp(min=1e-6)
-    return (raised - raised.mean((2, 3), keepdim=True)) / raised_sd * sd + mean
+    mean, sd = images.mean(space, keepdim=True), images.std(space, keepdim=True)
+    raised_sd = raised.std(space, keepdim=True).clamp(min=1e-6)
+    return (raised - raised.mean(space, keepdim=True)) / raised_sd * sd + mean
 
 
 def _enlarged(images: Tensor, strength: float) -> Tensor:

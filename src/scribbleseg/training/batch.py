@@ -1,4 +1,4 @@
-"""What a loss sees: a batch of slices as the network sees them, and everything that is known or believed about them."""
+"""What a loss sees: a batch of slices or blocks as the network sees them, and all that is known or believed of them."""
 
 from dataclasses import dataclass, fields
 
@@ -11,7 +11,7 @@ OPTIONAL = frozenset({"clean", "scribbles", "soft", "confidence", "inside"})
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Slices on one grid. Absent parts are None; images and labels are always there.
+    """Slices, or blocks of slices, on one grid. Absent parts are None; images and labels are always there.
 
     Args:
         images: normalised intensities as the network sees them: moved, then with gain, brightness and noise.

@@ -90,7 +90,9 @@ class DenseCRFLoss(HasDistances):
             return self.alpha / pairs * _Disagreement.apply(pooled(logits.to(dtype).softmax(1)), weights, similar)
 
     def check_sides(self, *sides: int) -> None:
-        """Raises ValueError for a side of the slice that `scale` does not divide."""
+        """Raises ValueError for a side of the slice that `scale` does not divide, and for the three of a block."""
+        if len(sides) == 3:
+            raise ValueError(f"expected slices for {self.kind}, which compares pixels of one slice, got blocks {sides}")
         if any(side % self.scale for side in sides):
             raise ValueError(f"expected sides that scale {self.scale} divides, got {sides}")
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from scribbleseg.crf.kernels import Kernels
 from scribbleseg.crf.mean_field import mean_field
 from scribbleseg.training.monai_network import MONAINetwork
-from scribbleseg.training.network import NetworkModule, Outputs
+from scribbleseg.training.network import NetworkModule, Outputs, Plane
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
 
 
 @dataclass(frozen=True)
-class CRFRNN(Kernels):
+class CRFRNN(Plane, Kernels):
     """Can et al. 2018, section 2.3, after Zheng et al. 2015 (doi:10.1109/ICCV.2015.179).
 
     The logits of the network inside are the unaries of a dense CRF whose mean field is unrolled for a number of
@@ -46,7 +46,9 @@ class CRFRNN(Kernels):
         return self.unaries.has_dropout
 
     def check_sides(self, *sides: int) -> None:
-        """Raises ValueError for a side of the slice that the network inside cannot take."""
+        """Raises ValueError for a network of blocks inside, and for a side of the slice that it cannot take."""
+        if self.unaries.dimensions != self.dimensions:
+            raise ValueError(f"expected a 2-D network inside {self.kind}, got {self.unaries.dimensions}-D")
         self.unaries.check_sides(*sides)
 
     def build(self, channels: int, labels: int) -> "CRFRNNModule":

@@ -16,7 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from scribbleseg.data.slices import FIXED, Slices
+from scribbleseg.data.blocks import Window, channels_last, cut, with_neighbours
+from scribbleseg.data.slices import FIXED, LAYERS, Slices
 from scribbleseg.files import FileError
 from scribbleseg.signals import postponing
 from scribbleseg.training.augment import Augment
@@ -44,7 +45,7 @@ class Training:
 
     Args:
         iterations: updates of the network.
-        batch: slices in one update on one device; 10 in the earlier code of Can et al.'s group.
+        batch: slices, or blocks of slices, in one update on one device; 10 in the earlier code of Can et al.'s group.
         optimiser: with its learning-rate schedule.
         losses: their sum is minimised. Of outputs under deep supervision, each counts half of the one before it.
         ema_decay: that of an exponential moving average of the weights, which segments and relabels in the place of
@@ -86,19 +87,23 @@ class Course:
 
 @dataclass(frozen=True)
 class Source:
-    """The slices that an M step learns from.
+    """The slices that an M step learns from, or the blocks of slices around them.
 
     Args:
         slices: the cache.
         labels: index of the map of labels in it.
         only_structures: whether slices in whose scribbles no structure is drawn are left out.
         patch: side of a window that is cut out of each slice around a labelled pixel; None is the whole slice.
+        neighbours: so many slices below and above are further channels of the image.
+        depth: the number of slices in a block around a labelled pixel, for a 3-D network; None is single slices.
     """
 
     slices: Slices
     labels: int | str
     only_structures: bool = False
     patch: int | None = None
+    neighbours: int = 0
+    depth: int | None = None
 
     def usable(self) -> np.ndarray:
         """The slices with a label. Raises DataError where there is none."""
@@ -111,17 +116,36 @@ class Source:
             raise DataError(f"expected {what} to train on, found none in {len(self.slices)} slices; draw some")
         return np.flatnonzero(usable)
 
-    def window(self, index: int, rng: np.random.Generator) -> tuple[slice, slice]:
-        """Rows and columns to cut out of a usable slice, around a pixel of one of its labels, each being as likely."""
+    def window(self, index: int, rng: np.random.Generator) -> Window:
+        """What to cut out around a pixel of one of the labels of a usable slice, each label being as likely.
+
+        A block has its slices anywhere around that one; it lies within the case where the case has as many slices.
+        """
         size = int(self.slices.index["shape"][-1])
-        if self.patch is None or self.patch >= size:
-            return slice(0, size), slice(0, size)
-        labels = self.slices.layer("labels", self.labels)[index]
-        label = rng.choice(np.setdiff1d(labels, UNLABELLED))
-        seen = rng.choice(np.argwhere(labels == label))
-        start = np.clip(seen - rng.integers(0, self.patch, 2), 0, size - self.patch)
-        rows, columns = (slice(int(first), int(first) + self.patch) for first in start)
-        return rows, columns
+        rows = columns = slice(0, size)
+        if self.patch is not None and self.patch < size:
+            labels = self.slices.layer("labels", self.labels)[index]
+            label = rng.choice(np.setdiff1d(labels, UNLABELLED))
+            seen = rng.choice(np.argwhere(labels == label))
+            start = np.clip(seen - rng.integers(0, self.patch, 2), 0, size - self.patch)
+            rows, columns = (slice(int(first), int(first) + self.patch) for first in start)
+        case = self.slices.rows_of(index)
+        if self.depth is None:
+            return Window(case, range(index, index + 1), (rows, columns))
+        ends = sorted((case.start, case.stop - self.depth))
+        first = int(np.clip(index - rng.integers(self.depth), *ends))
+        return Window(case, range(first, first + self.depth), (rows, columns))
+
+    def read(self, kind: str, window: Window) -> np.ndarray:
+        """The part of a layer that lies in a window: `[values] [depth] height width`.
+
+        Beyond the case nothing is labelled; its last slice is repeated in the images, as `predict` does.
+        """
+        layer = self.slices.layer(kind, None if kind in FIXED else self.labels)
+        if self.neighbours and kind == "images":
+            return with_neighbours(layer, window, self.neighbours)
+        block = cut(layer, window, LAYERS[kind].outside)
+        return block[0] if self.depth is None else np.moveaxis(block, 0, -3)
 
 
 class Batches:
@@ -152,7 +176,7 @@ class Batches:
         n = len(self.usable)
         chosen = [int(self.usable[self._order(p // n)[p % n]]) for p in positions]
         rng = np.random.default_rng((*self.stream, iteration, fabric.global_rank, 0))
-        windows = [(index, ..., *self.source.window(index, rng)) for index in chosen]
+        windows = [self.source.window(index, rng) for index in chosen]
         arrays = {kind: self._read(kind, windows) for kind in ("images", "labels", *sorted(training.needs - {"clean"}))}
         if "scribbles" in arrays:  # a stroke on padding or on air is nothing to learn from
             inside = self._read("inside", windows)
@@ -162,9 +186,8 @@ class Batches:
             parts["clean"] = parts["images"]
         return self.augment(Batch(**parts)) if self.augment else Batch(**parts)
 
-    def _read(self, kind: str, windows: Sequence[tuple]) -> np.ndarray:
-        layer = self.source.slices.layer(kind, None if kind in FIXED else self.source.labels)
-        values = np.stack([layer[window] for window in windows])
+    def _read(self, kind: str, windows: Sequence[Window]) -> np.ndarray:
+        values = np.stack([self.source.read(kind, window) for window in windows])
         return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
@@ -185,7 +208,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
     Raises:
         DataError: if the loss is no longer finite, or the checkpoint is of another network; it is kept.
     """
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    channels_last(network)
     optimisers = _Optimisers(network, training, course)
     model, *optimisers.parts = fabric.setup(network, *optimisers.parts)
     ema = _ema_of_weights(network, training.ema_decay)
@@ -197,7 +220,7 @@ def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabr
         for iteration in range(first, training.iterations):
             optimisers.freeze_others(iteration)
             batch = batches(iteration, training, fabric)
-            outputs = model(batch.images.contiguous(memory_format=torch.channels_last))
+            outputs = model(channels_last(batch.images))
             loss = objective(outputs, batch, training.losses)
             model.zero_grad()
             fabric.backward(loss)

@@ -21,7 +21,7 @@ class Loss(Protocol):
     """The optional parts of the `Batch` that it looks at; an M step reads and moves no others."""
 
     def check_sides(self, *sides: int) -> None:
-        """Raises ValueError for a side of the slice, in pixels, that it cannot take."""
+        """Raises ValueError for a side of the slice, or the three of a block (depth first), that it cannot take."""
 
     def __call__(self, logits: Float[Tensor, "batch label *space"], batch: Batch) -> Float[Tensor, ""]:
         """The loss of a batch."""

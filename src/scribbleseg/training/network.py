@@ -1,8 +1,8 @@
 """The network protocol: what a recipe's network has to offer, and what its members share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -40,8 +40,15 @@ class Network(Protocol):
     def has_dropout(self) -> bool:
         """Whether passes with dropout differ from each other."""
 
+    @property
+    def dimensions(self) -> int:
+        """2 for a network that maps slices to logits, 3 for one that maps blocks of slices."""
+
+    def fitted(self, spacing_mm: Sequence[float], sides: Sequence[int]) -> "Network":
+        """The network with what it leaves to the data, given voxel size and shape of what it learns from."""
+
     def check_sides(self, *sides: int) -> None:
-        """Raises ValueError for a side of the slice, in pixels, that the network cannot take."""
+        """Raises ValueError for a side of the slice, or sides of the block (depth first), that it cannot take."""
 
     def build(self, channels: int, labels: int) -> "NetworkModule":
         """A network with new weights, drawn from torch's global generator."""
@@ -57,8 +64,18 @@ Outputs = Float[Tensor, "batch label *space"] | tuple[Float[Tensor, "batch label
 """Logits; while a network with deep supervision trains, those of coarser levels come after them, at full size."""
 
 
+class Plane:
+    """What networks of slices share that leave nothing to the data."""
+
+    dimensions: ClassVar[int] = 2
+
+    def fitted(self, spacing_mm: Sequence[float], sides: Sequence[int]) -> Any:
+        """Itself."""
+        return self
+
+
 class NetworkModule(nn.Module):
-    """Maps `batch channel height width` to logits `batch label height width` (see `Outputs`).
+    """Maps `batch channel [depth] height width` to logits `batch label [depth] height width` (see `Outputs`).
 
     Attributes:
         channels: the number of channels of an image.

@@ -1,0 +1,62 @@
+"""Chooses between 2-D and 3-D from the data: how far apart slices are, and how many there are."""
+
+from dataclasses import dataclass
+from statistics import median
+
+from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.types import Cases
+
+THICK = 3.0
+"""Slices that are farther apart than so many pixels are large say little of each other (Isensee et al. 2021)."""
+
+FEWEST = 16
+"""Slices that a block of a 3-D network should have, at least (ours)."""
+
+MULTIPLE = 4
+"""The depth of a block is a multiple of this, so that it can be halved twice (ours)."""
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """What the stacks of slices of a data set are like.
+
+    Args:
+        slices: the median number of slices.
+        distance_mm: the median distance of two slices.
+        pixel_mm: the median side of a pixel.
+    """
+
+    slices: float
+    distance_mm: float
+    pixel_mm: float
+
+    @classmethod
+    def of(cls, cases: Cases, grid: Preprocess) -> "Stacks":
+        """Those of the cases, in the plane of a grid that is resolved. Raises DataError."""
+        geometries = [cases.geometry(name) for name in cases.names]
+        turned = [(grid.turn(each).shape(each), grid.turn(each).spacing_mm(each)) for each in geometries]
+        return cls(
+            float(median(shape[0] for shape, _ in turned)),
+            median(mm[0] for _, mm in turned),
+            median(side for _, mm in turned for side in mm[1:]),
+        )
+
+    @property
+    def dimensions(self) -> int:
+        """3 where slices lie at most 3 pixels apart and there are 16 of them or more, else 2."""
+        flat = self.slices < FEWEST or self.distance_mm > THICK * self.pixel_mm
+        return 2 if flat else 3
+
+    @property
+    def advice(self) -> str:
+        """The rule's choice in a sentence, with its reason."""
+        choice = "2-D" if self.dimensions == 2 else "3-D (such as --recipe default.quick3d)"
+        return (
+            f"Dimensions: {choice}, for slices are {self.distance_mm / self.pixel_mm:.1f} pixels apart and a case has "
+            f"{self.slices:g} of them; 3-D is for {FEWEST} slices or more, at most {THICK:g} pixels apart."
+        )
+
+    def block_depth(self, side: int, pixel_mm: float) -> int:
+        """The slices of a block that is as deep as wide, but no deeper than the stack: a multiple of 4, at least 4."""
+        depth = min(side * pixel_mm / self.distance_mm, self.slices)
+        return max(MULTIPLE, MULTIPLE * round(depth / MULTIPLE))
