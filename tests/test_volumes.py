@@ -3,12 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from typer.testing import CliRunner
 
 from scribbleseg import em, pipeline
+from scribbleseg.cli import app
 from scribbleseg.data import folder
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.phantoms import write_phantoms
@@ -123,3 +126,33 @@ def test_the_plan_says_what_is_trained(name, dataset, fabric, tmp_path):
         said = pipeline.plan(session)
     expected = {"blocks": "of 2 blocks of 4 x 16 x 16 voxels of 6.0 mm", "neighbours": "of 2 slices of 32 x 32 pixels"}
     assert expected[name] in said
+
+
+SETTINGS = (
+    'network.arguments={"filters": [2, 4, 4], "dropout": 0.2}', "preprocess.spacing_mm=6.0", "patch=16",
+    "stages.iterations=2", "stages.1.times=1", "seeds.tau=0.9",
+)  # fmt: skip
+
+
+def call(*words, code=0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output + repr(result.exception)
+    return " ".join(result.output.split())
+
+
+def test_every_verb_works_in_3d(hearts, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "predictions"
+    words = ["--recipe", "default.quick3d", *(word for setting in SETTINGS for word in ("--set", setting))]
+    assert "Dimensions: 2-D, for slices are" in call("check", hearts)
+    assert "seed areas" in call("seeds", hearts, "--out", run, "--workers", 1, *words)
+    resumed = ["--out", run, "--resume", "--workers", 1, "--accelerator", "cpu", *words]
+    said = call("train", hearts, *resumed)
+    assert "of 2 blocks of 4 x 16 x 16 voxels" in said
+    assert "1 label maps" in call("predict", run, hearts, "--out", out, "--uncertainty")
+    image = nib.load(hearts / "images" / "test000.nii.gz")
+    assert nib.load(out / "test000.nii.gz").shape == image.shape
+    assert np.isfinite(nib.load(out / "test000_entropy.nii.gz").dataobj).all()
+    assert "1 of 1 test cases scored" in call("evaluate", out, hearts)
+    call("report", run, "--out", tmp_path / "report.html")
+    assert "test000" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    call("suggest", run, hearts)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from lightning_fabric import Fabric
 
 from scribbleseg import em, hierarchy
+from scribbleseg.data.dimensions import Stacks
 from scribbleseg.data.orientation import is_picture
 from scribbleseg.duration import in_words, seconds
 from scribbleseg.em import Recursion
@@ -230,6 +231,11 @@ def load(run: Run, fabric: Fabric, recursion: int | None = None) -> AnySegmenter
     """
     recipe = recipe_of(run)
     return PIPELINES[recipe.kind].load(recipe, run, fabric, recursion)
+
+
+def advice(session: Session) -> str:
+    """A sentence that says whether the training cases are for 2-D or 3-D, and why. Raises DataError."""
+    return Stacks.of(session.dataset.train, first_phase(session).recipe.preprocess).advice
 
 
 def plan(session: Session) -> str:

@@ -93,7 +93,11 @@ def phantoms(tmp_path_factory) -> dict[str, Dataset]:
 def at_toy_size(recipe: Recipe, organ: str) -> Recipe:
     """The recipe on a small grid, with a small network, two passes and two iterations in each repetition of a stage."""
     plain = getattr(recipe.network, "unaries", recipe.network)
-    small: Any = replace(plain, base=2)
+    small: Any = plain
+    if plain.kind == "monai":
+        small = replace(plain, arguments={**plain.arguments, "filters": [2, 4, 4]})
+    else:
+        small = replace(plain, base=2)
     size = 32 if getattr(plain, "padded", True) else 36
     network = replace(recipe.network, unaries=small) if recipe.network.kind == "crf_rnn" else small
     stages = []

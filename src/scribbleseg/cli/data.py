@@ -103,14 +103,14 @@ def say_what_will_happen(dataset: "Dataset", drawn: Sequence[str], n_slices: int
         n_slices: the number of their slices that have scribbles.
     """
     from scribbleseg.em import grow_seeds
-    from scribbleseg.pipeline import begin, first_phase, plan
+    from scribbleseg.pipeline import advice, begin, first_phase, plan
     from scribbleseg.training.hardware import cores, make_fabric
 
     fabric = make_fabric()
     with tempfile.TemporaryDirectory() as scratch:
         recipe = chosen_or_fitting(None, None, Path(scratch), fabric)
         with begin(dataset, Path(scratch) / "run", recipe, fabric=fabric) as begun:
-            console.print(f"`scribbleseg train` would do: {plan(begun)}")
+            console.print(f"`scribbleseg train` would do: {plan(begun)}\n{advice(begun)}")
             if share := first_phase(begun).recipe.held_out:
                 console.print(held_out_line(f"about {round(share * n_slices)}", n_slices, share))
             some = drawn[:LOOKED_AT]

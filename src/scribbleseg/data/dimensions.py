@@ -26,7 +26,7 @@ class Stacks:
         pixel_mm: the median side of a pixel.
     """
 
-    slices: float
+    slices: int | float
     distance_mm: float
     pixel_mm: float
 
@@ -36,7 +36,7 @@ class Stacks:
         geometries = [cases.geometry(name) for name in cases.names]
         turned = [(grid.turn(each).shape(each), grid.turn(each).spacing_mm(each)) for each in geometries]
         return cls(
-            float(median(shape[0] for shape, _ in turned)),
+            median(shape[0] for shape, _ in turned),
             median(mm[0] for _, mm in turned),
             median(side for _, mm in turned for side in mm[1:]),
         )

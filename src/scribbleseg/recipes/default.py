@@ -1,9 +1,10 @@
 """Recipes of our own, in no paper, and the same on full masks.
 
 `quick` is for an hour of a laptop's CPU, `standard` for an afternoon's, `long` for a GPU. What they are made of was
-chosen by the measurements in docs/LOG.md.
+chosen by the measurements in docs/LOG.md. `quick3d` is `quick` with a network of blocks, and has not been measured yet.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from scribbleseg.data.preprocess import Preprocess
@@ -14,6 +15,7 @@ from scribbleseg.seeds.random_walker import AUTOMATIC, Strokes
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.hardware import Machine
 from scribbleseg.training.losses import PartialCrossEntropy, PartialDice
+from scribbleseg.training.monai_network import MONAINetwork
 from scribbleseg.training.optimisers import CosineAdam
 from scribbleseg.training.plain_unet import PlainUNet
 
@@ -54,7 +56,15 @@ def sized(base: int, iterations: int, largest_size: int | None = None) -> Recipe
     return replace(COMMON, preprocess=preprocess, network=network, stages=training(iterations))
 
 
+def of_blocks(row: Recipe, filters: Sequence[int], patch: int) -> Recipe:
+    """The recipe with a 3-D network of so many filters at each level, on two blocks of so many pixels a side."""
+    network = MONAINetwork(name="DynUNet", arguments={"filters": list(filters)}, dimensions=3)
+    stages = tuple(replace(stage, batch=2) for stage in row.stages)
+    return replace(row, network=network, patch=patch, stages=stages)
+
+
 SIZES = {"quick": sized(16, 4000, 160), "standard": sized(32, 8000, 192), "long": sized(64, 50000, 320)}
+SIZES["quick3d"] = of_blocks(SIZES["quick"], (16, 32, 64, 128), 48)
 
 
 def fitting(machine: Machine) -> str:
