@@ -41,7 +41,7 @@ def seconds(session: Session[Recipe], channels: int, steps: Sequence[Stage]) -> 
         looks += relabel.decide.passes or 1 + len(recipe.rotations)
     if looks:
         geometries = [cases.geometry(name) for name in cases.names]
-        slices = [recipe.preprocess.turn(geometry).shape(geometry)[0] for geometry in geometries]
+        slices = [recipe.preprocess.depth(geometry) for geometry in geometries]
         looks *= sum(n if recipe.depth is None else _windows(n, recipe.depth) for n in slices)
         looks *= _windows(int(recipe.preprocess.size or 0), recipe.window) ** 2
     learning = sum(step.iterations * step.batch * cost[step.losses] for step in steps)

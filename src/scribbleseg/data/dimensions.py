@@ -32,13 +32,12 @@ class Stacks:
 
     @classmethod
     def of(cls, cases: Cases, grid: Preprocess) -> "Stacks":
-        """Those of the cases, in the plane of a grid that is resolved. Raises DataError."""
+        """Those of the cases: slices as a grid that is resolved has them, pixels as they are. Raises DataError."""
         geometries = [cases.geometry(name) for name in cases.names]
-        turned = [(grid.turn(each).shape(each), grid.turn(each).spacing_mm(each)) for each in geometries]
         return cls(
-            median(shape[0] for shape, _ in turned),
-            median(mm[0] for _, mm in turned),
-            median(side for _, mm in turned for side in mm[1:]),
+            median(grid.depth(each) for each in geometries),
+            median(grid.voxel_mm(each)[0] for each in geometries),
+            median(side for each in geometries for side in grid.turn(each).spacing_mm(each)[1:]),
         )
 
     @property

@@ -14,6 +14,7 @@ from torch.nn import functional
 from scribbleseg.data.brain import brain_normaliser, in_brain
 from scribbleseg.data.intensities import Windows, ct_windows, normaliser
 from scribbleseg.data.orientation import Orientation, Plane, Turn, common_orientation, turn_to
+from scribbleseg.data.through_plane import in_slices, resample_stack
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Labels, Probabilities
 
 OUT_OF_SCALE = 10
@@ -36,8 +37,8 @@ LARGEST_SIZE = 4096
 class Preprocess:
     """In-plane resampling, centred crop or padding, and normalisation of each volume to zero mean and unit variance.
 
-    Slices are not resampled through the plane: the networks are 2-D, and slices are 5-10 mm apart in ACDC, 3-4 mm in
-    NCI-ISBI 2013 and 1 mm in BraTS.
+    Slices are resampled through the plane only where `depth_mm` says so, which 2-D networks have no need of: slices are
+    5-10 mm apart in ACDC, 3-4 mm in NCI-ISBI 2013 and 1 mm in BraTS.
 
     Args:
         spacing_mm: in-plane pixel size of the grid; None is the data set's median, chosen by `resolve`.
@@ -57,6 +58,7 @@ class Preprocess:
         windows: for each channel the lowest and the highest intensity that are told apart, in the image's unit; a
             channel of which that is None, and all of them where there are none, is clipped at its own percentiles, for
             its intensities have no unit. None leaves it to `resolve`: CT has windows (`intensities.ct_windows`).
+        depth_mm: the distance of the grid's slices; None keeps the slices of each case.
         plane: that of the slices, where it is not to be found from the spacing.
         orientation: that of the slices, written down by `resolve`: most training images'.
     """
@@ -70,6 +72,7 @@ class Preprocess:
     plane: Plane | None = None
     orientation: Orientation | None = None
     windows: Windows | None = ()
+    depth_mm: Annotated[float, Field(ge=0.001, le=1000)] | None = None
 
     def __post_init__(self) -> None:
         for window in self.windows or ():
@@ -132,6 +135,26 @@ class Preprocess:
             )
         return height, width
 
+    def depth(self, geometry: Geometry) -> int:
+        """Returns the number of the grid's slices. Raises DataError for more than `MOST_PIXELS`."""
+        turn = self.turn(geometry)
+        n = turn.shape(geometry)[0]
+        if self.depth_mm is None:
+            return n
+        depth = max(1, round(n * turn.spacing_mm(geometry)[0] / self.depth_mm))
+        if depth > MOST_PIXELS:
+            raise DataError(
+                f"preprocess.depth_mm: expected at most {MOST_PIXELS} slices, got {depth} with {self.depth_mm:g} mm; "
+                "give a larger distance"
+            )
+        return depth
+
+    def voxel_mm(self, geometry: Geometry) -> tuple[float, float, float]:
+        """Returns the voxel size of the grid, along depth, height and width."""
+        assert self.spacing_mm is not None, "resolve() first"
+        distance = self.depth_mm or self.turn(geometry).spacing_mm(geometry)[0]
+        return distance, self.spacing_mm, self.spacing_mm
+
     def image(self, case: Case, side: int | None = None) -> Float32[np.ndarray, "depth channel side side"]:
         """Returns the case's slices on the grid, normalised. Padding is air: the channel's minimum, 0 for a brain.
 
@@ -147,7 +170,17 @@ class Preprocess:
     def image_parts(
         self, case: Case, side: int | None = None
     ) -> Iterator[Float32[np.ndarray, "slice channel side side"]]:
-        """Yields what `image` returns, AT_A_TIME slices at a time: of a large volume, a copy may not fit in memory."""
+        """Yields what `image` returns, AT_A_TIME slices at a time: of a large volume, a copy may not fit in memory.
+
+        The whole is held all the same where slices are resampled through the plane.
+        """
+        parts = self._in_plane(case, side)
+        if self.depth_mm is not None:
+            stack = resample_stack(np.concatenate(list(parts)), self.depth(case.geometry))
+            parts = (stack[start : start + AT_A_TIME] for start in range(0, len(stack), AT_A_TIME))
+        yield from parts
+
+    def _in_plane(self, case: Case, side: int | None) -> Iterator[Float32[np.ndarray, "slice channel side side"]]:
         assert self.size is not None, "resolve() first"
         turn = self.turn(case.geometry)
         if self.usual_mm and any(_differ(mm, self.usual_mm) for mm in turn.spacing_mm(case.geometry)[1:]):
@@ -170,21 +203,34 @@ class Preprocess:
 
     def labels(self, labels: Labels, geometry: Geometry) -> UInt8[np.ndarray, "depth size size"]:
         """Returns labels of a native grid on this grid; strokes stay (`resample_labels`), padding is UNLABELLED."""
+        return self.through_plane(self.labels_in_plane(labels, geometry), geometry)
+
+    def labels_in_plane(self, labels: Labels, geometry: Geometry) -> UInt8[np.ndarray, "slice size size"]:
+        """Returns the same in the native slices, before they are resampled through the plane."""
         assert self.size is not None, "resolve() first"
         shape, slices = self.resampled(geometry), self.turn(geometry)(labels)
         return _fit(np.stack([resample_labels(each, shape) for each in slices]), self.size, UNLABELLED)
+
+    def through_plane(
+        self, labels: UInt8[np.ndarray, "slice size size"], geometry: Geometry
+    ) -> UInt8[np.ndarray, "depth size size"]:
+        """Returns labels of native slices in the grid's; strokes stay, and are as thick as the slice they were in."""
+        depth = self.depth(geometry)
+        if depth == len(labels):
+            return labels
+        columns = labels.reshape(len(labels), -1)
+        return resample_labels(columns, (depth, columns.shape[1])).reshape(depth, *labels.shape[1:])
 
     def inside(self, case: Case) -> Bool[np.ndarray, "depth size size"]:
         """Returns which pixels of the grid show the image, or the brain; the others are never labelled in training."""
         assert self.size is not None, "resolve() first"
         if not self.brain:
             whole = np.ones(self.resampled(case.geometry), bool)
-            depth = self.turn(case.geometry).shape(case.geometry)[0]
-            return np.repeat(_fit(whole, self.size, False)[None], depth, axis=0)
+            return np.repeat(_fit(whole, self.size, False)[None], self.depth(case.geometry), axis=0)
         in_slices = self.turn(case.geometry)(in_brain(case.image))[:, None]
         brain = torch.from_numpy(np.ascontiguousarray(in_slices, np.float32))
         shares = functional.interpolate(brain, self.resampled(case.geometry), mode="bilinear", antialias=True).numpy()
-        return _fit(shares[:, 0] > 0, self.size, False)
+        return _fit(resample_stack(shares[:, 0], self.depth(case.geometry)) > 0, self.size, False)
 
     def native_probabilities(
         self, probabilities: Float32[np.ndarray, "depth label side side"], case: Case
@@ -211,8 +257,8 @@ class Preprocess:
             Which slices they are after `turn`, and their probabilities at native resolution.
         """
         turn, start = self.turn(case.geometry), 0
-        shape, resampled = turn.shape(case.geometry)[1:], self.resampled(case.geometry)
-        for part in parts:
+        (depth, *shape), resampled = turn.shape(case.geometry), self.resampled(case.geometry)
+        for part in in_slices(parts, self.depth(case.geometry), depth):
             whole = np.zeros((*part.shape[:2], *resampled), np.float32)
             whole[:, 0] = 1
             _paste(whole, part)
@@ -231,9 +277,8 @@ class Preprocess:
         whole = np.full((len(labels), *self.resampled(geometry)), UNLABELLED, np.uint8)
         _paste(whole, labels)
         turn = self.turn(geometry)
-        _, height, width = turn.shape(geometry)
-        rows, columns = _cells(height, whole.shape[1]), _cells(width, whole.shape[2])
-        return turn.back(whole[:, rows][:, :, columns])
+        slices, rows, columns = (_cells(n, cells) for n, cells in zip(turn.shape(geometry), whole.shape, strict=True))
+        return turn.back(whole[slices][:, rows][:, :, columns])
 
 
 def out_of_scale(sizes: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -270,7 +270,9 @@ def build_slices(
     key = json.loads(json.dumps(key))  # lists for tuples, as it comes back
     if (folder / "index.json").exists():
         slices = open_slices(folder)
-        if slices.index["key"] == key:
+        known = slices.index["key"]
+        earlier = {"depth_mm": None}  # versions before it have none
+        if {**known, "preprocess": earlier | known["preprocess"]} == key:
             return slices
         raise DataError(f"{folder}: expected the cache of this data set and recipe, found another; give a new folder")
     with _complete_or_absent(folder) as partial:
@@ -322,14 +324,17 @@ def _write_layers(
                         "give every case the same channels"
                     )
                 files["images"].write(part.tobytes())
-            strokes, shown = preprocess.labels(case.scribbles, case.geometry), preprocess.inside(case)
+            strokes, shown = preprocess.labels_in_plane(case.scribbles, case.geometry), preprocess.inside(case)
             held = slices_to_hold_out(case.name, strokes, held_out, drawn)[:, None, None]
-            kept, withheld = (np.where(held == away, np.uint8(UNLABELLED), strokes) for away in (True, False))
+            kept, withheld = (
+                preprocess.through_plane(np.where(held == away, np.uint8(UNLABELLED), strokes), case.geometry)
+                for away in (True, False)
+            )
             for kind, layer in zip(FIXED[1:], (shown, kept, withheld), strict=True):
                 files[kind].write(layer.tobytes())
             any_held = any_held or bool(held.any())
             drawn |= set(np.unique(kept).tolist()) - {UNLABELLED}
-            index[name] = _describe(case, preprocess) | {"slices": len(strokes), "pixels": int(shown.sum())}
+            index[name] = _describe(case, preprocess) | {"slices": len(kept), "pixels": int(shown.sum())}
             _warn_of_lost_classes(name, case.scribbles, strokes)
             del case  # which would be kept while the next one is read
     if not drawn:
@@ -355,9 +360,8 @@ def _check_drawn(drawn: Set[int], label_names: Sequence[str]) -> None:
 
 
 def _describe(case: Case, preprocess: Preprocess) -> dict[str, Any]:
-    depth_mm = preprocess.turn(case.geometry).spacing_mm(case.geometry)[0]
     return {
-        "spacing_mm": (depth_mm, preprocess.spacing_mm, preprocess.spacing_mm),
+        "spacing_mm": preprocess.voxel_mm(case.geometry),
         "present": None if case.present is None else sorted(case.present),
         "geometry": geometry_to_plain(case.geometry),
         "strokes": digest_of_strokes(case.scribbles),
