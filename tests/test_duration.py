@@ -31,7 +31,9 @@ def test_durations_have_two_digits(seconds, words):
     assert duration.in_words(seconds) == words
 
 
-@pytest.mark.parametrize("name", ["default.quick", "can2018.compact_crf_rnn", "ji2019.compact_wt_sc_gc_crf"])
+@pytest.mark.parametrize(
+    "name", ["default.quick", "default.quick3d", "can2018.compact_crf_rnn", "ji2019.compact_wt_sc_gc_crf"]
+)
 def test_every_network_and_loss_is_timed_and_leaves_the_random_state(hearts, tmp_path, name):
     recipe = override(find(name), ["preprocess.size=32"])
     session = pipeline.begin(hearts, tmp_path / "run", recipe, fabric=make_fabric("cpu"))

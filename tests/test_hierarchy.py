@@ -269,9 +269,10 @@ def test_data_whose_scribbles_name_all_structures_is_refused(folders, dataset, t
         hierarchy.fit(TINY, with_scribbles(brats(folders[0]), every))
 
 
-def test_networks_that_cannot_start_from_each_other_are_refused(dataset):
+@pytest.mark.parametrize("setting", ["substructures.network.base=8", "substructures.neighbours=1"])
+def test_networks_that_cannot_start_from_each_other_are_refused(setting, dataset):
     with pytest.raises(DataError, match="expected networks of which the second can start from"):
-        hierarchy.fit(override(TINY, ["substructures.network.base=8"]), dataset)
+        hierarchy.fit(override(TINY, [setting]), dataset)
 
 
 def test_masks_in_a_phase_are_refused(dataset):

@@ -43,7 +43,7 @@ SLICES = Recipe(
     single_components=True,
 )
 RECIPES = {
-    "blocks": replace(SLICES, network=VOLUME, patch=16, depth=4),
+    "blocks": replace(SLICES, network=VOLUME, patch=16, depth=4, preprocess=replace(SLICES.preprocess, depth_mm=7.0)),
     "neighbours": replace(SLICES, network=replace(SLICES.network, dropout=0.3), neighbours=1),
 }
 

@@ -142,13 +142,14 @@ def fit(recipe: Hierarchy, dataset: Dataset) -> tuple[Hierarchy, Dataset]:
     _check_present({first_case.name: first_case.present}, dataset)  # the rest once they have been read
     whole = resolve(recipe.whole, coarse(dataset))
     substructures = resolve(replace(recipe.substructures, preprocess=whole.preprocess), dataset)
-    first, second = trial(whole.network.build), trial(substructures.network.build, labels=3)
+    first, second = trial(whole.build), trial(substructures.build, labels=3)
     try:
         substructures.network.start_from(second, first.state_dict())
     except ValueError as error:
         raise DataError(
-            f"recipe fields whole.network, substructures.network: expected networks of which the second can start from "
-            f"the first's weights, got {whole.network} and {substructures.network}: {error}"
+            "recipe fields network and neighbours of whole and of substructures: expected networks of which the second "
+            f"can start from the first's weights, got {whole.network} and {substructures.network}, with "
+            f"{whole.neighbours} and {substructures.neighbours} neighbours: {error}"
         ) from None
     return replace(recipe, whole=whole, substructures=substructures), dataset
 

@@ -242,10 +242,10 @@ def test_blocks_hold_a_labelled_voxel_and_nothing_of_another_case(two_cases):
     rng, firsts = np.random.default_rng(0), set()
     for _ in range(60):
         window = source.window(3, rng)
-        block, labels = source.read("images", window), source.read("labels", window)
+        block, labels = source.read("images", [window])[0], source.read("labels", [window])[0]
         assert block.shape == (2, 3, 8, 8)
         assert labels.shape == (3, 8, 8)
-        assert source.read("soft", window).shape == (3, 3, 8, 8)
+        assert source.read("soft", [window])[0].shape == (3, 3, 8, 8)
         assert (labels == 1).sum() == 1
         assert (np.diff(block[0, :, 0, 0]) == 1).all()
         assert (block[1] == block[0] + 100).all()
@@ -258,11 +258,11 @@ def test_beyond_the_ends_of_a_case_nothing_is_labelled_and_its_last_slice_is_rep
     seen = set()
     for seed in range(20):
         window = source.window(6, np.random.default_rng(seed))
-        images, labels = source.read("images", window), source.read("labels", window)
+        images, labels = source.read("images", [window])[0], source.read("labels", [window])[0]
         beyond = np.array([place not in (5, 6) for place in window.places])
         assert images[0, :, 0, 0].tolist() == [min(max(place, 5), 6) for place in window.places]
         assert (labels[beyond] == UNLABELLED).all()
-        assert (source.read("soft", window)[:, beyond] == 0).all()
+        assert (source.read("soft", [window])[0][:, beyond] == 0).all()
         assert (labels[~beyond] == 1).sum() == 1
         seen.add(tuple(beyond))
     assert len(seen) == 3, "padding may lie below, above or on both sides"
@@ -272,10 +272,10 @@ def test_neighbouring_slices_are_further_channels_of_the_images_alone(two_cases,
     source = Source(two_cases, 0, neighbours=2)
     for place, expected in ((3, [3, 2, 4, 1, 4]), (6, [6, 5, 6, 5, 6])):
         window = source.window(place, np.random.default_rng(0))
-        images = source.read("images", window)
+        images = source.read("images", [window])[0]
         assert images[::2, 0, 0].tolist() == expected
         assert (images[1::2] == images[::2] + 100).all()
-        assert source.read("labels", window).shape == (16, 16)
+        assert source.read("labels", [window])[0].shape == (16, 16)
     batch = Batches(source, Augment(), (0, 0))(0, Training(iterations=1, batch=2), fabric)
     assert batch.images.shape == (2, 10, 16, 16)
     assert batch.labels.shape == (2, 16, 16)

@@ -41,8 +41,9 @@ class DenseCRF(Kernels):
 
     Can et al. 2018, section 2.2, Eq. 3-6, and Krähenbühl & Koltun 2011 (arXiv:1210.5644). The unary of a free pixel is
     minus the logarithm of the network's probability; that of a seed is 0 for its label and infinite for the others
-    (Eq. 4), so that seeds never change and persuade their neighbours. Kernels are normalised symmetrically. Not where
-    neighbouring structures look alike: then it moves borders to edges that are not the anatomy's.
+    (Eq. 4), so that seeds never change and persuade their neighbours. Kernels are normalised symmetrically. What
+    a 3-D network gives is refined slice by slice, too. Not where neighbouring structures look alike: then it moves
+    borders to edges that are not the anatomy's.
 
     Args:
         iterations: iterations of the mean field at most (pydensecrf's examples take 5 to 10).

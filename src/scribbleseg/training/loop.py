@@ -136,16 +136,17 @@ class Source:
         first = int(np.clip(index - rng.integers(self.depth), *ends))
         return Window(case, range(first, first + self.depth), (rows, columns))
 
-    def read(self, kind: str, window: Window) -> np.ndarray:
-        """The part of a layer that lies in a window: `[values] [depth] height width`.
+    def read(self, kind: str, windows: Sequence[Window]) -> np.ndarray:
+        """The parts of a layer that lie in windows: `window [values] [depth] height width`.
 
         Beyond the case nothing is labelled; its last slice is repeated in the images, as `predict` does.
         """
         layer = self.slices.layer(kind, None if kind in FIXED else self.labels)
         if self.neighbours and kind == "images":
-            return with_neighbours(layer, window, self.neighbours)
-        block = cut(layer, window, LAYERS[kind].outside)
-        return block[0] if self.depth is None else np.moveaxis(block, 0, -3)
+            return np.stack([with_neighbours(layer, window, self.neighbours) for window in windows])
+        blocks = np.stack([cut(layer, window, LAYERS[kind].outside) for window in windows])
+        values = blocks[:, 0] if self.depth is None else np.ascontiguousarray(np.moveaxis(blocks, 1, -3))
+        return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 class Batches:
@@ -177,18 +178,16 @@ class Batches:
         chosen = [int(self.usable[self._order(p // n)[p % n]]) for p in positions]
         rng = np.random.default_rng((*self.stream, iteration, fabric.global_rank, 0))
         windows = [self.source.window(index, rng) for index in chosen]
-        arrays = {kind: self._read(kind, windows) for kind in ("images", "labels", *sorted(training.needs - {"clean"}))}
+        arrays = {
+            kind: self.source.read(kind, windows) for kind in ("images", "labels", *sorted(training.needs - {"clean"}))
+        }
         if "scribbles" in arrays:  # a stroke on padding or on air is nothing to learn from
-            inside = self._read("inside", windows)
+            inside = self.source.read("inside", windows)
             arrays["scribbles"] = np.where(inside, arrays["scribbles"], np.uint8(UNLABELLED))
         parts = {kind: fabric.to_device(torch.from_numpy(array)) for kind, array in arrays.items()}
         if "clean" in training.needs:
             parts["clean"] = parts["images"]
         return self.augment(Batch(**parts)) if self.augment else Batch(**parts)
-
-    def _read(self, kind: str, windows: Sequence[Window]) -> np.ndarray:
-        values = np.stack([self.source.read(kind, window) for window in windows])
-        return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def m_step(network: NetworkModule, training: Training, *, batches: Batches, fabric: Fabric, course: Course) -> None:
