@@ -15,7 +15,7 @@ from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.training.hardware import Machine, make_fabric, this_machine
 
 
-@pytest.mark.parametrize("name", default.SIZES)
+@pytest.mark.parametrize("name", default.SCALES)
 def test_the_row_on_full_masks_differs_in_its_labels_alone(name, learning_rates):
     row, full = default.RECIPES[name], default.RECIPES[f"{name}_full"]
     assert full.annotation == "masks"
@@ -28,7 +28,7 @@ def test_the_row_on_full_masks_differs_in_its_labels_alone(name, learning_rates)
     assert replace(second, iterations=first.iterations) == first
 
 
-@pytest.mark.parametrize("name", default.SIZES)
+@pytest.mark.parametrize("name", default.SCALES)
 def test_half_of_the_training_is_on_seed_areas_and_an_e_step_comes_every_eighth(name):
     lengths = [step.iterations for step in default.RECIPES[name].steps]
     assert lengths == [sum(lengths) // 2, *[sum(lengths) // 8] * 4]

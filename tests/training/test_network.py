@@ -473,3 +473,15 @@ def test_a_crf_rnn_takes_no_network_of_blocks():
     spec = CRFRNN(**KERNELS, unaries=replace(basic_unet(), dimensions=3))
     with pytest.raises(ValueError, match="2-D network inside crf_rnn, got 3-D"):
         spec.check_sides(32)
+
+
+def test_an_m_step_of_blocks_lowers_the_loss(make_slices, boxes, fabric, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    torch.manual_seed(0)
+    spec = MONAINetwork(name="DynUNet", arguments={"filters": [4, 8, 8]}, dimensions=3).fitted((1.0,) * 3, (4, 16, 16))
+    source = loop.Source(make_slices(*boxes), 0, patch=16, depth=4)
+    training, records = Training(iterations=20, batch=2, optimiser=Adam(learning_rate=0.01)), []
+    batches, course = loop.Batches(source, None, (0, 0)), loop.Course(tmp_path / "m_step.ckpt", records.append)
+    loop.m_step(spec.build(1, 2), training, batches=batches, fabric=fabric, course=course)
+    losses = [record["loss"] for record in records]
+    assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])

@@ -64,7 +64,9 @@ def of_blocks(row: Recipe, filters: Sequence[int], patch: int) -> Recipe:
 
 
 SIZES = {"quick": sized(16, 4000, 160), "standard": sized(32, 8000, 192), "long": sized(64, 50000, 320)}
-SIZES["quick3d"] = of_blocks(SIZES["quick"], (16, 32, 64, 128), 48)
+"""Those that are chosen for people, by the machine."""
+
+SCALES = {**SIZES, "quick3d": of_blocks(SIZES["quick"], (16, 32, 64, 128), 48)}
 
 
 def fitting(machine: Machine) -> str:
@@ -84,6 +86,6 @@ def on_masks(row: Recipe) -> Recipe:
 
 
 RECIPES = {
-    name: on_masks(SIZES[size]) if end == "full" else SIZES[size] for name, (size, end) in names("default").items()
+    name: on_masks(SCALES[scale]) if end == "full" else SCALES[scale] for name, (scale, end) in names("default").items()
 }
 """All of them by name."""
