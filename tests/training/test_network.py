@@ -463,6 +463,11 @@ def test_kernels_and_strides_are_fitted_where_nobody_gives_them():
         assert network(torch.randn(1, 2, *sides)).shape == (1, 3, *sides)
     with pytest.raises(ValueError, match=r"got \(7, 32, 32\)"):
         spec.check_sides(7, 32, 32)
+    spec.check_sides(512, 2048, 2048)  # nothing is computed
+    for filters in (5, [], "x", [0, 1, 2]):
+        odd = replace(plain, arguments={"filters": filters})
+        with pytest.raises(ValueError, match="arguments that MONAI's DynUNet takes"):
+            odd.fitted((1.0, 1.0, 1.0), (16, 16, 16)).check_sides(16, 16, 16)
     assert basic_unet().fitted((1.0, 1.0), (32, 32)) == basic_unet()
     fitted = MONAINetwork(name="DynUNet").fitted((1.0, 1.0), (32, 32))
     fitted.check_sides(32)

@@ -68,7 +68,8 @@ class MONAINetwork:
         if self.name != "DynUNet" or "strides" in self.arguments:
             return self
         kernels, strides = levels(spacing_mm, sides)
-        most = len(self.arguments["filters"]) if "filters" in self.arguments else None
+        filters = self.arguments.get("filters")
+        most = len(filters) if isinstance(filters, list) else None  # what it cannot take, `check_sides` refuses
         kernels, strides = [*kernels[:most][:-1], kernels[-1]], strides[:most]
         found = {"kernel_size": kernels, "strides": strides, "upsample_kernel_size": strides[1:]}
         return replace(self, arguments={**self.arguments, **found})
@@ -80,8 +81,10 @@ class MONAINetwork:
 
     def check_sides(self, *sides: int) -> None:
         """Raises ValueError for a side of the slice, or the three of a block, that it cannot take or give back."""
-        network = channels_last(trial(self.build))  # as it trains
-        slices = channels_last(torch.zeros(2, 1, *(sides * 2)[:2] if self.dimensions == 2 else sides))
+        network, shape = channels_last(trial(self.build)), (sides * 2)[:2]
+        if self.dimensions == 3:  # shapes without numbers, of which blocks have too many
+            network, shape = network.to("meta"), sides
+        slices = channels_last(torch.zeros(2, 1, *shape, device=next(network.parameters()).device))
         try:
             with torch.random.fork_rng([]):
                 logits = [network.train(training)(slices) for training in (True, False)]
