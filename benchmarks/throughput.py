@@ -30,7 +30,7 @@ from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.predict import BATCH, predict
 from scribbleseg.training.hardware import make_fabric
-from scribbleseg.training.loop import Batches, Course, m_step
+from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.types import Case, Cases, Geometry
 
 RECIPE = can2018.COMPACT_BASE
@@ -119,7 +119,7 @@ def train(data, iterations):
     fabric, module = make_fabric("cpu"), network()
     course = Course(data[0] / "m_step.ckpt", lambda record: None)
     course.checkpoint.unlink(missing_ok=True)
-    batches = Batches(open_slices(data[0] / "slices"), 0, RECIPE.augment, (0, 0))
+    batches = Batches(Source(open_slices(data[0] / "slices"), 0), RECIPE.augment, (0, 0))
     yield
     m_step(module, replace(STAGE, iterations=iterations), batches=batches, fabric=fabric, course=course)
     yield

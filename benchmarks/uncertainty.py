@@ -35,7 +35,7 @@ from scribbleseg.phantoms import heart
 from scribbleseg.recipes import can2018
 from scribbleseg.relabel.decide import WelchTest, welch_p
 from scribbleseg.relabel.predict import BATCH, sample
-from scribbleseg.training.loop import Batches, Course, m_step
+from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.unet import Dropout
 from scribbleseg.types import UNLABELLED
 from throughput import cached
@@ -100,7 +100,7 @@ def train(images: np.ndarray, labels: np.ndarray, iterations: int) -> nn.Module:
     batch = max(2, round(10 * (96 / images.shape[-1]) ** 2))
     stage = replace(RECIPE.stages[0], iterations=iterations, batch=batch)
     with tempfile.TemporaryDirectory() as scratch:
-        batches = Batches(cached(Path(scratch) / "slices", images[:, 0], labels), 0, RECIPE.augment, (0, 0))
+        batches = Batches(Source(cached(Path(scratch) / "slices", images[:, 0], labels), 0), RECIPE.augment, (0, 0))
         course = Course(Path(scratch) / "m_step.ckpt", lambda record: None)
         m_step(network, stage, batches=batches, fabric=fabric("bf16-mixed"), course=course)
     return network.eval()
