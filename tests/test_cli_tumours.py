@@ -44,7 +44,7 @@ def trained(phantoms, scribbles, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "run"
     said = call("train", phantoms, "--scribbles", scribbles, "--out", out, *RECIPE)
     assert "whole: round 1 of training (recursion 1)" in said
-    assert "substructures: recursion 1" in said
+    assert "substructures: round 1 of training (recursion 1)" in said
     assert "changed by relabelling" not in said
     return out
 
