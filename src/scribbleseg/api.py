@@ -180,8 +180,8 @@ def train(
         DataError: a recipe that does not fit the data, data that cannot be trained on, or a folder with another run.
     """
     fabric = make_fabric(accelerator, devices)
-    fabric.launch()
     end_with_parent()
+    fabric.launch()
     if recipe is None:
         recipe = choose(Path(out), fabric, None if start_from is None else Path(start_from))[0]
     chosen = find(recipe) if isinstance(recipe, str) else recipe

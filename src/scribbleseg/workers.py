@@ -16,6 +16,9 @@ from typing import Any
 from scribbleseg.signals import inherited_blocked
 from scribbleseg.types import DataError
 
+LEADER = "SCRIBBLESEG_LEADER"
+"""The environment variable that tells ranks which process has started them."""
+
 GRACE_S = 5.0
 """Seconds that a worker has to leave its files in order once it is let go (ours)."""
 
@@ -68,11 +71,14 @@ class Workers(ProcessPoolExecutor):
 def end_with_parent() -> None:
     """End this process once the one that started it has ended: for the ranks that `Fabric.launch` starts beside 0.
 
-    Where processes do not pass to another parent (Windows), nothing happens.
+    To be called before `Fabric.launch`, in which the ranks wait for each other. Where processes do not pass to another
+    parent (Windows), nothing happens.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.environ[LEADER] = str(os.getpid())  # it may have ended before a rank comes here
         return
-    parent = os.getppid()
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ  # then ranks are not started by rank 0
+    parent = os.getppid() if by_torchrun else int(os.environ.get(LEADER) or os.getppid())
 
     def watch() -> None:
         while os.getppid() == parent:

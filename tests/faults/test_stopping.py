@@ -18,14 +18,14 @@ from scribbleseg.annotate import check
 from scribbleseg.cli import app
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.signals import STOPS, postponing, stopping
-from scribbleseg.workers import GRACE_S, WorkerDied, Workers
+from scribbleseg.workers import GRACE_S, LEADER, WorkerDied, Workers
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of Unix")
 
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from scribbleseg.workers import Workers
+from scribbleseg.workers import LEADER, Workers
 
 def work(folder):
     Path(folder, str(os.getpid())).touch()
@@ -99,7 +99,16 @@ def test_a_closed_terminal_ends_all_processes_without_a_word(method, tmp_path):
 
 
 def test_other_ranks_end_with_a_killed_rank_0(tmp_path):
-    assert killed_with_its_workers([sys.executable, "-c", RANK, str(tmp_path)], tmp_path, 1, {"LOCAL_RANK": "1"})
+    ranks = {"LOCAL_RANK": "1", LEADER: ""}
+    assert killed_with_its_workers([sys.executable, "-c", RANK, str(tmp_path)], tmp_path, 1, ranks)
+
+
+def test_a_rank_ends_whose_rank_0_was_killed_before_it_was_there():
+    with subprocess.Popen([sys.executable, "-c", ""]) as leader:
+        leader.wait(60)
+    code = "from scribbleseg.workers import end_with_parent; end_with_parent(); import time; time.sleep(100)"
+    rank = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"LOCAL_RANK": "1", LEADER: str(leader.pid)})
+    assert rank.wait(60) == 1
 
 
 def test_workers_are_let_go_where_the_block_is_left():

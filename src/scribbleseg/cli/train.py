@@ -119,8 +119,8 @@ def train(
     from scribbleseg.workers import end_with_parent
 
     fabric = make_fabric(accelerator, devices, nodes)
-    fabric.launch()
     end_with_parent()
+    fabric.launch()
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
     one = chosen_or_fitting(recipe, set, out, fabric, start_from=start_from)
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=resume)
