@@ -154,9 +154,12 @@ FINE_TUNED = Stage(
     relabel=Relabel(refine=CRF.stages[1].relabel.refine, decide=WelchTest()),
 )
 EVERYTHING = Recipe(
-    preprocess=Preprocess(4.0, 16, crops=False, largest_size=32, usual_mm=4.0, plane="axial", orientation="SPL"),
+    preprocess=Preprocess(
+        4.0, 16, crops=False, largest_size=32, usual_mm=4.0, plane="axial", orientation="SPL", depth_mm=5.0
+    ),
     network=UNet(base=4, padded=True, dropout=0.5),
     patch=16,
+    depth=8,
     stages=(Stage(iterations=9, optimiser=SGD(), losses=FINE_TUNED.losses), FINE_TUNED, FINE_TUNED),
     rotations=(10.0,),
 )
