@@ -12,11 +12,11 @@ from typing import get_args
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
+from command_line import call
 from scribbleseg import em, tune
 from scribbleseg.annotate.simulate import RULES
-from scribbleseg.cli import app, data, use
+from scribbleseg.cli import data, use
 from scribbleseg.files import FileError
 from scribbleseg.phantoms import write_phantoms
 
@@ -25,12 +25,6 @@ TINY = [
     "preprocess.size=32", "stages.times=1",
 ]  # fmt: skip
 SETTINGS = [word for setting in TINY for word in ("--set", setting)]
-
-
-def call(*words, code=0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return " ".join(result.output.split())
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from scribbleseg.cli import app
+from command_line import call
 from scribbleseg.phantoms import write_phantoms
 
 SETTINGS = [
@@ -19,12 +18,6 @@ SETTINGS = [
     for word in ("--set", f"{phase}.{setting}")
 ] + ["--set", "whole.preprocess.spacing_mm=6", "--set", "whole.preprocess.size=32"]
 RECIPE = ["--recipe", "ji2019.compact_full", *SETTINGS, "--accelerator", "cpu", "--workers", 1]
-
-
-def call(*words, code=0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return " ".join(result.output.split())
 
 
 @pytest.fixture(scope="module")

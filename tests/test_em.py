@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 from scipy.stats import ttest_ind_from_stats
 
 from scribbleseg import em, pipeline
@@ -62,11 +61,6 @@ def dataset(phantoms) -> Dataset:
         raise AssertionError("training looked at a reference mask")
 
     return replace(folder(phantoms), read_reference=never)
-
-
-@pytest.fixture(scope="session")
-def fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
 
 
 @pytest.fixture(scope="module")

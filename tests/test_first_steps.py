@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from command_line import call
 from scribbleseg import cli, ranking, recipe_names
 from scribbleseg.annotate.check import check, sentences
 from scribbleseg.annotate.simulate import write
@@ -20,12 +21,6 @@ from scribbleseg.data.formats import write_labels
 from scribbleseg.data.formats.names import meant
 from scribbleseg.files import FileError
 from scribbleseg.phantoms import write_phantoms
-
-
-def call(*words, code=0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return " ".join(result.output.split())
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
 
 from scribbleseg import em, hierarchy, pipeline, reproduce, review
 from scribbleseg.annotate.simulate import RULES, Skeleton, write_simulation
@@ -58,11 +57,6 @@ TRUE_SC = replace(TINY, clusters=ReferenceMasks(), substructures=weighing(WHOLE,
 
 class Killed(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def fabric():
-    return Fabric(accelerator="cpu", devices=1)
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from typer.testing import CliRunner
 
+from command_line import call
 from scribbleseg import runs
 from scribbleseg.annotate.simulate import RULES, Skeleton, write_simulation
-from scribbleseg.cli import app
 from scribbleseg.data import coarse, fingerprint, open_dataset
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import open_slices
@@ -159,12 +158,6 @@ TODAY = {
     ),
 }
 OLD = {"first": FIRST, "crf": CRF, "crf_rnn": CRF_RNN, "hierarchy": HIERARCHY}
-
-
-def call(*words, code=0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return " ".join(result.output.split())
 
 
 def write_details(path: Path, recipe: dict, dataset: Dataset, version: str = "0.1.0") -> None:

@@ -7,9 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
-from typer.testing import CliRunner
 
-from scribbleseg.cli import app
+from command_line import call
 from scribbleseg.data import open_dataset
 from scribbleseg.types import UNLABELLED
 
@@ -18,12 +17,6 @@ SETTINGS = [
     "--set", "stages.times=1", "--workers", "1", "--accelerator", "cpu",
 ]  # fmt: skip
 LABELS = {"background": 0, "disc": 1, "ignore": -1}
-
-
-def call(*words) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return " ".join(result.output.split())
 
 
 @pytest.fixture

@@ -26,11 +26,6 @@ GRID = Preprocess(spacing_mm=6.0, size=16)
 
 
 @pytest.fixture(scope="module")
-def fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
-
-
-@pytest.fixture(scope="module")
 def phantoms(tmp_path_factory) -> Path:
     return write_phantoms(tmp_path_factory.mktemp("review") / "hearts", train=3, test=1, shape=(4, 48, 48))
 

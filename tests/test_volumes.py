@@ -7,11 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from lightning_fabric import Fabric
-from typer.testing import CliRunner
 
+from command_line import call
 from scribbleseg import em, pipeline
-from scribbleseg.cli import app
 from scribbleseg.data import folder
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.phantoms import write_phantoms
@@ -50,11 +48,6 @@ RECIPES = {
 
 class Killed(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +125,6 @@ SETTINGS = (
     'network.arguments={"filters": [2, 4, 4], "dropout": 0.2}', "preprocess.spacing_mm=6.0", "patch=16",
     "stages.iterations=2", "stages.1.times=1", "seeds.tau=0.9",
 )  # fmt: skip
-
-
-def call(*words, code=0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output + repr(result.exception)
-    return " ".join(result.output.split())
 
 
 def test_every_verb_works_in_3d(hearts, tmp_path):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 from torch.nn import functional
 
+from networks import Threshold
 from scribbleseg.data.preprocess import AT_A_TIME, Preprocess
 from scribbleseg.data.slices import build_slices
 from scribbleseg.data.through_plane import in_slices, resample_stack
@@ -81,23 +81,12 @@ def test_strokes_stay_at_their_depth_and_what_they_are(name):
         assert np.array_equal(back[drawn != UNLABELLED], drawn[drawn != UNLABELLED])
 
 
-class Bright(nn.Module):
-    channels = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(1))
-
-    def forward(self, image):
-        return torch.cat([-image, image], dim=1) * 20 + self.anchor
-
-
 @pytest.mark.parametrize("name", GRIDS)
 @pytest.mark.parametrize("depth", [None, 4])
 def test_a_segmenter_gives_back_the_native_slices(name, depth):
     case, fabric = make_case(), Fabric(accelerator="cpu", devices=1)
     grid = Preprocess(spacing_mm=1.0, size=32, depth_mm=GRIDS[name])
-    segmenter = Segmenter(Bright(), grid, ("background", "box"), fabric, Views(depth=depth))
+    segmenter = Segmenter(Threshold(), grid, ("background", "box"), fabric, Views(depth=depth))
     labels, box = segmenter.segment(case), case.image[0] > 0
     assert labels.shape == box.shape
     assert (labels != box).any(axis=(1, 2)).sum() <= 2, "none but the slices at the ends of the box may differ"

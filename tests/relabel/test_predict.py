@@ -10,16 +10,12 @@ from monai.inferers import sliding_window_inference
 from scipy.special import entr, softmax
 from torch import nn
 
+from networks import Threshold
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.predict import BATCH, Segmenter, Views, predict, predict_parts, sample
 from scribbleseg.training.monai_network import MONAINetwork
 from scribbleseg.training.unet import UNet, UNetModule
 from scribbleseg.types import UNLABELLED, Case, DataError, Geometry
-
-
-@pytest.fixture
-def fabric():
-    return Fabric(accelerator="cpu", devices=1)
 
 
 def test_equals_softmax_of_a_plain_pass_over_more_than_one_batch(fabric):
@@ -151,19 +147,6 @@ def test_logits_that_are_not_finite_are_refused(fabric):
     images[1, 0, 3, 3] = np.nan
     with pytest.raises(DataError, match="finite"):
         sample(fabric, dropout_network(), images, 2, 0)
-
-
-class Threshold(nn.Module):
-    """Calls bright pixels label 1."""
-
-    channels = 1
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.anchor = nn.Parameter(torch.zeros(1))
-
-    def forward(self, image):
-        return torch.cat([-image, image], dim=1) * 20 + self.anchor
 
 
 def test_a_segmenter_finds_a_bright_box_on_its_native_grid(fabric):

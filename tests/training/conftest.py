@@ -17,11 +17,6 @@ from scribbleseg.types import UNLABELLED, Geometry
 
 
 @pytest.fixture
-def fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
-
-
-@pytest.fixture
 def make_slices(tmp_path: Path) -> Callable[..., Slices]:
     """Writes a cache that holds exactly the layers that are given, in one case, and opens it."""
     numbers = count()
