@@ -352,7 +352,7 @@ def test_slices_on_the_scale_of_their_volume_have_the_areas_of_the_volume():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_order_of_elimination_changes_no_probability(seed):
+def test_the_order_of_elimination_changes_no_probability(seed, monkeypatch):
     rng = np.random.default_rng(seed)
     weights = [rng.uniform(size=size) ** 8 for size in ((0, 9, 11), (1, 8, 11), (1, 9, 10))]
     weights = [weight + random_walker.WEIGHT_FLOOR for weight in weights]
@@ -362,13 +362,14 @@ def test_the_order_of_elimination_changes_no_probability(seed):
     exact = (seeds == np.arange(3)[:, None, None, None]).astype(float)
     exact.reshape(3, -1)[:, free] = np.linalg.solve(problem.matrix().toarray(), problem.to_seeds).T
     np.testing.assert_allclose(laplacian.solve_directly(problem).T, exact.reshape(3, -1)[:, free], atol=1e-7)
-    for places in (laplacian.elimination_places(9, 11), rng.integers(0, 5, (9, 11)), np.zeros((9, 11), int)):
-        np.testing.assert_allclose(random_walker._solve(weights, seeds, 3, places), exact, atol=1e-7)
+    for places in (laplacian.elimination_places(16), rng.integers(0, 5, (16, 16)), np.zeros((16, 16), int)):
+        monkeypatch.setattr(random_walker, "elimination_places", lambda side, places=places: places)
+        np.testing.assert_allclose(random_walker._solve(weights, seeds, 3), exact, atol=1e-7)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 9), (7, 1), (8, 8), (64, 64), (40, 97)])
 def test_nested_dissection_separates_halves(height, width):
-    places = laplacian.elimination_places(height, width)
+    places = laplacian.elimination_places(128)[:height, :width]
     rows, columns = np.indices(places.shape)
     np.testing.assert_array_equal(places == -1, (rows + columns) % 2 == 1)
     weights = [np.ones((0, height, width)), np.ones((1, height - 1, width)), np.ones((1, height, width - 1))]

@@ -76,15 +76,16 @@ def _complete(columns: Float64[np.ndarray, "node fewer"]) -> Float64[np.ndarray,
 
 
 @lru_cache(maxsize=4)
-def elimination_places(height: int, width: int) -> Int[np.ndarray, "height width"]:
+def elimination_places(side: int) -> Int[np.ndarray, "side side"]:
     """Returns each pixel's place in an order of elimination that keeps the factors of a 4-connected grid small.
 
     Every other pixel comes first, at place -1. What is left is a grid along the diagonals, 8-connected, and is put in
     order by nested dissection (George 1973, DOI 10.1137/0710032): two halves, then the line between them, and each half
-    likewise. Half the time of a minimum degree on 256 x 256 pixels (docs/LOG.md). A part of the grid may use its part.
+    likewise. Half the time of a minimum degree on 256 x 256 pixels, and any rectangle may use the corner of a larger
+    square (docs/LOG.md).
     """
-    rows, columns = np.indices((height, width))
-    places = np.full((height, width), -1, dtype=np.int64)
+    rows, columns = np.indices((side, side))
+    places = np.full((side, side), -1, dtype=np.int64)
     kept = (rows + columns) % 2 == 0
     at = np.stack([(rows + columns)[kept] // 2, (rows - columns)[kept] // 2])
     low, high = (np.repeat(bound[:, None], at.shape[1], axis=1) for bound in (at.min(axis=1), at.max(axis=1)))

@@ -29,9 +29,6 @@ Seeds = Int[np.ndarray, "depth height width"]
 
 FREE = -1
 
-Places = Int[np.ndarray, "height width"]
-"""Each pixel's place in the order of elimination of a slice (`laplacian.elimination_places`)."""
-
 WEIGHT_FLOOR = 1e-10
 """Added to every weight, as scikit-image does. It keeps the grid connected: no pixel is out of reach of the seeds."""
 
@@ -283,10 +280,9 @@ def _walk(block: Block, scribbles: Labels, spacing: np.ndarray, beta: float, out
         seeds = np.where(drawn, np.searchsorted(labels, scribbles), FREE)
         weights = _weights(block, spacing, beta)
         # Through a volume, walkers go round the background strokes of a slice: on ACDC no crop could be proved right.
-        places = elimination_places(*seeds.shape[1:])
-        found = _solve_cropped(weights, seeds, len(labels), places) if len(seeds) == 1 else None
+        found = _solve_cropped(weights, seeds, len(labels)) if len(seeds) == 1 else None
         out[:] = 0.0
-        out[labels] = _solve(weights, seeds, len(labels), places) if found is None else found
+        out[labels] = _solve(weights, seeds, len(labels)) if found is None else found
     for k in labels:  # also in blocks of one class, where nothing else is known
         out[:, scribbles == k] = 0.0
         out[k, scribbles == k] = 1.0
@@ -323,12 +319,14 @@ def _dirichlet(weights: list[np.ndarray], seeds: Seeds, n: int, nodes: Nodes) ->
     return Dirichlet((upper + upper.T).tocsr(), to_seeds)
 
 
-def _solve(weights: list[np.ndarray], seeds: Seeds, n: int, places: Places) -> np.ndarray:
+def _solve(weights: list[np.ndarray], seeds: Seeds, n: int) -> np.ndarray:
     """Returns float64 `column depth height width`: the probability of each of `n` columns, 0 or 1 at seeds."""
     probabilities = (seeds == np.arange(n)[:, None, None, None]).astype(np.float64)
     nodes = np.flatnonzero(seeds == FREE)
-    picture = len(seeds) == 1
-    if picture:
+    depth, height, width = seeds.shape
+    picture = depth == 1
+    if picture:  # one order, of a power of two, serves slices and crops of all shapes
+        places = elimination_places(1 << (max(height, width) - 1).bit_length())[:height, :width]
         nodes = nodes[np.argsort(places.ravel()[nodes], kind="stable")]
     if len(nodes):
         problem = _dirichlet(weights, seeds, n, nodes)
@@ -337,7 +335,7 @@ def _solve(weights: list[np.ndarray], seeds: Seeds, n: int, places: Places) -> n
     return probabilities
 
 
-def _solve_cropped(weights: list[np.ndarray], seeds: Seeds, n: int, places: Places) -> np.ndarray | None:
+def _solve_cropped(weights: list[np.ndarray], seeds: Seeds, n: int) -> np.ndarray | None:
     """Returns what `_solve` does, but from a crop; None where the result cannot be proved right to DECIDED.
 
     Let all seeds outside a box be of one label, the outer one (background, most often), and make "has left the box" a
@@ -356,7 +354,7 @@ def _solve_cropped(weights: list[np.ndarray], seeds: Seeds, n: int, places: Plac
     steps_to_exit = _steps_to_exit(seeds.shape, box)
     inside = seeds[box].copy()
     inside[(steps_to_exit == 0) & (inside == FREE)] = n
-    *ends, left = _solve([_crop(w, box, axis) for axis, w in enumerate(weights)], inside, n + 1, places[box[1:]])
+    *ends, left = _solve([_crop(weight, box, axis) for axis, weight in enumerate(weights)], inside, n + 1)
     v = ends[outer]
     u = sum(end for k, end in enumerate(ends) if k != outer)
     odds = (u + ROUNDING) / np.maximum(u + v - ROUNDING, ROUNDING)  # the worst that the error of u and v allows
