@@ -35,7 +35,7 @@ SCALES = {
         "quick": "from scribbles, for any organ: an hour or two on a laptop's CPU",
         "standard": "from scribbles, for any organ: an afternoon on a CPU",
         "long": "from scribbles, for any organ: for a GPU",
-        "quick3d": "from scribbles, in 3-D, for volumes of thin slices: hours on a CPU",
+        "quick3d": "from scribbles, in 3-D, for volumes of thin slices: not measured yet",
     },
     "can2018": {
         "acdc": "Can et al. 2018, hearts, the paper's scale: for a GPU",

@@ -129,7 +129,8 @@ class Session(Generic[RecipeT]):
                 shutil.rmtree(self.run.slices)
             raise DataError(
                 f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "
-                "found others; resume with what it was started with, or give another --out"
+                f"found others; resume with what it was started with, or give another --out (a single network can be "
+                "taken over there by --start-from)"
             )
         self.run.add(fingerprint=slices.index["fingerprint"])
 

@@ -3,7 +3,7 @@
 Arrays are `depth height width`, the reverse of NIfTI's (x, y, z). A volume read from NIfTI and written back keeps its
 affine, qform, sform, their codes and its units to the bit. Files are written next to their place and then moved there,
 so that a run that is killed or a disk that is full leaves no half-written file. SimpleITK is imported where it is used:
-it takes as long as numpy, and most data sets have no file that needs it.
+that takes long, and most data sets have no file that needs it.
 """
 
 from collections.abc import Sequence
