@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from scribbleseg.crf.kernels import Kernels
 from scribbleseg.crf.mean_field import mean_field
 from scribbleseg.training.monai_network import MONAINetwork
-from scribbleseg.training.network import NetworkModule, Outputs, Plane
+from scribbleseg.training.network import NetworkModule, Outputs, TwoDimensional
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
 
 
 @dataclass(frozen=True)
-class CRFRNN(Plane, Kernels):
+class CRFRNN(TwoDimensional, Kernels):
     """Can et al. 2018, section 2.3, after Zheng et al. 2015 (doi:10.1109/ICCV.2015.179).
 
     The logits of the network inside are the unaries of a dense CRF whose mean field is unrolled for a number of

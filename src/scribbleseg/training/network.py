@@ -64,7 +64,7 @@ Outputs = Float[Tensor, "batch label *space"] | tuple[Float[Tensor, "batch label
 """Logits; while a network with deep supervision trains, those of coarser levels come after them, at full size."""
 
 
-class Plane:
+class TwoDimensional:
     """What networks of slices share that leave nothing to the data."""
 
     dimensions: ClassVar[int] = 2

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from scribbleseg.training.network import NetworkModule, Outputs, Plane, take_over
+from scribbleseg.training.network import NetworkModule, Outputs, TwoDimensional, take_over
 from scribbleseg.training.unet import DEPTH, STRIDE, block, dropout_by_level
 
 
 @dataclass(frozen=True)
-class PlainUNet(Plane):
+class PlainUNet(TwoDimensional):
     """The U-Net of Ronneberger et al. 2015 (arXiv:1505.04597) with padding and batch normalisation.
 
     Two 3 x 3 convolutions a block, batch normalisation and ReLU after each; filters double at each of four poolings;

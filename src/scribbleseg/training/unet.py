@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from scribbleseg.training.network import NetworkModule, Plane, switch_dropout_on
+from scribbleseg.training.network import NetworkModule, TwoDimensional, switch_dropout_on
 
 DEPTH = 4
 """Poolings in the contracting path."""
@@ -26,7 +26,7 @@ FIRST_DROPOUT = DEPTH - 2
 
 
 @dataclass(frozen=True)
-class UNet(Plane):
+class UNet(TwoDimensional):
     """The U-Net of Can et al. 2018, section 2.2, which is that of Baumgartner et al. 2017.
 
     Two 3 x 3 convolutions a block, batch normalisation and ReLU after each; filters double at each of four poolings;
