@@ -46,6 +46,11 @@ def whole_field(row: Recipe) -> Recipe:
     return replace(row, preprocess=Preprocess(largest_size=128))
 
 
+def as_trained(row: Recipe) -> Recipe:
+    """The recipe on the grid that `scribbleseg train` takes for it: whole slices."""
+    return replace(row, preprocess=default.SIZES["quick"].preprocess)
+
+
 VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "full masks": default.on_masks,
     "scribbles": lambda row: row,
@@ -72,6 +77,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "full masks, patches on a finer grid": lambda row: in_patches(default.on_masks(row)),
     "whole field": whole_field,
     "full masks, whole field": lambda row: whole_field(default.on_masks(row)),
+    "default.quick": as_trained,
+    "default.quick_full": lambda row: as_trained(default.on_masks(row)),
     "flips": lambda row: replace(row, augment=replace(row.augment or Augment(), flips=True)),
     "twice the E steps": lambda row: replace(
         row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
