@@ -65,9 +65,8 @@ def volume(geometry: Geometry, channels: int = 1) -> Case:
 
 def test_a_volume_is_looked_at_with_its_right_on_the_left_and_its_pixels_in_mm():
     case = volume(Geometry((3, 5, 4), np.diag([1.5, 2.0, 8.0, 1.0])), channels=2)  # x to the right, y to the front
-    picture = _view(case, Preprocess(plane="axial"), case.scribbles, shown=1).picture(
-        0, "why", scribbles=case.scribbles
-    )
+    view = _view(case, Preprocess(plane="axial"), case.scribbles, shown=1)
+    picture = view.picture(0, "why", scribbles=view.of(case.scribbles))
     assert (picture.slice_index, picture.n_slices, picture.pixel, picture.sides) == (2, 3, (2.0, 1.5), "RLAP")
     assert np.array_equal(picture.image, case.image[1, 2, ::-1, ::-1])
     assert np.array_equal(picture.scribbles, case.scribbles[2, ::-1, ::-1])

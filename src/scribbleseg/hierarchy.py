@@ -25,7 +25,7 @@ from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.substructures.merge import merge
 from scribbleseg.training.network import trial
-from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels, Probabilities
+from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels, Parts, Probabilities
 from scribbleseg.weights import load_segmenter
 
 WHOLE, SUBSTRUCTURES = "whole", "substructures"
@@ -96,6 +96,10 @@ class HierarchySegmenter:
 
     def probabilities(self, case: Case) -> Probabilities:
         """Raises DataError: the labels of two networks are merged, and merged labels have no probabilities."""
+        raise self._two_networks()
+
+    def parts(self, case: Case) -> Parts:
+        """Raises DataError, as `probabilities` does."""
         raise self._two_networks()
 
     def check_dropout(self) -> None:

@@ -21,7 +21,7 @@ from scribbleseg.recipe import Recipe
 from scribbleseg.runs import Run, create_run, open_run
 from scribbleseg.session import Session, on_leader
 from scribbleseg.settings import from_plain, to_plain
-from scribbleseg.types import Case, DataError, Dataset, Labels, Probabilities
+from scribbleseg.types import Case, DataError, Dataset, Labels, Parts, Probabilities
 
 
 @runtime_checkable
@@ -57,6 +57,9 @@ class AnySegmenter(Protocol):
 
     def probabilities(self, case: Case) -> Probabilities:
         """Probabilities on the case's native grid. Raises DataError where there are none."""
+
+    def parts(self, case: Case) -> Parts:
+        """The same, a few slices at a time (`relabel.predict.Segmenter.parts`)."""
 
     def check_dropout(self) -> None:
         """Raises DataError where passes with dropout say nothing."""

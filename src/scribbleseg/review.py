@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from lightning_fabric import Fabric
 from rich.progress import track
 
@@ -187,7 +188,8 @@ def summarise_seeds(run: Run) -> RunSummary:
         case = dataset.train.named(name)
         areas = recipe.preprocess.native_labels(slices.layer("labels", 0)[slices.rows[name]], case.geometry)
         view = _view(case, recipe.preprocess, case.scribbles, dataset.shown)
-        pictures.append(view.picture(None, "training case", scribbles=case.scribbles, pseudo_labels=areas))
+        layers = {"scribbles": view.of(case.scribbles), "pseudo_labels": view.of(areas)}
+        pictures.append(view.picture(None, "training case", **layers))
         del case, view  # which would be kept while the next one is read
     summary = RunSummary(run.details["name"], run.details["label_names"], pictures=pictures, origin=origin_of(run))
     return replace(summary, recipe=run.recipe, details=run.details)
@@ -222,17 +224,16 @@ class _View:
     z: int
     shown: int
 
-    def picture(self, recursion: int | None, title: str, **maps: Labels | None) -> Picture:
-        """The slice's picture, with the label maps of the case on its native grid by their names in `Picture`."""
-        # Copies: views of slices would keep their volumes.
+    def of(self, labels: Labels | None) -> UInt8[np.ndarray, "height width"] | None:
+        """This slice of a label map of the case on its native grid; a copy, for a view would keep the volume."""
+        return None if labels is None else self.turn(labels)[self.z].copy()
+
+    def picture(self, recursion: int | None, title: str, **layers: Any) -> Picture:
+        """The slice's picture, with slices of label maps (`of`) by their names in `Picture`."""
         image, geometry = self.turn(self.case.image)[:, self.z].copy(), self.case.geometry
         in_colour = is_picture(geometry) and len(image) == 3
-        layers: dict[str, Any] = {
-            name: None if labels is None else self.turn(labels)[self.z].copy() for name, labels in maps.items()
-        }
-        picture = Picture(
-            self.case.name, self.z, recursion, np.moveaxis(image, 0, -1) if in_colour else image[self.shown], **layers
-        )
+        shown = np.moveaxis(image, 0, -1) if in_colour else image[self.shown]
+        picture = Picture(self.case.name, self.z, recursion, shown, **layers)
         pixel = self.turn.spacing_mm(geometry)[1:]
         picture = replace(picture, title=title, n_slices=self.turn.shape(geometry)[0], pixel=pixel)
         return replace(picture, sides=sides(geometry, self.turn))
@@ -252,18 +253,20 @@ def _training_pictures(run: Run, phase: str, part: Run, fabric: Fabric, names: S
     title = f"training case{f', {phase}' if phase else ''}"
     for name in spread(names, PICTURED_CASES):
         case, rows = dataset.train.named(name), slices.rows[name]
-        scribbles, reference = case.scribbles, dataset.read_reference(name)
+        scribbles = case.scribbles
         if phase:
             scribbles = recipe.preprocess.native_labels(slices.scribbles[rows], case.geometry)
         view = _view(case, recipe.preprocess, scribbles, dataset.shown)
+        reference, drawn = view.of(dataset.read_reference(name)), view.of(scribbles)
+        del scribbles  # volumes take memory while the network looks
         for index, segmenter in enumerate(segmenters):
             taught = slices.layer("labels", recipe.labels_of(index))[rows]
             yield view.picture(
                 index,
                 title,
-                scribbles=None if recipe.is_upper_bound else scribbles,
-                pseudo_labels=recipe.preprocess.native_labels(taught, case.geometry),
-                prediction=segmenter.segment(case),
+                scribbles=None if recipe.is_upper_bound else drawn,
+                pseudo_labels=view.of(recipe.preprocess.native_labels(taught, case.geometry)),
+                prediction=view.of(segmenter.segment(case)),
                 reference=reference,
             )
         del case, view  # which would be kept while the next one is read
@@ -278,10 +281,12 @@ def _test_pictures(run: Run, fabric: Fabric, scores: list[Score], grid: Preproce
     names = list(dict.fromkeys(s.case for s in scores))
     by_dice = sorted(names, key=lambda name: np.mean([s.dice for s in scores if s.case == name and not s.auxiliary]))
     for title, name in zip(("worst", "median", "best"), spread(by_dice, PICTURED_CASES), strict=False):
-        case, reference = dataset.test.named(name), dataset.reference(name)
-        there = np.where(reference == 0, UNLABELLED, reference).astype(np.uint8)
-        view = _view(case, grid, there, dataset.shown)
-        yield view.picture(None, f"{title} test case", prediction=segmenter.segment(case), reference=reference)
+        case, mask = dataset.test.named(name), dataset.reference(name)
+        view = _view(case, grid, np.where(mask == 0, np.uint8(UNLABELLED), mask), dataset.shown)
+        reference = view.of(mask)
+        del mask
+        prediction = view.of(segmenter.segment(case))
+        yield view.picture(None, f"{title} test case", prediction=prediction, reference=reference)
         del case, view
 
 

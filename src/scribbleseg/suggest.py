@@ -1,13 +1,13 @@
 """Where to draw next: what a network is in doubt about in each slice of each case, ranked (`ranking`)."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from scribbleseg.data.orientation import codes, is_picture, looked_at, plane, unit_of
 from scribbleseg.pipeline import AnySegmenter
 from scribbleseg.ranking import Look, Stack, Suggestion, rank
 from scribbleseg.relabel.predict import Segmenter
-from scribbleseg.types import UNLABELLED, Case, Cases, Probabilities
+from scribbleseg.types import UNLABELLED, Case, Cases, Parts
 
 SURE = 0.95
 """Pixels whose likeliest label is at least so probable are not in doubt: in all the background of a slice their small
@@ -38,17 +38,22 @@ def look(segmenter: AnySegmenter, case: Case) -> Look:
     Raises:
         DataError: other channels than training, or a segmenter of two networks, whose labels have no probabilities.
     """
-    probabilities = segmenter.probabilities(case)
+    parts = segmenter.parts(case)
     assert isinstance(segmenter, Segmenter)  # two networks have no probabilities
-    return look_at(probabilities, segmenter, case)
+    return look_at(parts, segmenter, case)
 
 
-def look_at(probabilities: Probabilities, segmenter: Segmenter, case: Case) -> Look:
-    """The same where the probabilities of the case, `label depth height width` on its own grid, are known already."""
+def look_at(parts: Parts, segmenter: Segmenter, case: Case) -> Look:
+    """The same for who sees the parts of the probabilities, too (`Segmenter.parts`)."""
     geometry = case.geometry
-    turn = looked_at(geometry, segmenter.preprocess.turn(geometry))
+    cut = segmenter.preprocess.turn(geometry)
+    turn = looked_at(geometry, cut)
+    structures, depth = len(segmenter.label_names) - 1, turn.shape(geometry)[0]
     spacing_mm, height_mm, width_mm = turn.spacing_mm(geometry)
-    doubt, area, likely = (height_mm * width_mm * pixels for pixels in _by_slice(turn(probabilities)))
+    seen = np.zeros((3, structures, depth))
+    for where, part in parts:
+        seen[:, :, where] = height_mm * width_mm * _by_slice(part)
+    doubt, area, likely = seen[:, :, ::-1] if turn.flips[0] != cut.flips[0] else seen
     drawn = (turn(case.scribbles) != UNLABELLED).any(axis=(1, 2))
     axis = turn.axes[0]
     across = "" if is_picture(geometry) else plane(codes(geometry)[axis])
@@ -56,15 +61,16 @@ def look_at(probabilities: Probabilities, segmenter: Segmenter, case: Case) -> L
     return Look(stack, doubt, area, likely, drawn, case.present)
 
 
-def _by_slice(probabilities: Probabilities) -> tuple[Float64[np.ndarray, "structure slice"], ...]:
-    """Doubt, area and likely of `Look` in pixels, of probabilities `label slice height width`."""
-    structures, depth = len(probabilities) - 1, probabilities.shape[1]
-    doubt, area, likely = np.zeros((3, structures, depth))
-    for z in range(depth):  # slice by slice: a volume of booleans and floats for each step would not fit in memory
-        here = probabilities[:, z]
+def _by_slice(
+    probabilities: Float32[np.ndarray, "slice label height width"],
+) -> Float64[np.ndarray, "3 structure slice"]:
+    """Doubt, area and likely of `Look`, in pixels."""
+    structures = probabilities.shape[1] - 1
+    doubt, area, likely = found = np.zeros((3, structures, len(probabilities)))
+    for z, here in enumerate(probabilities):
         wrong = 1 - here.max(axis=0)
         doubtful = wrong > 1 - SURE
         doubt[:, z] = np.bincount(here[1:].argmax(axis=0)[doubtful], wrong[doubtful].astype(np.float64), structures)
         area[:, z] = np.bincount(here.argmax(axis=0).ravel(), minlength=structures + 1)[1:]
         likely[:, z] = here[1:].sum(axis=(1, 2), dtype=np.float64)
-    return doubt, area, likely
+    return found

@@ -24,6 +24,9 @@ Labels = UInt8[np.ndarray, "*space"]
 Probabilities = Float32[np.ndarray, "label *space"]
 """float32, sums to 1 over `label`."""
 
+Parts = Iterator[tuple[slice, Float32[np.ndarray, "slice label height width"]]]
+"""Probabilities of a volume a few slices at a time, and which of its slices they are: all may not fit in memory."""
+
 
 class DataError(Exception):
     """Bad input. The message says what was expected, what came, in which case and file, and what to do.

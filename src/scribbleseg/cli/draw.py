@@ -93,7 +93,9 @@ def _look_at(model: "Model", cases: "Cases") -> tuple[list["Look"], list["DataEr
     console.print(f"To do: {len(names)} more case{'s' * (len(names) > 1)}. This takes about {took} here.")
     for name in track(names, "Looking"):
         try:
-            looks.append(look(model.segmenter, cases.named(name)))
+            case = cases.named(name)
+            looks.append(look(model.segmenter, case))
+            del case
         except DataError as error:
             failed.append(error)
     return looks, failed

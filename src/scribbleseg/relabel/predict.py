@@ -22,7 +22,7 @@ from scribbleseg.data.blocks import Window, channels_last, cut, with_neighbours
 from scribbleseg.data.orientation import unit_of
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.relabel.components import only_largest
-from scribbleseg.types import Case, DataError, Labels, Probabilities
+from scribbleseg.types import Case, DataError, Labels, Parts, Probabilities
 
 log = logging.getLogger(__name__)
 
@@ -345,8 +345,8 @@ class Segmenter:
             _warn_of_crop(f"{side * (self.preprocess.spacing_mm or 0):.0f} {unit_of(case.geometry)}")
         return side
 
-    def _parts(self, case: Case) -> Iterator[tuple[slice, Float32[np.ndarray, "slice label height width"]]]:
-        """Native probabilities, a few slices at a time, and which slices they are after `Preprocess.turn`."""
+    def parts(self, case: Case) -> Parts:
+        """What `probabilities` returns by slices after `Preprocess.turn`. Raises DataError for other channels."""
         alone = self.views.of_single_slices
         stacks = self.preprocess.image_parts(case, self._side(case)) if alone else iter((self.slices(case),))
         on_grid = (each for part in stacks for each in predict_parts(self.fabric, self.network, part, self.views))
@@ -356,7 +356,7 @@ class Segmenter:
         """Probabilities on the case's native grid. Raises DataError where its channels are not those of training."""
         native = np.empty((len(self.label_names), *case.geometry.shape), np.float32)
         slices = self.preprocess.turn(case.geometry)(native)
-        for where, part in self._parts(case):
+        for where, part in self.parts(case):
             slices[:, where] = part.swapaxes(0, 1)
         return native
 
@@ -380,7 +380,7 @@ class Segmenter:
         """
         labels = np.empty(case.geometry.shape, np.uint8)
         slices = self.preprocess.turn(case.geometry)(labels)
-        for where, part in self._parts(case):
+        for where, part in self.parts(case):
             slices[where] = part.argmax(axis=1)
         return only_largest(labels, self.single)
 

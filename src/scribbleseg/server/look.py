@@ -19,13 +19,14 @@ import numpy as np
 from scribbleseg.api import Model, load
 from scribbleseg.data.formats import read_image
 from scribbleseg.files import atomically
+from scribbleseg.relabel.components import only_largest
 from scribbleseg.relabel.predict import Segmenter
 from scribbleseg.server.display import turn_for_screen
 from scribbleseg.server.predictions import Found, found_file, image_stamp, network_stamp, read_found, write_found
 from scribbleseg.server.project import Project, open_again
 from scribbleseg.server.series import scribbles_of
 from scribbleseg.suggest import look_at
-from scribbleseg.types import UNLABELLED, Case, Cases, DataError
+from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Parts
 
 NICENESS = 10
 """How far it steps back for the page and for a training (ours)."""
@@ -99,11 +100,11 @@ def _look(model: Model, case: Case, network: str) -> None:
     """Writes what a network makes of a case. Raises DataError."""
     segmenter = model.segmenter
     assert isinstance(segmenter, Segmenter)  # a run of two networks is refused
-    probabilities = segmenter.probabilities(case)
-    seen = look_at(probabilities, segmenter, case)
+    labels, doubt = np.empty((2, *case.geometry.shape), np.uint8)
+    cut = segmenter.preprocess.turn(case.geometry)
+    seen = look_at(_noted(segmenter.parts(case), cut(labels), cut(doubt)), segmenter, case)
+    labels = only_largest(labels, segmenter.single)
     turn = turn_for_screen(case.geometry)
-    labels, likeliest = segmenter.labels(probabilities), probabilities.max(axis=0)
-    doubt = np.rint(255 * (1 - np.clip(likeliest, 0, 1))).astype(np.uint8)
     axis = turn.axes.index(seen.stack.axis)
     place = {"axis": axis, "flip": bool(turn.flips[axis])}
     present = None if seen.present is None else sorted(seen.present)
@@ -112,6 +113,14 @@ def _look(model: Model, case: Case, network: str) -> None:
     looks: dict[str, Any] = {"look_doubt": seen.doubt, "look_area": seen.area, "look_likely": seen.likely}
     with atomically(found_file(model.run, case.name)) as temporary:
         np.savez_compressed(temporary, about=json.dumps(about), **arrays, **looks)
+
+
+def _noted(parts: Parts, labels: np.ndarray, doubt: np.ndarray) -> Parts:
+    """The parts, of each of which the likeliest labels and the doubt are written into these arrays."""
+    for where, part in parts:
+        labels[where] = part.argmax(axis=1)
+        doubt[where] = np.rint(255 * (1 - np.clip(part.max(axis=1), 0, 1)))
+        yield where, part
 
 
 if __name__ == "__main__":
