@@ -23,9 +23,8 @@ from scribbleseg.review import score_cases
 from scribbleseg.runs import Run, open_run
 from scribbleseg.seeds.random_walker import RandomWalker, Seeder
 from scribbleseg.session import Session
-from scribbleseg.training.hardware import make_fabric
+from scribbleseg.training.hardware import launch, make_fabric
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels, Probabilities
-from scribbleseg.workers import end_with_parent
 
 SMALLEST_MM, LARGEST_MM = 1e-4, 1e3
 """Voxels of an array that are smaller or larger are a mistake: they would ask for an absurd grid."""
@@ -180,8 +179,7 @@ def train(
         DataError: a recipe that does not fit the data, data that cannot be trained on, or a folder with another run.
     """
     fabric = make_fabric(accelerator, devices)
-    end_with_parent()
-    fabric.launch()
+    launch(fabric)
     if recipe is None:
         recipe = choose(Path(out), fabric, None if start_from is None else Path(start_from))[0]
     chosen = find(recipe) if isinstance(recipe, str) else recipe

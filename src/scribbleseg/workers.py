@@ -4,6 +4,8 @@ import _thread
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +23,15 @@ LEADER = "SCRIBBLESEG_LEADER"
 
 GRACE_S = 5.0
 """Seconds that a worker has to leave its files in order once it is let go (ours)."""
+
+
+RANK_GRACE_S = 10.0
+"""Seconds that rank 0 has to notice by itself that another rank is lost, and to leave its files in order (ours)."""
+
+RANK_LOST = (
+    "expected all processes of this training to go on together, but one of them has ended (it may have been killed, or "
+    "been out of memory); give the same command again, with --resume"
+)
 
 
 class WorkerDied(DataError):
@@ -83,6 +94,27 @@ def end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_ranks(child_processes: list[subprocess.Popen]) -> None:
+    """End this process, rank 0, once one of the ranks that it has started has ended by an error; in a sentence.
+
+    While it trains it notices that by itself. Before, where it waits for the ranks to join it, it would not.
+    """
+
+    def watch() -> None:
+        while not any(codes := [rank.poll() for rank in child_processes]):
+            if None not in codes:
+                return  # all have come to their end
+            time.sleep(0.5)
+        time.sleep(RANK_GRACE_S)
+        for rank in child_processes:
+            rank.kill()
+        sys.stderr.write(f"error: {RANK_LOST}\n")
+        sys.stderr.flush()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -18,7 +18,7 @@ from scribbleseg.annotate import check
 from scribbleseg.cli import app
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.signals import STOPS, postponing, stopping
-from scribbleseg.workers import GRACE_S, LEADER, WorkerDied, Workers
+from scribbleseg.workers import GRACE_S, LEADER, RANK_LOST, WorkerDied, Workers
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="signals of Unix")
 
@@ -109,6 +109,26 @@ def test_a_rank_ends_whose_rank_0_was_killed_before_it_was_there():
     code = "from scribbleseg.workers import end_with_parent; end_with_parent(); import time; time.sleep(100)"
     rank = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"LOCAL_RANK": "1", LEADER: str(leader.pid)})
     assert rank.wait(60) == 1
+
+
+@pytest.mark.parametrize(
+    ("rank", "code", "said"), [("os.kill(os.getpid(), 9)", 1, f"error: {RANK_LOST}\n"), ("pass", 0, "")]
+)
+def test_rank_0_ends_in_a_sentence_where_a_rank_is_lost_that_it_waits_for(rank, code, said, tmp_path):
+    """Both ranks run this; the second one is gone before they have joined."""
+    script = f"""
+import os, time
+from scribbleseg import workers
+workers.RANK_GRACE_S = 0.2
+from scribbleseg.training.hardware import launch, make_fabric
+if os.environ.get("LOCAL_RANK") == "1":
+    {rank}
+launch(make_fabric("cpu", 2))
+"""
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=100, check=False)
+    assert (done.returncode, done.stderr) == (code, said)
 
 
 def test_workers_are_let_go_where_the_block_is_left():

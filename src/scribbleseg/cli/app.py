@@ -151,7 +151,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
 def _explained(error: BaseException) -> tuple[str, int] | None:
     """An error in one sentence, and the exit code for it; None for a mistake in the program."""
     from scribbleseg.types import DataError
-    from scribbleseg.workers import WorkerDied
+    from scribbleseg.workers import RANK_LOST, WorkerDied
 
     if isinstance(error, DataError):
         return str(error), 1 if isinstance(error, WorkerDied) else 2
@@ -173,10 +173,7 @@ def _explained(error: BaseException) -> tuple[str, int] | None:
             "batches (stages.batch) or a coarser grid (preprocess.spacing_mm)"
         ), 2
     if isinstance(error, RuntimeError) and LOST_RANK.search(str(error)):
-        return (
-            "expected all processes of this training to go on together, but one of them has ended (it may have been "
-            "killed, or been out of memory); give the same command again, with --resume"
-        ), 1
+        return RANK_LOST, 1
     return None
 
 

@@ -115,12 +115,10 @@ def train(
     """
     from scribbleseg.pipeline import begin
     from scribbleseg.pipeline import start_from as begin_with
-    from scribbleseg.training.hardware import cores, make_fabric
-    from scribbleseg.workers import end_with_parent
+    from scribbleseg.training.hardware import cores, launch, make_fabric
 
     fabric = make_fabric(accelerator, devices, nodes)
-    end_with_parent()
-    fabric.launch()
+    launch(fabric)
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
     one = chosen_or_fitting(recipe, set, out, fabric, start_from=start_from)
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=resume)

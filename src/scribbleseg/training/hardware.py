@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.launchers import subprocess_script
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from scribbleseg.types import DataError
+from scribbleseg.workers import end_with_parent, end_with_ranks
 
 GIB = 2**30
 
@@ -88,6 +90,16 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> 
             f"expected an accelerator of this machine (cpu, cuda, mps or auto) and as many devices as it has, got "
             f"{accelerator!r} and {devices} on {nodes} node(s): {error}"
         ) from error
+
+
+def launch(fabric: Fabric) -> None:
+    """Start the other ranks, if there are any, as `Fabric.launch` does; where one of them is lost, all end.
+
+    Lightning kills rank 0 then before that has said a word, so that its observer of processes gives way to ours.
+    """
+    subprocess_script._launch_process_observer = end_with_ranks
+    end_with_parent()
+    fabric.launch()
 
 
 def _leave() -> None:
