@@ -106,8 +106,11 @@ def test_phase_2_learns_from_clusters_inside_the_tumour_and_their_scribbles(trai
     drawn = scribbles != UNLABELLED
     assert np.array_equal(clusters[drawn], scribbles[drawn])
     assert not clusters[whole.scribbles == 0].any()  # what was scribbled as background stays background
-    for name, rows in parts.rows.items():
-        assert set(np.unique(clusters[rows]).tolist()) <= {0, UNLABELLED, *parts.present[name]}
+    present = {case.name: case.present for case in dataset.train}
+    assert whole.present == parts.present == present
+    found = {name: set(np.unique(clusters[rows]).tolist()) - {0, UNLABELLED} for name, rows in parts.rows.items()}
+    assert all(found[name] <= present[name] for name in found)
+    assert set().union(*found.values()) == {1, 2, 3}
 
 
 def test_segmentation_is_the_merge_of_both_networks_on_the_native_grid(trained, dataset, fabric):

@@ -272,3 +272,10 @@ def test_a_whole_ranking_of_cases_at_once():
     cases = {"a": a_case("a", affine, 0, drawn=0), "b": a_case("b", affine, 0, doubtful=2, drawn=0)}
     found = suggest(known(), Cases(list(cases), partial(dict.__getitem__, cases)), 4)
     assert (found[0].case, found[0].slice, found[0].structure) == ("b", 3, "LV")
+
+
+@pytest.mark.parametrize(("present", "expected"), [({2, 3}, {1}), (set(), set()), (None, None)])
+def test_a_region_is_expected_where_any_of_its_structures_is(present, expected):
+    case = a_case("a", np.diag([1.0, 1.0, 6.0, 1.0]), 0)
+    case = replace(case, image=case.image[1:], present=None if present is None else frozenset(present))
+    assert look(replace(known(), label_names=("background", "WT")), case).present == expected

@@ -58,7 +58,10 @@ def look_at(parts: Parts, segmenter: Segmenter, case: Case) -> Look:
     axis = turn.axes[0]
     across = "" if is_picture(geometry) else plane(codes(geometry)[axis])
     stack = Stack(case.name, len(drawn), axis, across, spacing_mm, unit_of(geometry))
-    return Look(stack, doubt, area, likely, drawn, case.present)
+    present = case.present
+    if present and structures == 1:  # a region is there where any of the structures is that it is made of
+        present = frozenset({1})
+    return Look(stack, doubt, area, likely, drawn, present)
 
 
 def _by_slice(

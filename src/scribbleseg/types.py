@@ -67,7 +67,8 @@ class Case:
         image: raw intensities on the native grid, `channel depth height width`.
         scribbles: labels on the same grid; entirely UNLABELLED where nobody has drawn.
         geometry: that grid.
-        present: labels of the structures known to be in the case (image-level labels), or None where nobody said.
+        present: labels of the structures known to be in the case (image-level labels), or None where nobody said;
+            where its scribbles are of one region, of the structures that it is made of.
         files: what it was read from, images first, for messages and fingerprints.
     """
 

@@ -81,13 +81,14 @@ def _of_present(
     """Yields faults of the image-level labels: scribbles or a mask that contradict them."""
     if case.present is None:
         return
-    said = _names(dataset.label_names, case.present)
     if contrary := set(np.unique(case.scribbles).tolist()) - {0, UNLABELLED} - shown:
         drawn = _names(coarse(dataset).label_names, contrary)
+        said = _names(dataset.label_names, case.present)
         problem = f"image-level labels say {said}, there are scribbles of {drawn}"
         yield Fault(case.name, file, "fault", problem, "correct the labels in its present file, or the scribbles")
     if reference is not None and (masked := set(np.unique(reference).tolist()) - {0, UNLABELLED}) != case.present:
-        problem = f"image-level labels say {said}, the reference mask has {_names(dataset.label_names, masked)}"
+        said, there = (_names(dataset.label_names, labels) for labels in (case.present, masked))
+        problem = f"image-level labels say {said}, the reference mask has {there}"
         yield Fault(case.name, None, "warning", problem, "correct the labels in its present file, if the mask is right")
 
 

@@ -30,25 +30,19 @@ def fully_annotated(dataset: Dataset) -> Dataset:
 def coarse(dataset: Dataset) -> Dataset:
     """Returns the data set with the labels that its scribbles tell apart: one region, where they are of a region.
 
-    Reference masks, and what is said to be in each case, come merged to the same labels. A data set whose scribbles
-    name all its labels is given back as it is.
+    Reference masks come merged to the same labels. What is said to be in each case stays as it is: of which structures
+    the region is made there. A data set whose scribbles name all its labels is given back as it is.
     """
     if not dataset.scribble_names:
         return dataset
-    train, test = (part.read_by(partial(_read_coarse, part)) for part in (dataset.train, dataset.test))
     return replace(
-        replace(dataset, train=train, test=test),
+        dataset,
         label_names=dataset.scribble_names,
         scribble_names=(),
         regions={},
         read_reference=partial(_read_merged, dataset.read_reference),
         mask_values={value: _merged(label) for value, label in dataset.mask_values.items()},
     )
-
-
-def _read_coarse(cases: Cases, name: str) -> Case:
-    case = cases.named(name)
-    return case if case.present is None else replace(case, present=frozenset({1} if case.present else ()))
 
 
 def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
