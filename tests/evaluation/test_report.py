@@ -18,7 +18,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from scribbleseg.evaluation import curves, drawing, palette, pictures, report
-from scribbleseg.evaluation.glossary import GLOSSARY
+from scribbleseg.evaluation.glossary import GLOSSARY, TUMOURS
 from scribbleseg.evaluation.metrics import Score
 from scribbleseg.evaluation.report import MAX_PICTURES, Origin, Picture, RunSummary, write_report
 from scribbleseg.types import UNLABELLED, DataError
@@ -463,6 +463,14 @@ def test_every_word_with_help_is_explained_at_the_end_too(tmp_path: Path):
     assert len(helped) > 8
     assert helped < explained
     assert len(explained) == len(GLOSSARY)
+
+
+def test_parts_of_a_tumour_are_explained_where_they_are_scored_and_nowhere_else(tmp_path: Path):
+    hearts = written(tmp_path, [made_up_run("base")])
+    assert not any(meaning in hearts for meaning in TUMOURS.values())
+    scores = [made_up_score(f"patient{n}", name, 0.5 + n / 10) for n in range(3) for name in TUMOURS]
+    brains = written(tmp_path, [replace(made_up_run("base"), scores=scores)])
+    assert all(f'<abbr title="{meaning}">{name}</abbr>' in brains for name, meaning in TUMOURS.items())
 
 
 def test_tables_scroll_in_a_box_of_their_own(tmp_path: Path):

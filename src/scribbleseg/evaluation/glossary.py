@@ -23,7 +23,17 @@ GLOSSARY = {
     "full supervision": "Training on the reference masks themselves: what training from scribbles is compared with.",
     "agreement with held-out scribbles": "The mean Dice over drawn pixels alone, in slices whose scribbles training "
     "did not see: the one figure that needs no mask.",
-    "95 % interval": "From a bootstrap over paired cases: in 95 of 100 draws of other cases the difference lies there. "
-    "It does not cover the luck of one training.",
+    "95 % interval": "From a bootstrap over paired cases (bias-corrected and accelerated): where the mean difference "
+    "would lie if other cases of the same kind had been taken, 95 times in 100. It does not cover the luck of one "
+    "training.",
 }
 """Terms with their explanation."""
+
+TUMOURS = {
+    "WT": "The whole tumour: all of its structures together.",
+    "TC": "The tumour core: the necrotic and the enhancing tumour, without the oedema.",
+    "ET": "The enhancing tumour.",
+    "WT*": "The whole tumour as the second network alone finds it, before it is merged with what the first one finds. "
+    "It is in no mean.",
+}
+"""What the names of a brain tumour's parts mean."""

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from scribbleseg.evaluation.curves import by_recursion, draw_curves, loss_curve
 from scribbleseg.evaluation.drawing import ERROR_COLOURS
-from scribbleseg.evaluation.glossary import GLOSSARY
+from scribbleseg.evaluation.glossary import GLOSSARY, TUMOURS
 from scribbleseg.evaluation.metrics import Score, paired_interval, summarise
 from scribbleseg.evaluation.palette import BACKGROUND_COLOUR
 from scribbleseg.evaluation.pictures import MAX_PICTURES, NAMED, Picture, Shared, figures, label_colours, n_figures
@@ -144,6 +144,7 @@ def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
         )
         for run in runs
     ]
+    tumours = {name: TUMOURS[name] for view in views for name in view["structures"] if name in TUMOURS}
     return (
         _comparison(views)
         | {
@@ -159,7 +160,8 @@ def _page(runs: Sequence[RunSummary], title: str) -> dict[str, Any]:
             "recipes": _side_by_side([run.recipe for run in runs]),
             "details": _side_by_side([run.details for run in runs]),
             "max_pictures": MAX_PICTURES,
-            "glossary": GLOSSARY,
+            "glossary": GLOSSARY | tumours,
+            "tumours": tumours,
         }
         | _script()
     )
