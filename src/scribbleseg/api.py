@@ -23,7 +23,7 @@ from scribbleseg.review import score_cases
 from scribbleseg.runs import Run, open_run
 from scribbleseg.seeds.random_walker import RandomWalker, Seeder
 from scribbleseg.session import Session
-from scribbleseg.training.hardware import launch, make_fabric
+from scribbleseg.training.hardware import make_fabric, shared_fabric
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels, Probabilities
 
 SMALLEST_MM, LARGEST_MM = 1e-4, 1e3
@@ -168,7 +168,7 @@ def train(
         seed: random seed for weights, batch order, augmentation and dropout.
         resume: whether to go on with the run that is in `out`.
         accelerator: "cpu", "cuda", "mps" or "auto".
-        devices: how many of them.
+        devices: how many of them; 1 is also as many as torchrun or SLURM's srun has started processes.
         on_recursion: called after each M step.
         start_from: the run folder whose last network the training starts from; None is random weights.
 
@@ -178,8 +178,7 @@ def train(
     Raises:
         DataError: a recipe that does not fit the data, data that cannot be trained on, or a folder with another run.
     """
-    fabric = make_fabric(accelerator, devices)
-    launch(fabric)
+    fabric = shared_fabric(accelerator, devices)
     if recipe is None:
         recipe = choose(Path(out), fabric, None if start_from is None else Path(start_from))[0]
     chosen = find(recipe) if isinstance(recipe, str) else recipe

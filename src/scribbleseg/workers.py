@@ -29,8 +29,8 @@ RANK_GRACE_S = 10.0
 """Seconds that rank 0 has to notice by itself that another rank is lost, and to leave its files in order (ours)."""
 
 RANK_LOST = (
-    "expected all processes of this training to go on together, but one of them has ended (it may have been killed, or "
-    "been out of memory); give the same command again, with --resume"
+    "expected all processes of this job to go on together, but one of them has ended (it may have been killed, or "
+    "been out of memory); give the same command again (train: with --resume)"
 )
 
 
@@ -80,16 +80,17 @@ class Workers(ProcessPoolExecutor):
 
 
 def end_with_parent() -> None:
-    """End this process once the one that started it has ended: for the ranks that `Fabric.launch` starts beside 0.
+    """End this process once the one that started it has ended: torchrun, or rank 0 where `Fabric.launch` did.
 
-    To be called before `Fabric.launch`, in which the ranks wait for each other. Where processes do not pass to another
-    parent (Windows), nothing happens.
+    To be called before the ranks wait for each other. Where processes do not pass to another parent (Windows), nothing
+    happens.
     """
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.environ[LEADER] = str(os.getpid())  # it may have ended before a rank comes here
-        return
-    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ  # then ranks are not started by rank 0
-    parent = os.getppid() if by_torchrun else int(os.environ.get(LEADER) or os.getppid())
+    parent = os.getppid()
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            os.environ[LEADER] = str(os.getpid())  # it may have ended before a rank comes here
+            return
+        parent = int(os.environ.get(LEADER) or parent)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -120,10 +120,10 @@ def test_rank_0_ends_in_a_sentence_where_a_rank_is_lost_that_it_waits_for(rank, 
 import os, time
 from scribbleseg import workers
 workers.RANK_GRACE_S = 0.2
-from scribbleseg.training.hardware import launch, make_fabric
+from scribbleseg.training.hardware import shared_fabric
 if os.environ.get("LOCAL_RANK") == "1":
     {rank}
-launch(make_fabric("cpu", 2))
+shared_fabric("cpu", 2)
 """
     program = tmp_path / "program.py"
     program.write_text(script)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from scribbleseg import ranks
 from scribbleseg.signals import stopping
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from scribbleseg.pipeline import AnyRecipe
     from scribbleseg.recipe import Recipe
     from scribbleseg.session import Session
+    from scribbleseg.training.hardware import Machine
     from scribbleseg.types import Dataset
 
 # Threads that wait by spinning starve each other where somebody else uses the cores, too (figures in docs/LOG.md).
@@ -126,26 +128,43 @@ class Place(NamedTuple):
     scribbles: Path | None = None
 
 
-def verb(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a verb whose bad input ends in one clear line and exit code 2, without a traceback."""
+def verb(function: Callable[..., None], shared: bool = False) -> Callable[..., None]:
+    """Register a verb whose bad input ends in one clear line and exit code 2, without a traceback.
+
+    Args:
+        function: the verb.
+        shared: whether ranks share its work out; else several of them are refused.
+    """
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
         with stopping() as stopped:
             try:
+                ranks.settle()
+                console.quiet = not ranks.leads()
                 logging.basicConfig(format="%(message)s", level=logging.WARNING)
+                if shared:
+                    ranks.join()
+                else:
+                    ranks.refuse(function.__name__)
                 function(*args, **kwargs)
             except typer.Exit:
                 raise
             except BaseException as error:
                 if stopped() or isinstance(error, KeyboardInterrupt):
-                    _say("Stopped. What was complete is kept; the same command goes on (train: with --resume).")
+                    why = "Stopped, or another process of this job was lost." if ranks.started() else "Stopped."
+                    _say(f"{why} What was complete is kept; the same command goes on (train: with --resume).")
                     raise typer.Exit(130) from None
                 if (explained := _explained(error)) is None:
+                    ranks.may_say_why()  # as the traceback does
                     raise
                 raise _refusal(*explained) from None
 
     return app.command()(guarded)
+
+
+shared_verb = functools.partial(verb, shared=True)
+"""Registers a verb whose work ranks share out."""
 
 
 def _explained(error: BaseException) -> tuple[str, int] | None:
@@ -183,7 +202,7 @@ def _refusal(message: str, code: int = 2) -> typer.Exit:
 
 
 def _say(message: str | Text) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes, one speaks
+    if ranks.may_say_why():
         errors.print(message)
 
 
@@ -217,7 +236,7 @@ def held_out_line(held: str, drawn: int, share: float) -> str:
 
 def print_table(table: Table) -> None:
     """Print a table whole: a row that a pipe or a scroll bar keeps in one piece beats one wrapped in its cells."""
-    Console(width=max(console.width, WIDE), markup=False, emoji=False).print(table)
+    Console(width=max(console.width, WIDE), markup=False, emoji=False, quiet=console.quiet).print(table)
 
 
 def open_at(place: Place, notes: bool = True) -> "Dataset":
@@ -259,13 +278,14 @@ def chosen_or_fitting(
     fabric: "Fabric",
     kind: str | None = None,
     start_from: Path | None = None,
+    machine: "Machine | None" = None,
 ) -> "AnyRecipe":
     """As `chosen`; without a name, that of the run in `out`, or in `start_from`, or the one that fits the machine."""
     from scribbleseg.recipes import choose
 
     if name is not None:
         return chosen(name, settings, kind)
-    recipe, why = choose(out, fabric, start_from)
+    recipe, why = choose(out, fabric, start_from, machine)
     if fabric.is_global_zero:
         console.print(why)
     return _changed(recipe, settings, kind)

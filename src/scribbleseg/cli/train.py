@@ -26,6 +26,7 @@ from scribbleseg.cli.app import (
     open_at,
     print_table,
     say_held_out,
+    shared_verb,
     verb,
 )
 from scribbleseg.cli.measure import agreement_line, score_table
@@ -82,7 +83,7 @@ def demo(
     console.print(f"Report: {(out / 'report.html').resolve()}")
 
 
-@verb
+@shared_verb
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help="The run folder.")],
@@ -100,7 +101,7 @@ def train(
     seed: Seed = 0,
     accelerator: Accelerator = "auto",
     devices: Annotated[
-        int, typer.Option(min=1, max=1024, help="The number of GPUs (or other devices) on each machine.")
+        int, typer.Option(min=1, max=1024, help="GPUs (or other devices) on each machine; torchrun and srun know.")
     ] = 1,
     nodes: Annotated[
         int, typer.Option(min=1, max=1024, help="The number of machines, which have to share the file system.")
@@ -115,10 +116,9 @@ def train(
     """
     from scribbleseg.pipeline import begin
     from scribbleseg.pipeline import start_from as begin_with
-    from scribbleseg.training.hardware import cores, launch, make_fabric
+    from scribbleseg.training.hardware import cores_of_rank, shared_fabric
 
-    fabric = make_fabric(accelerator, devices, nodes)
-    launch(fabric)
+    fabric = shared_fabric(accelerator, devices, nodes)
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=fabric.is_global_zero)
     one = chosen_or_fitting(recipe, set, out, fabric, start_from=start_from)
     session = begin(dataset, out, one, fabric=fabric, seed=seed, resume=resume)
@@ -131,7 +131,7 @@ def train(
             "structures.",
             style="yellow",
         )
-    model = train_to_end(replace(session, workers=workers or cores()))
+    model = train_to_end(replace(session, workers=workers or cores_of_rank(fabric)))
     if fabric.is_global_zero:
         console.print(
             f"Trained: {model.run.path}. Next: {command('predict', model.run.path, 'IMAGES', '--out', 'PREDICTIONS')}"

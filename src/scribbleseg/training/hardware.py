@@ -5,12 +5,16 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from lightning_fabric.strategies.launchers import subprocess_script
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+from scribbleseg import ranks
 from scribbleseg.types import DataError
 from scribbleseg.workers import end_with_parent, end_with_ranks
 
@@ -67,15 +71,68 @@ def _memory_of_the_machine() -> float | None:
     return min(found) / GIB if found else None
 
 
-def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
-    """Where training and prediction run: the same code on a CPU, one GPU, or many on several nodes.
+def make_fabric(accelerator: str = "auto") -> Fabric:
+    """Where this process computes by itself: on a CPU or one GPU, of several ranks each on its own.
 
     Computes in bfloat16 where the hardware has it, with float32 weights; else in float32.
+
+    Raises:
+        DataError: no such accelerator.
     """
+    one = ranks.started()
+    devices: Any = 1
+    if one and accelerator in ("auto", "cuda", "gpu") and (found := torch.cuda.device_count()):
+        devices = [one.local_rank % found]  # where SLURM shows each task one GPU alone, it is the first
+    return _fabric(accelerator, devices, plugins=LightningEnvironment())
+
+
+def shared_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> Fabric:
+    """Where all ranks compute together, each on a device: those of torchrun or srun, or ones that are started here.
+
+    Where one of the ranks that are started here is lost, all end. Lightning kills rank 0 then before that has said a
+    word, so that its observer of processes gives way to ours.
+
+    Args:
+        accelerator: as in `make_fabric`.
+        devices: how many on each machine; 1 is also as many as torchrun or srun has started ranks.
+        nodes: how many machines, likewise.
+
+    Raises:
+        DataError: no such accelerator, fewer devices, or other numbers than torchrun or srun has started.
+    """
+    one, asked = ranks.started(), (devices, nodes)
+    if one:
+        devices, nodes = one.local_number, one.number // one.local_number
+        if asked not in ((1, 1), (devices, nodes)) or devices * nodes != one.number:
+            raise DataError(
+                f"expected the {one.number} processes that {one.by} has started, {devices} on this machine, got "
+                f"--devices {asked[0]} --nodes {asked[1]}; leave both out"
+            )
+    if devices * nodes == 1:
+        return make_fabric(accelerator)
+    plugin: Any = None  # of several machines without either, Lightning may know of another scheduler
+    if one:
+        plugin = ranks.environment(one)
+    elif nodes == 1:
+        plugin = LightningEnvironment()
+    atexit.register(ranks.leave)
+    fabric = _fabric(accelerator, devices, nodes, DDPStrategy(timeout=ranks.PATIENCE), plugin)
+    subprocess_script._launch_process_observer = end_with_ranks
+    end_with_parent()
+    fabric.launch()
+    return fabric
+
+
+def cores_of_rank(fabric: Fabric) -> int:
+    """The number of cores for this one of the ranks of this machine, at least 1."""
+    one, given = ranks.started(), os.environ.get("SLURM_CPUS_PER_TASK")
+    if one and one.by == "srun" and given:
+        return min(cores(), int(given))
+    return max(1, cores() // getattr(fabric.strategy, "num_processes", 1))
+
+
+def _fabric(accelerator: str, devices: Any, nodes: int = 1, strategy: Any = "auto", plugins: Any = None) -> Fabric:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    strategy = "ddp" if devices * nodes > 1 else "auto"
-    if strategy == "ddp":
-        atexit.register(_leave)
     precision = "bf16-mixed" if _has_bf16(accelerator) else "32-true"
     try:
         return Fabric(
@@ -84,28 +141,13 @@ def make_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -> 
             num_nodes=nodes,
             strategy=strategy,
             precision=precision,  # type: ignore[arg-type]
+            plugins=plugins,
         )
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise DataError(
             f"expected an accelerator of this machine (cpu, cuda, mps or auto) and as many devices as it has, got "
             f"{accelerator!r} and {devices} on {nodes} node(s): {error}"
         ) from error
-
-
-def launch(fabric: Fabric) -> None:
-    """Start the other ranks, if there are any, as `Fabric.launch` does; where one of them is lost, all end.
-
-    Lightning kills rank 0 then before that has said a word, so that its observer of processes gives way to ours.
-    """
-    subprocess_script._launch_process_observer = end_with_ranks
-    end_with_parent()
-    fabric.launch()
-
-
-def _leave() -> None:
-    """Ends the connections to other processes, whose threads would else abort a process that ends by an error."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _has_bf16(accelerator: str) -> bool:

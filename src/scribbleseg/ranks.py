@@ -1,0 +1,240 @@
+"""Ranks: the processes of one job, started by torchrun or by SLURM's srun, that share out the cases of a verb.
+
+Without several of them torch is not imported here.
+"""
+
+import atexit
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+from scribbleseg.types import DataError
+from scribbleseg.workers import end_with_parent
+
+if TYPE_CHECKING:
+    from lightning_fabric.plugins.environments import ClusterEnvironment
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PATIENCE = timedelta(days=1)
+"""How long ranks wait for each other, who may have large shares (ours). One that is lost is noticed by other means."""
+
+SHELLS = ("bash", "interactive")
+"""Names of SLURM jobs that are people's shells, in which a command is a single process."""
+
+
+class Started(NamedTuple):
+    """How this process was started, as one of several ranks.
+
+    Args:
+        by: what has started it.
+        rank: its number, from 0.
+        number: how many ranks there are, 2 or more.
+        local_rank: its number among the ranks of this machine.
+        local_number: how many these are.
+    """
+
+    by: Literal["torchrun", "srun"]
+    rank: int
+    number: int
+    local_rank: int
+    local_number: int
+
+
+def started() -> Started | None:
+    """What torchrun or srun has told this process; None where it is the only one, or Lightning starts the others."""
+    said = os.environ
+    if "TORCHELASTIC_RUN_ID" in said:
+        rank, number = int(said["RANK"]), int(said["WORLD_SIZE"])
+        found = Started("torchrun", rank, number, int(said["LOCAL_RANK"]), int(said["LOCAL_WORLD_SIZE"]))
+    elif "SLURM_STEP_ID" in said and said.get("SLURM_JOB_NAME") not in SHELLS:  # which a script of sbatch has not
+        rank, number, nodes = (int(said[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "NNODES"))
+        found = Started("srun", rank, number, int(said["SLURM_LOCALID"]), number // nodes)
+    else:
+        return None
+    return found if found.number > 1 else None
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes what is written once: the only one, or rank 0."""
+    one = started()
+    return one.rank == 0 if one else os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def join() -> None:
+    """Meet the other ranks, if there are any, so that they can share and agree; all have to call it, first."""
+    one = started()
+    if one is None or _met:
+        return
+    import torch.distributed as dist
+
+    if one.by == "srun":
+        slurm = environment(one)
+        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
+    end_with_parent()
+    atexit.register(leave)
+    store, _, _ = next(dist.rendezvous("env://", one.rank, one.number))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    _met.append(dist.PrefixStore(f"scribbleseg {attempt}", store))
+    _wait_for_all(one, "begun")
+
+
+def refuse(verb: str) -> None:
+    """Raises DataError where there are several ranks, for a verb whose work they do not share out."""
+    if one := started():
+        raise DataError(f"{verb}: expected a single process, got {one.number} by {one.by}; give the command without it")
+
+
+def environment(one: Started) -> "ClusterEnvironment":
+    """What Lightning calls what has started the ranks."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if one.by == "torchrun":
+        return TorchElasticEnvironment()
+    os.environ["SLURM_NTASKS_PER_NODE"] = str(one.local_number)  # which it asks for
+    return SLURMEnvironment(auto_requeue=False)
+
+
+def leave() -> None:
+    """End the connections to other processes, whose threads would else abort a process that ends by an error."""
+    import torch
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def may_say_why() -> bool:
+    """Whether this process is the one that says why the job ends: the first rank that asks; all others are silent."""
+    if not _met:
+        return leads()
+    try:
+        return _met[0].add("said", 1) == 1
+    except RuntimeError:  # the process that keeps the count is gone
+        return leads()
+
+
+def on_leader(work: Callable[[], T]) -> T:
+    """Do something on rank 0 while the others wait, and give what it returns on all of them.
+
+    Raises:
+        DataError: on all ranks, where it was raised on rank 0.
+    """
+    one = _among()
+    if one is None:
+        return work()
+    found, refused = None, None
+    if one.rank == 0:
+        try:
+            found = work()
+        except DataError as error:
+            refused = str(error)
+    found, refused = _gathered(one, (found, refused))[0]
+    if refused is not None:
+        raise DataError(refused)
+    return found  # type: ignore[return-value]  # None only where the work gives None
+
+
+def share(items: Sequence[T], work: Callable[[T], R], description: str) -> list[R]:
+    """Do some work for each of many items, every rank its share of them, with one progress bar.
+
+    Args:
+        items: the same on all ranks; each goes to one of them, by turns.
+        work: gives something small that can be pickled.
+        description: text beside the bar.
+
+    Returns:
+        What the work gave for each item, in the order of the items, on all ranks.
+
+    Raises:
+        DataError: on all ranks, where it was raised on one. The others end the item that they are at.
+    """
+    from rich.progress import track
+
+    one = _among()
+    if one is None:
+        return [work(item) for item in track(items, description)]
+    found, refused = [], None
+    _shares.append(description)
+    refusals = f"refusals {len(_shares)}"
+    for item in track(items[one.rank :: one.number], description):
+        if _met[0].add(refusals, 0):
+            break
+        try:
+            found.append(work(item))
+        except DataError as error:
+            refused = str(error)
+            _met[0].add(refusals, 1)
+            break
+    everyone = _gathered(one, (found, refused))
+    for _, why in everyone:
+        if why is not None:
+            raise DataError(why)
+    return [everyone[n % one.number][0][n // one.number] for n in range(len(items))]
+
+
+def settle() -> None:
+    """Let rank 0 print and the others be silent; it tells their warnings, too."""
+    heard = _Heard()
+    if not leads():
+        import rich
+
+        rich.get_console().quiet = True  # which progress bars are printed on
+        logging.basicConfig(handlers=[heard])
+    elif started():
+        logging.getLogger().addHandler(heard)
+
+
+_met: list[Any] = []
+"""The store in which ranks agree, once they have met."""
+
+_shares: list[str] = []
+"""What has been shared out so far."""
+
+_heard: list[str] = []
+"""The warnings of this process since they were last gathered."""
+
+
+class _Heard(logging.Handler):
+    """Keeps warnings, which `_gathered` takes to rank 0."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _heard.append(record.getMessage())
+
+
+def _among() -> Started | None:
+    """What this process is among the ranks that have met, with a connection to all; None where none have met."""
+    one = started() if _met else None
+    if one is None:
+        return None
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        _wait_for_all(one, "connect")
+        dist.init_process_group("gloo", rank=one.rank, world_size=one.number, timeout=PATIENCE)
+    return one
+
+
+def _wait_for_all(one: Started, what: str) -> None:
+    """Wait until all ranks have come here, in a way that a signal can end, which torch's own is not."""
+    _met[0].add(what, 1)
+    while _met[0].add(what, 0) < one.number:
+        time.sleep(0.05)
+
+
+def _gathered(one: Started, mine: R) -> list[R]:
+    """What each rank has, in their order, on all ranks. Rank 0 tells the warnings of the others, each once."""
+    import torch.distributed as dist
+
+    everyone: list[Any] = [None] * one.number
+    dist.all_gather_object(everyone, (mine, _heard))
+    _heard.clear()
+    if one.rank == 0:
+        (_, told), *others = everyone
+        for message in dict.fromkeys(message for _, heard in others for message in heard if message not in told):
+            logging.getLogger(__name__).warning("%s", message)
+        _heard.clear()
+    return [found for found, _ in everyone]
