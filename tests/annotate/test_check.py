@@ -185,13 +185,13 @@ def test_the_few_are_at_fault_not_the_many(root):
 def test_progress_sees_every_case_once(root):
     seen = []
 
-    def progress(work):
-        assert len(work) == 3
-        for each in work:
-            seen.append(each)
-            yield each
+    def each(look, items):
+        assert len(items) == 3
+        for item in items:
+            seen.append(item)
+            yield look(item)
 
-    check(folder(root), progress)
+    assert check(folder(root), each) == check(folder(root))
     assert seen == [("train", "a"), ("train", "b"), ("test", "c")]
 
 

@@ -10,14 +10,14 @@ from typing import Literal
 import numpy as np
 
 from scribbleseg.annotate.case_faults import Fault, Severity, drawn_slices, of_case, of_image
-from scribbleseg.annotate.describe import Description
+from scribbleseg.annotate.describe import Description, Look
 from scribbleseg.data import coarse
 from scribbleseg.data.layouts.case_files import CaseError
 from scribbleseg.data.layouts.folder import draw_in
 from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, turn_to
 from scribbleseg.data.preprocess import out_of_scale
 from scribbleseg.files import FileError, first_of
-from scribbleseg.types import Case, Cases, DataError, Dataset, Geometry, Labels
+from scribbleseg.types import Case, DataError, Dataset, Geometry, Labels
 
 DATA_SET = "(data set)"
 """Stands for a case's name where the fault is one of the whole data set."""
@@ -76,55 +76,109 @@ class Audit:
         return not any(fault.severity == "fault" for fault in self.faults)
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """What `check` keeps of a case: little, and it can be sent to another process.
+
+    Args:
+        part: of the data set.
+        name: the case.
+        of_mask: what is wrong with its mask.
+        faults: what else is wrong with it, on its own.
+        seen: what was seen of it; None where it cannot be read.
+    """
+
+    part: Part
+    name: str
+    of_mask: tuple[Fault, ...]
+    faults: tuple[Fault, ...]
+    seen: "_Seen | None"
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was seen of an image, and of the scribbles of a training case: voxels of each label, slices with any."""
+
+    look: Look
+    file: Path | None
+    digest: bytes
+    present: frozenset[int] | None
+    counts: np.ndarray
+    n_voxels: int
+    n_slices: int
+
+
+Item = tuple[Part, str]
+"""The part of a data set, and the name of a case."""
+
+
 def check(
-    dataset: Dataset, progress: Callable[[Sequence[tuple[Part, str]]], Iterable[tuple[Part, str]]] = iter
+    dataset: Dataset,
+    each: Callable[[Callable[[Item], _Looked], Sequence[Item]], Iterable[_Looked]] = map,
 ) -> Audit:
     """Reads every file of a data set and reports everything that is wrong, without stopping at the first fault.
 
     Args:
         dataset: the data set to audit.
-        progress: wraps the sequence of `(part, case name)` to go through, such as `rich.progress.track`.
+        each: calls a function for each `(part, case name)`, as `map` does; with a progress bar, or on several ranks.
     """
-    parts: dict[Part, Cases] = {"train": dataset.train, "test": dataset.test}
-    label_names = coarse(dataset).label_names
+    names: list[Item] = [("train", name) for name in dataset.train.names]
+    names += [("test", name) for name in dataset.test.names]
+    looked = list(each(lambda item: _look_at(dataset, *item), names))
     faults = [Fault(DATA_SET, None, "note", note, "nothing, if that is intended") for note in dataset.notes]
     faults += in_both_parts(dataset)
     duplicates = _Duplicates()
     described: dict[Part, Description] = {"train": Description(), "test": Description()}
-    counts: list[np.ndarray] = []
     channels: dict[str, tuple[int, Path | None]] = {}
-    present: dict[str, frozenset[int] | None] = {}
+    drawn: dict[str, _Seen] = {}
     geometries: dict[Part, dict[str, Geometry]] = {"train": {}, "test": {}}
-    n_voxels = n_slices = 0
-    for part, name in progress([(part, name) for part, cases in parts.items() for name in cases.names]):
-        reference: Labels | None = None
-        try:
-            reference = dataset.read_reference(name)
-        except DataError as error:
-            faults += _of_error(name, error)
-        try:
-            case = parts[part].named(name)
-        except DataError as error:
-            faults += _of_error(name, error)
+    for one in looked:
+        faults += one.of_mask
+        if one.seen is None:
+            faults += one.faults
             continue
-        geometries[part][name] = case.geometry
-        channels[name] = len(case.image), case.files[0] if case.files else None
-        described[part].add(case)
-        faults += [*(of_case(case, dataset, reference) if part == "train" else of_image(case))]
-        faults += duplicates.of(case, part)
-        if part == "train":
-            present[name] = case.present
-            counts.append(counted(case.scribbles)[: len(label_names)])
-            n_voxels += case.scribbles.size
-            n_slices += drawn_slices(case)
-        del case, reference  # which would be kept while the next ones are read
+        geometries[one.part][one.name] = one.seen.look.geometry
+        channels[one.name] = one.seen.look.channels, one.seen.file
+        described[one.part].add(one.seen.look)
+        faults += [*one.faults, *duplicates.of(one.seen, one.name, one.part)]
+        if one.part == "train":
+            drawn[one.name] = one.seen
     usual = common_orientation(geometries["train"].values())
-    faults += [*_of_channels(channels), *_without_present(present)]
+    faults += [*_of_channels(channels), *_without_present({name: seen.present for name, seen in drawn.items()})]
     faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
-    coverage = replace(coverage_of(label_names, counts, n_voxels), n_slices=n_slices)
+    counts = {name: seen.counts for name, seen in drawn.items()}
+    n_voxels = sum(seen.n_voxels for seen in drawn.values())
+    coverage = coverage_of(coarse(dataset).label_names, list(counts.values()), n_voxels)
+    coverage = replace(coverage, n_slices=sum(seen.n_slices for seen in drawn.values()))
     faults += of_coverage(coverage, dataset.root)
-    described_parts = {part: each.rows for part, each in described.items() if each.rows}
-    return Audit(tuple(faults), coverage, described_parts, _drawn(dict(zip(present, counts, strict=True))))
+    described_parts = {part: told.rows for part, told in described.items() if told.rows}
+    return Audit(tuple(faults), coverage, described_parts, _drawn(counts))
+
+
+def _look_at(dataset: Dataset, part: Part, name: str) -> _Looked:
+    """Read a case and its mask."""
+    reference: Labels | None = None
+    of_mask: tuple[Fault, ...] = ()
+    try:
+        reference = dataset.read_reference(name)
+    except DataError as error:
+        of_mask = tuple(_of_error(name, error))
+    try:
+        case = (dataset.train if part == "train" else dataset.test).named(name)
+    except DataError as error:
+        return _Looked(part, name, of_mask, tuple(_of_error(name, error)), None)
+    trains = part == "train"
+    faults = tuple(of_case(case, dataset, reference) if trains else of_image(case))
+    seen = _Seen(
+        Look.at(case),
+        case.files[0] if case.files else None,
+        _digest(case),
+        case.present,
+        counted(case.scribbles)[: coarse(dataset).n_labels] if trains else np.empty(0, int),
+        case.scribbles.size,
+        drawn_slices(case) if trains else 0,
+    )
+    return _Looked(part, name, of_mask, faults, seen)
 
 
 def counted(labels: Labels) -> np.ndarray:
@@ -203,22 +257,27 @@ class _Duplicates:
     def __init__(self) -> None:
         self._seen: dict[bytes, tuple[str, Part]] = {}
 
-    def of(self, case: Case, part: Part) -> Iterator[Fault]:
-        digest = hashlib.sha256(repr(case.image.shape).encode())
-        for slice_ in case.image.reshape(-1, *case.image.shape[2:]):  # a copy of all is 8 bytes a voxel
-            digest.update(np.ascontiguousarray(slice_).data)
-        other, other_part = self._seen.setdefault(digest.digest(), (case.name, part))
-        if other == case.name:
+    def of(self, seen: _Seen, name: str, part: Part) -> Iterator[Fault]:
+        other, other_part = self._seen.setdefault(seen.digest, (name, part))
+        if other == name:
             return
         leak = part != other_part
         where = f", which is in the {other_part} set: its test score means nothing" if leak else ""
         yield Fault(
-            case.name,
-            case.files[0] if case.files else None,
+            name,
+            seen.file,
             "fault" if leak else "warning",
             f"is the same image as {other}{where}",
             "keep one of the two",
         )
+
+
+def _digest(case: Case) -> bytes:
+    """What tells an image from all others."""
+    digest = hashlib.sha256(repr(case.image.shape).encode())
+    for slice_ in case.image.reshape(-1, *case.image.shape[2:]):  # a copy of all is 8 bytes a voxel
+        digest.update(np.ascontiguousarray(slice_).data)
+    return digest.digest()
 
 
 def coverage_of(label_names: Sequence[str], counts: Sequence[np.ndarray], n_voxels: int) -> Coverage:

@@ -2,14 +2,36 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from scribbleseg.data.orientation import codes, is_picture, unit_of
-from scribbleseg.types import Case
+from scribbleseg.types import Case, Geometry
 
 PERCENTILES = (1, 99)
 """Between these lie the intensities that are told; what is brighter or darker is seldom tissue (ours)."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is told of one image.
+
+    Args:
+        geometry: its grid.
+        channels: how many it has.
+        intensities: float64 `percentile channel`, at PERCENTILES.
+    """
+
+    geometry: Geometry
+    channels: int
+    intensities: np.ndarray
+
+    @classmethod
+    def at(cls, case: Case) -> "Look":
+        """Look at a case."""
+        intensities = np.stack([np.percentile(channel, PERCENTILES) for channel in case.image], axis=1)
+        return cls(replace(case.geometry, header=None), len(case.image), intensities)
 
 
 class Description:
@@ -26,15 +48,15 @@ class Description:
         self._channels: Counter[int] = Counter()
         self._intensities: list[np.ndarray] = []
 
-    def add(self, case: Case) -> None:
-        """Look at a case."""
-        picture = is_picture(case.geometry)
-        self._shapes.append(case.geometry.shape)
-        self._sizes.append(case.geometry.spacing_mm)
-        self._units.add(unit_of(case.geometry))
-        self._orientations["picture" if picture else codes(case.geometry)] += 1
-        self._channels[len(case.image)] += 1
-        self._intensities.append(np.stack([np.percentile(channel, PERCENTILES) for channel in case.image], axis=1))
+    def add(self, look: Look) -> None:
+        """Count in a case."""
+        picture = is_picture(look.geometry)
+        self._shapes.append(look.geometry.shape)
+        self._sizes.append(look.geometry.spacing_mm)
+        self._units.add(unit_of(look.geometry))
+        self._orientations["picture" if picture else codes(look.geometry)] += 1
+        self._channels[look.channels] += 1
+        self._intensities.append(look.intensities)
 
     @property
     def rows(self) -> dict[str, str]:

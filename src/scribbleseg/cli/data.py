@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from scribbleseg import ranks
 from scribbleseg.cli.app import (
     Data,
     Fold,
@@ -29,6 +30,7 @@ from scribbleseg.cli.app import (
     open_at,
     print_table,
     say_held_out,
+    shared_verb,
     verb,
 )
 
@@ -49,7 +51,7 @@ HARDLY = 1.5
 """A class that grows to less than so many times its scribbles is named; ours."""
 
 
-@verb
+@shared_verb
 def check(
     data: Data, format: Format = None, split: Split = None, fold: Fold = None, scribbles: Scribbles = None
 ) -> None:
@@ -61,13 +63,13 @@ def check(
 
     Example: `scribbleseg check ACDC/`
     """
-    from rich.progress import track
-
     from scribbleseg.annotate.check import check as audit_of
     from scribbleseg.annotate.check import sentences
 
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=False)
-    audit = audit_of(dataset, lambda cases: track(cases, "Checking"))
+    audit = audit_of(dataset, lambda look, cases: ranks.share(cases, look, "Checking"))
+    if not ranks.leads():
+        return
     print_images(audit.images)
     drawn, of = audit.coverage.n_drawn, audit.coverage.n_cases
     title = f"Scribbles in {of} training cases" if drawn == of else f"Scribbles in {drawn} of {of} training cases"
@@ -196,7 +198,7 @@ def simulate(
     console.print(f"Scribbles: {folder}. Next: {command(*words)}")
 
 
-@verb
+@shared_verb
 def seeds(
     data: Data,
     out: Annotated[
@@ -221,15 +223,18 @@ def seeds(
     from scribbleseg.evaluation.report import write_report
     from scribbleseg.pipeline import begin
     from scribbleseg.review import summarise_seeds
-    from scribbleseg.training.hardware import cores, make_fabric
+    from scribbleseg.training.hardware import cores_of_rank, make_fabric, shared_fabric, this_machine
 
-    fabric = make_fabric("cpu")
+    fabric = shared_fabric("cpu")
     dataset = open_at(Place(data, format, split, fold, scribbles))
-    one = chosen_or_fitting(recipe, set, out, make_fabric(), kind="em")  # `train` goes on with it, perhaps on a GPU
+    machine = this_machine(make_fabric())  # `train` goes on with the run, perhaps on a GPU
+    one = chosen_or_fitting(recipe, set, out, fabric, kind="em", machine=machine)
     with begin(dataset, out, one, fabric=fabric, seed=seed, resume=True) as begun:
-        session = replace(begun, workers=workers or cores())
+        session = replace(begun, workers=workers or cores_of_rank(fabric))
         session.prepare(session.recipe.preprocess, session.recipe.held_out)
         grow_seeds(session)
+        if not session.leads:
+            return
         print_growth(session)
         say_held_out(session)
         write_report(out / "seeds.html", [summarise_seeds(session.run)], "Seed areas")
