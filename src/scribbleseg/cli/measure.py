@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from scribbleseg import ranks
 from scribbleseg.cli.app import (
     Accelerator,
     Data,
@@ -17,6 +18,7 @@ from scribbleseg.cli.app import (
     console,
     open_at,
     print_table,
+    shared_verb,
     verb,
 )
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from scribbleseg.evaluation.report import RunSummary
 
 
-@verb
+@shared_verb
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="The folder of label maps, CASE.nii.gz.", show_default=False)],
     data: Data,
@@ -61,6 +63,8 @@ def evaluate(
     if missing := sorted(set(dataset.test.names) - opened.files.keys()):
         console.print(f"test cases without a label map, not scored: {first_of(missing)}", style="yellow")
     scores, without_mask, left_out = _scored(opened)
+    if scores and not ranks.leads():
+        return
     if without_mask:
         console.print(f"cases without a reference mask, not scored: {first_of(without_mask)}", style="yellow")
     if left_out:
@@ -87,27 +91,27 @@ def evaluate(
 
 def _scored(opened: "Predictions") -> tuple[list["Score"], list[str], int]:
     """The scores of all cases that have a mask, the cases that have none, and the voxels that masks leave out."""
-    from rich.progress import track
-
     from scribbleseg.data.orientation import is_picture
     from scribbleseg.evaluation.metrics import score
     from scribbleseg.types import UNLABELLED
 
     dataset = opened.dataset
-    scores: list[Score] = []
-    without_mask, left_out = [], 0
-    for name in track(opened.files, "Scoring"):
+
+    def score_of(name: str) -> "tuple[list[Score], int] | None":
         reference = dataset.read_reference(name)
         if reference is None or (reference == UNLABELLED).all():
-            without_mask.append(name)
-            continue
+            return None
         case = (dataset.train if name in dataset.train.names else dataset.test).named(name)
-        left_out += int((reference == UNLABELLED).sum())
+        left_out = int((reference == UNLABELLED).sum())
         labels, spacing_mm, in_pixels = opened.read(case), case.spacing_mm, is_picture(case.geometry)
         del case  # its image takes memory
-        scores += score(name, labels, reference, spacing_mm, dataset.scored, in_pixels)
-        del labels, reference
-    return scores, without_mask, left_out
+        return score(name, labels, reference, spacing_mm, dataset.scored, in_pixels), left_out
+
+    names = list(opened.files)
+    found = ranks.share(names, score_of, "Scoring")
+    without_mask = [name for name, each in zip(names, found, strict=True) if each is None]
+    scored = [each for each in found if each is not None]
+    return [score for scores, _ in scored for score in scores], without_mask, sum(left for _, left in scored)
 
 
 @verb
