@@ -9,27 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from scribbleseg import ranks
 from scribbleseg.cli.app import (
     Accelerator,
     console,
     errors,
     print_table,
-    verb,
+    shared_verb,
 )
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
     from scribbleseg.relabel.uncertainty import Rank
-    from scribbleseg.types import Case, Cases, DataError
+    from scribbleseg.types import Case, Cases
 
 UNFINISHED = "predict.unfinished.json"
 """Says, in a folder of label maps, which command is writing them; gone once it has finished."""
+
+OF_RANK = "predict.{}.unfinished.json"
+"""What each of several ranks but the first has done of it."""
 
 SHOWN = 10
 """Rows of a ranking that are printed; the file has all."""
 
 
-@verb
+@shared_verb
 def predict(
     run: Annotated[Path, typer.Argument(help="The run folder of `train`.", show_default=False)],
     images: Annotated[Path, typer.Argument(help="An image, a folder of images, or a data set.", show_default=False)],
@@ -62,23 +66,34 @@ def predict(
     from scribbleseg.api import load
     from scribbleseg.data.predictions import MAPS
     from scribbleseg.files import write_text
+    from scribbleseg.types import DataError
 
     model = load(run, accelerator, recursion)
     if uncertainty:
         model.segmenter.check_dropout()
     cases = model.cases(images)
-    _check_place(out, images, model)
     asked = [str(images.resolve()), recursion, probabilities, uncertainty]
-    progress = _Progress(out, {"run": str(run.resolve()), "weights": model.run.weights, "asked": asked})
+    task = {"run": str(run.resolve()), "weights": model.run.weights, "asked": asked}
+
+    def begin() -> _Progress:
+        _check_place(out, images, model)
+        progress = _Progress(out, task)
+        left = [name for name in cases.names if name not in progress.done]
+        declaration = _free_place(progress, left, MAPS if probabilities or uncertainty else (), model, overwrite)
+        progress.write_all()
+        write_text(out / "dataset.json", declaration)  # as nnU-Net does: `evaluate` reads it
+        return progress
+
+    progress = ranks.on_leader(begin)
     before = [name for name in cases.names if name in progress.done]
-    left = [name for name in cases.names if name not in progress.done]
-    declaration = _free_place(progress, left, MAPS if probabilities or uncertainty else (), model, overwrite)
-    progress.write()
-    write_text(out / "dataset.json", declaration)  # as nnU-Net does: `evaluate` reads it
-    failed = _segment_all(model, cases.only(left), progress, probabilities, uncertainty)
+    left = cases.only([name for name in cases.names if name not in progress.done])
+    failed = _segment_all(model, left, progress.of_rank(), probabilities, uncertainty)
     if failed and len(failed) == len(cases):
-        progress.forget()
-        raise failed[0]
+        if ranks.leads():
+            progress.forget()
+        raise DataError(failed[0])
+    if not ranks.leads():
+        return
     values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
     also = f" ({len(before)} were there already)" if before else ""
     console.print(f"{len(cases) - len(failed)} label maps in {out}{also}, {values}")
@@ -108,9 +123,11 @@ class _Progress:
         from scribbleseg.files import read_json
 
         self.out, self.file, self.task = out, out / UNFINISHED, dict(task)
-        known = read_json(self.file, "delete it and give --overwrite") if self.file.exists() else {}
-        written = known["done"] if known.get("task") == self.task else {}
-        self._written: dict[str, dict[str, Any]] = {name: each or {} for name, each in written.items()}
+        self._written: dict[str, dict[str, Any]] = {}
+        for file in filter(Path.exists, (self.file, *self._of_ranks())):
+            known = read_json(file, "delete it and give --overwrite")
+            written = known["done"] if known.get("task") == self.task else {}
+            self._written |= {name: each or {} for name, each in written.items()}
         self.own = frozenset(self._written)
         there = {path.name.partition(".")[0] for path in out.glob("*")}
         self.done: dict[str, dict[str, Any] | None] = {
@@ -119,11 +136,26 @@ class _Progress:
             if name.partition(".")[0] in there and _unchanged(each.get("files", {}))
         }
 
+    def of_rank(self) -> "_Progress":
+        """What this rank adds to: rank 0 to what it has written, each of the others to a file of its own."""
+        if (one := ranks.started()) and one.rank:
+            self.file, self._written = self.out / OF_RANK.format(one.rank), {}
+        return self
+
+    def _of_ranks(self) -> list[Path]:
+        return sorted(self.out.glob(OF_RANK.format("*")))
+
     def write(self) -> None:
         """Write down what is done so far."""
         from scribbleseg.files import write_json
 
         write_json(self.file, {"task": self.task, "done": self._written})
+
+    def write_all(self) -> None:
+        """Write down in one file what ranks have done so far; before they begin."""
+        self.write()
+        for file in self._of_ranks():
+            file.unlink()
 
     def begin(self, name: str) -> None:
         """Write down that files of a case are going to be written, so that they are known as its own after a kill."""
@@ -145,8 +177,9 @@ class _Progress:
         self.write()
 
     def forget(self) -> None:
-        """Leave no trace."""
-        self.file.unlink()
+        """Leave no trace; after all ranks have done their share."""
+        for file in (*self._of_ranks(), self.file):
+            file.unlink()
 
 
 def _unchanged(files: Mapping[str, str]) -> bool:
@@ -158,17 +191,14 @@ def _unchanged(files: Mapping[str, str]) -> bool:
 
 def _segment_all(
     model: "Model", cases: "Cases", progress: _Progress, probabilities: bool, uncertainty: bool
-) -> list["DataError"]:
+) -> list[str]:
     """Segment what can be segmented; the errors of the cases that cannot. Raises DataError where OUT takes no more."""
     from dataclasses import asdict
-
-    from rich.progress import track
 
     from scribbleseg.files import FileError
     from scribbleseg.types import DataError
 
-    failed: list[DataError] = []
-    for name in track(cases.names, "Segmenting"):
+    def segment(name: str) -> tuple[dict[str, Any] | None, str | None]:
         try:
             case = cases.named(name)
             progress.begin(name)
@@ -177,22 +207,24 @@ def _segment_all(
         except DataError as error:
             if isinstance(error, FileError) and progress.out in error.file.parents:
                 raise
-            failed.append(error)
             progress.give_up(name)
-        else:
-            progress.finish(case, rank)
-            del case  # which would be kept while the next one is read
-    return failed
+            return None, str(error)
+        progress.finish(case, rank)
+        return rank, None
+
+    found = ranks.share(cases.names, segment, "Segmenting")
+    progress.done |= {name: rank for name, (rank, error) in zip(cases.names, found, strict=True) if error is None}
+    return [error for _, error in found if error is not None]
 
 
 def _print_ranking(out: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """Write the ranking of the cases, and print its beginning."""
     from scribbleseg.relabel.uncertainty import Rank, write_ranking
 
-    ranks = [Rank(**each) for each in found]
-    write_ranking(out, ranks)
+    ranked = [Rank(**each) for each in found]
+    write_ranking(out, ranked)
     table = Table("most uncertain first", "entropy, nats", "uncertain", box=None)
-    for rank in sorted(ranks, key=lambda rank: -rank.score)[:SHOWN]:
+    for rank in sorted(ranked, key=lambda rank: -rank.score)[:SHOWN]:
         table.add_row(rank.case, f"{rank.score:.4f}", f"{rank.uncertain:.1%}")
     print_table(table)
     console.print(f"All cases: {out / 'uncertainty.csv'}")
