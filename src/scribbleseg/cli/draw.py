@@ -1,20 +1,21 @@
 """The verb that says where to draw next: suggest."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from scribbleseg.cli.app import Accelerator, Scribbles, console, errors, print_table, verb
+from scribbleseg import ranks
+from scribbleseg.cli.app import Accelerator, Scribbles, console, errors, print_table, shared_verb
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
     from scribbleseg.ranking import Look
-    from scribbleseg.types import Cases, DataError
+    from scribbleseg.types import Cases
 
 
-@verb
+@shared_verb
 def suggest(
     run: Annotated[Path, typer.Argument(help="The run folder of `train`.", show_default=False)],
     data: Annotated[
@@ -34,12 +35,15 @@ def suggest(
     """
     from scribbleseg.api import load
     from scribbleseg.ranking import rank
+    from scribbleseg.types import DataError
 
     model = load(run, accelerator)
     cases = model.to_draw_in(data, scribbles)
     looks, failed = _look_at(model, cases)
     if not looks:
-        raise failed[0]
+        raise DataError(failed[0])
+    if not ranks.leads():
+        return
     for error in failed:
         errors.print(f"not looked at: {error}", style="yellow")
     heads = ["", "case", "slice", "structure", "doubt", "why"]
@@ -63,39 +67,41 @@ def suggest(
         raise typer.Exit(1)
 
 
-def _look_at(model: "Model", cases: "Cases") -> tuple[list["Look"], list["DataError"]]:
+def _look_at(model: "Model", cases: "Cases") -> tuple[list["Look"], list[str]]:
     """What a network makes of each case, and the errors of those that cannot be read.
 
     The first case tells how long the others take. Raises DataError where the network cannot look at it.
     """
     import time
 
-    from rich.progress import track
-
     from scribbleseg.duration import in_words
     from scribbleseg.suggest import look
     from scribbleseg.types import DataError
 
-    looks: list[Look] = []
-    failed: list[DataError] = []
-    names, started = list(cases.names), time.perf_counter()
-    while names and not looks:
+    def first() -> tuple[list["Look | str"], float]:
+        found: list[Any] = []
+        for name in cases.names:
+            started = time.perf_counter()
+            try:
+                case = cases.named(name)
+            except DataError as error:
+                found.append(str(error))
+            else:
+                return [*found, look(model.segmenter, case)], time.perf_counter() - started
+        return found, 0.0
+
+    def look_or_say(name: str) -> "Look | str":
         try:
-            case = cases.named(names.pop(0))
+            return look(model.segmenter, cases.named(name))
         except DataError as error:
-            failed.append(error)
-        else:
-            looks.append(look(model.segmenter, case))
-            del case  # which would be kept while the others are read
-    if not names:
-        return looks, failed
-    took = in_words((time.perf_counter() - started) * len(names))
-    console.print(f"To do: {len(names)} more case{'s' * (len(names) > 1)}. This takes about {took} here.")
-    for name in track(names, "Looking"):
-        try:
-            case = cases.named(name)
-            looks.append(look(model.segmenter, case))
-            del case
-        except DataError as error:
-            failed.append(error)
-    return looks, failed
+            return str(error)
+
+    found, took = ranks.on_leader(first)
+    if left := cases.names[len(found) :]:
+        there = ranks.started()
+        each = -(-len(left) // (there.number if there else 1))
+        time_left = in_words(took * each)
+        console.print(f"To do: {len(left)} more case{'s' * (len(left) > 1)}. This takes about {time_left} here.")
+        found += ranks.share(left, look_or_say, "Looking")
+    failed = [each for each in found if isinstance(each, str)]
+    return [each for each in found if not isinstance(each, str)], failed
