@@ -1,6 +1,6 @@
 """Ranks: the processes of one job, started by torchrun or by SLURM's srun, that share out the cases of a verb.
 
-Without several of them torch is not imported here.
+Without several of them nothing heavy is imported here.
 """
 
 import atexit
@@ -10,9 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
-
-from scribbleseg.types import DataError
-from scribbleseg.workers import end_with_parent
 
 if TYPE_CHECKING:
     from lightning_fabric.plugins.environments import ClusterEnvironment
@@ -31,7 +28,7 @@ class Started(NamedTuple):
     """How this process was started, as one of several ranks.
 
     Args:
-        by: what has started it.
+        by: the program that has started it.
         rank: its number, from 0.
         number: how many ranks there are, 2 or more.
         local_rank: its number among the ranks of this machine.
@@ -72,6 +69,8 @@ def join() -> None:
         return
     import torch.distributed as dist
 
+    from scribbleseg.workers import end_with_parent
+
     if one.by == "srun":
         slurm = environment(one)
         os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
@@ -85,6 +84,8 @@ def join() -> None:
 
 def refuse(verb: str) -> None:
     """Raises DataError where there are several ranks, for a verb whose work they do not share out."""
+    from scribbleseg.types import DataError
+
     if one := started():
         raise DataError(f"{verb}: expected a single process, got {one.number} by {one.by}; give the command without it")
 
@@ -121,8 +122,10 @@ def on_leader(work: Callable[[], T]) -> T:
     """Do something on rank 0 while the others wait, and give what it returns on all of them.
 
     Raises:
-        DataError: on all ranks, where it was raised on rank 0.
+        DataError: where it was raised on rank 0; all ranks raise it then.
     """
+    from scribbleseg.types import DataError
+
     one = _among()
     if one is None:
         return work()
@@ -150,9 +153,11 @@ def share(items: Sequence[T], work: Callable[[T], R], description: str) -> list[
         What the work gave for each item, in the order of the items, on all ranks.
 
     Raises:
-        DataError: on all ranks, where it was raised on one. The others end the item that they are at.
+        DataError: where one rank raised it; all raise it then, after the item that they are at.
     """
     from rich.progress import track
+
+    from scribbleseg.types import DataError
 
     one = _among()
     if one is None:

@@ -1,6 +1,7 @@
 """Audits a data set before training: finds every fault, with its case, its file and what to do about it."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -81,7 +82,7 @@ class _Looked:
     """What `check` keeps of a case: little, and it can be sent to another process.
 
     Args:
-        part: of the data set.
+        part: that of the data set.
         name: the case.
         of_mask: what is wrong with its mask.
         faults: what else is wrong with it, on its own.
@@ -104,7 +105,6 @@ class _Seen:
     digest: bytes
     present: frozenset[int] | None
     counts: np.ndarray
-    n_voxels: int
     n_slices: int
 
 
@@ -147,7 +147,7 @@ def check(
     faults += [*_of_channels(channels), *_without_present({name: seen.present for name, seen in drawn.items()})]
     faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
     counts = {name: seen.counts for name, seen in drawn.items()}
-    n_voxels = sum(seen.n_voxels for seen in drawn.values())
+    n_voxels = sum(math.prod(seen.look.geometry.shape) for seen in drawn.values())
     coverage = coverage_of(coarse(dataset).label_names, list(counts.values()), n_voxels)
     coverage = replace(coverage, n_slices=sum(seen.n_slices for seen in drawn.values()))
     faults += of_coverage(coverage, dataset.root)
@@ -175,7 +175,6 @@ def _look_at(dataset: Dataset, part: Part, name: str) -> _Looked:
         _digest(case),
         case.present,
         counted(case.scribbles)[: coarse(dataset).n_labels] if trains else np.empty(0, int),
-        case.scribbles.size,
         drawn_slices(case) if trains else 0,
     )
     return _Looked(part, name, of_mask, faults, seen)

@@ -65,7 +65,6 @@ def predict(
     """
     from scribbleseg.api import load
     from scribbleseg.data.predictions import MAPS
-    from scribbleseg.files import write_text
     from scribbleseg.types import DataError
 
     model = load(run, accelerator, recursion)
@@ -75,18 +74,12 @@ def predict(
     asked = [str(images.resolve()), recursion, probabilities, uncertainty]
     task = {"run": str(run.resolve()), "weights": model.run.weights, "asked": asked}
 
-    def begin() -> _Progress:
+    def begin() -> "_Progress":
         _check_place(out, images, model)
-        progress = _Progress(out, task)
-        left = [name for name in cases.names if name not in progress.done]
-        declaration = _free_place(progress, left, MAPS if probabilities or uncertainty else (), model, overwrite)
-        progress.write_all()
-        write_text(out / "dataset.json", declaration)  # as nnU-Net does: `evaluate` reads it
-        return progress
+        return _begun(_Progress(out, task), cases, MAPS if probabilities or uncertainty else (), model, overwrite)
 
     progress = ranks.on_leader(begin)
-    before = [name for name in cases.names if name in progress.done]
-    left = cases.only([name for name in cases.names if name not in progress.done])
+    left = cases.only(progress.left(cases.names))
     failed = _segment_all(model, left, progress.of_rank(), probabilities, uncertainty)
     if failed and len(failed) == len(cases):
         if ranks.leads():
@@ -95,16 +88,30 @@ def predict(
     if not ranks.leads():
         return
     values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
-    also = f" ({len(before)} were there already)" if before else ""
+    also = f" ({len(cases) - len(left)} were there already)" if len(left) < len(cases) else ""
     console.print(f"{len(cases) - len(failed)} label maps in {out}{also}, {values}")
     if uncertainty:
         _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
     if failed:
-        for error in failed:
-            errors.print(f"not segmented: {error}", style="yellow")
-        errors.print("The same command segments these once they are mended.")
+        _say_failed(failed)
         raise typer.Exit(1)
     progress.forget()
+
+
+def _begun(progress: "_Progress", cases: "Cases", maps: Sequence[str], model: "Model", overwrite: bool) -> "_Progress":
+    """Make the folder ready for label maps. Raises DataError where others lie in OUT."""
+    from scribbleseg.files import write_text
+
+    declaration = _free_place(progress, progress.left(cases.names), maps, model, overwrite)
+    progress.write_all()
+    write_text(progress.out / "dataset.json", declaration)  # as nnU-Net does: `evaluate` reads it
+    return progress
+
+
+def _say_failed(failed: Sequence[str]) -> None:
+    for error in failed:
+        errors.print(f"not segmented: {error}", style="yellow")
+    errors.print("The same command segments these once they are mended.")
 
 
 class _Progress:
@@ -135,6 +142,10 @@ class _Progress:
             for name, each in self._written.items()
             if name.partition(".")[0] in there and _unchanged(each.get("files", {}))
         }
+
+    def left(self, names: Sequence[str]) -> list[str]:
+        """Those of some cases that are not done."""
+        return [name for name in names if name not in self.done]
 
     def of_rank(self) -> "_Progress":
         """What this rank adds to: rank 0 to what it has written, each of the others to a file of its own."""

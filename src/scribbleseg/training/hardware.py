@@ -93,7 +93,7 @@ def shared_fabric(accelerator: str = "auto", devices: int = 1, nodes: int = 1) -
     word, so that its observer of processes gives way to ours.
 
     Args:
-        accelerator: as in `make_fabric`.
+        accelerator: the kind, as for `make_fabric`.
         devices: how many on each machine; 1 is also as many as torchrun or srun has started ranks.
         nodes: how many machines, likewise.
 
