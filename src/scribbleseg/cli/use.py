@@ -82,8 +82,7 @@ def predict(
     left = cases.only(progress.left(cases.names))
     failed = _segment_all(model, left, progress.of_rank(), probabilities, uncertainty)
     if failed and len(failed) == len(cases):
-        if ranks.leads():
-            progress.forget()
+        progress.forget()
         raise DataError(failed[0])
     if not ranks.leads():
         return
@@ -93,8 +92,7 @@ def predict(
     if uncertainty:
         _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
     if failed:
-        _say_failed(failed)
-        raise typer.Exit(1)
+        raise _not_segmented(failed)
     progress.forget()
 
 
@@ -108,10 +106,11 @@ def _begun(progress: "_Progress", cases: "Cases", maps: Sequence[str], model: "M
     return progress
 
 
-def _say_failed(failed: Sequence[str]) -> None:
+def _not_segmented(failed: Sequence[str]) -> typer.Exit:
     for error in failed:
         errors.print(f"not segmented: {error}", style="yellow")
     errors.print("The same command segments these once they are mended.")
+    return typer.Exit(1)
 
 
 class _Progress:
@@ -189,7 +188,7 @@ class _Progress:
 
     def forget(self) -> None:
         """Leave no trace; after all ranks have done their share."""
-        for file in (*self._of_ranks(), self.file):
+        for file in (*self._of_ranks(), self.file) if ranks.leads() else ():
             file.unlink()
 
 
