@@ -14,6 +14,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from scribbleseg.plural import number_of
+
 MOST_CASES = 0.5
 """A structure that is found in at least so large a share of the cases is missed where it is not found at all."""
 
@@ -173,7 +175,7 @@ class _Pile:
             strokes = "no strokes in this case"
         else:
             away = int(np.abs(drawn - z).min())
-            strokes = f"the nearest strokes are {away} slice{'' if away == 1 else 's'} away"
+            strokes = f"the nearest strokes are {number_of(away, 'slice')} away"
         if not structure:
             return f"nothing left in doubt; {strokes}"
         if not self.look.area[about].any():

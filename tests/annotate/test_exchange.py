@@ -258,7 +258,7 @@ class TestHeaders:
         for place in both:
             labels[tuple(place)] = UNLABELLED
         [note] = self.brought(tmp_path, labels, overwrite=True).notes
-        assert note == "p01: 2 voxels were drawn in several labels, and are unlabelled"
+        assert note == "p01: drawn in several labels, and therefore unlabelled: 2 voxels"
 
     def test_several_segments_in_a_layer_and_a_box(self, data):
         tmp_path, labels = data

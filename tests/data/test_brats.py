@@ -102,7 +102,7 @@ def test_cases_without_a_mask_are_test_cases(tmp_path):
     dataset = open_dataset(tmp_path)
     assert dataset.train.names == tuple(f"BraTS2021_{k:05d}" for k in (1, 3, 4, 5))
     assert dataset.test.names == ("BraTS2021_00000", "BraTS2021_00002")
-    assert dataset.notes == ("1 of 6 cases have no mask and are test cases without a reference",)
+    assert dataset.notes == ("1 of 6 cases has no mask and is a test case without a reference",)
     with pytest.raises(DataError, match="case BraTS2021_00002: expected a reference mask"):
         dataset.reference("BraTS2021_00002")
 

@@ -40,7 +40,7 @@ def test_the_folders_scribbles_replace_those_of_the_data_set(tree, drawn):
     assert (without.scribbles == UNLABELLED).all()
     np.testing.assert_array_equal(with_them.scribbles, np.where(DRAWN.T == 4, UNLABELLED, DRAWN.T))
     assert with_them.files[-1] == drawn / f"{FRAMES[1]}.nii.gz"
-    assert dataset.notes[-1].startswith("1 of 2 training cases have their scribbles from")
+    assert "1 of 2 training cases; the others have none" in dataset.notes[-1]
 
 
 def test_the_options_open_it_again(tree, drawn):
@@ -157,7 +157,7 @@ class TestOfTheWholeTumour:
         dataset = open_dataset(brain, scribbles=whole)
         assert [case.present for case in dataset.train] == [{2, 3}, None]
         assert dataset.test[0].present is None
-        assert dataset.notes[-1].startswith("1 of 2 training cases have image-level labels from")
+        assert dataset.notes[-1] == f"image-level labels from {whole}: 1 of 2 training cases"
 
     def test_a_case_without_scribbles_can_have_image_level_labels(self, brain, whole):
         (whole / "present.json").write_text(json.dumps({BRAINS[2]: []}))

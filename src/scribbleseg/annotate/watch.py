@@ -7,6 +7,7 @@ import numpy as np
 from scribbleseg.annotate.case_faults import Fault, of_case
 from scribbleseg.annotate.check import counted, coverage_of, in_both_parts, of_coverage, sentences
 from scribbleseg.data import coarse
+from scribbleseg.plural import number_of
 from scribbleseg.types import Case, Cases, DataError, Dataset
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def _judge(faults: list[Fault]) -> None:
     if refused:
         more = len(refused) - 1
         raise DataError(
-            refused[0] + (f" (and {more} more fault{'s' * (more > 1)}; `scribbleseg check` lists them)" if more else "")
+            refused[0] + (f" (and {number_of(more, 'more fault')}; `scribbleseg check` lists them)" if more else "")
         )
     for severity, sentence in said:
         if severity == "warning":

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from scribbleseg import ranks
 from scribbleseg.cli.app import Accelerator, Scribbles, console, errors, print_table, shared_verb
+from scribbleseg.plural import number_of
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
@@ -60,7 +61,7 @@ def suggest(
         )
     else:
         console.print(
-            f"Nothing to suggest: every slice of these {len(looks)} case{'s' * (len(looks) != 1)} has strokes already. "
+            f"Nothing to suggest: every slice of {number_of(len(looks), 'case')} has strokes already. "
             "Add images that nobody has drawn in, or look at the worst cases in the report."
         )
     if failed:
@@ -101,7 +102,8 @@ def _look_at(model: "Model", cases: "Cases") -> tuple[list["Look"], list[str]]:
         there = ranks.started()
         each = -(-len(left) // (there.number if there else 1))
         time_left = in_words(took * each)
-        console.print(f"To do: {len(left)} more case{'s' * (len(left) > 1)}. This takes about {time_left} here.")
+        done = number_of(len(found), "case")
+        console.print(f"{done} looked at. To do: {len(left)} more. This takes about {time_left} here.")
         found += ranks.share(left, look_or_say, "Looking")
     failed = [each for each in found if isinstance(each, str)]
     return [each for each in found if not isinstance(each, str)], failed

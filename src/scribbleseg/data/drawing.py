@@ -20,6 +20,7 @@ from scribbleseg.data.formats import (
     read_segments,
 )
 from scribbleseg.files import FileError
+from scribbleseg.plural import number_of
 from scribbleseg.types import UNLABELLED, DataError, Geometry, Image, Labels
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -64,7 +65,7 @@ class Drawing:
             if outside:
                 raise FileError(
                     self.path,
-                    f"expected segments within {image.name}, found {outside} voxels drawn outside of it",
+                    f"expected segments within {image.name}, found {number_of(int(outside), 'voxel')} outside of it",
                     "give the image that they were drawn on, or crop the segmentation to it",
                 )
             values[into], covered[into] = self.values[box], True

@@ -16,6 +16,7 @@ from jaxtyping import Integer
 
 from scribbleseg.data.colours import declared_colours
 from scribbleseg.files import FileError, parsed
+from scribbleseg.plural import number_of
 from scribbleseg.types import UNLABELLED, DataError, Labels
 
 INTEGERS = (np.uint8, np.uint16, np.int16, np.int32)
@@ -66,7 +67,8 @@ class Encoding:
     def decode(self, path: Path, values: Integer[np.ndarray, "*space"]) -> Labels:
         """Turns file values into labels. Raises FileError naming each value that was not declared."""
         found, counts = np.unique(values, return_counts=True)
-        undeclared = [f"{v} ({n} voxels)" for v, n in zip(found, counts, strict=True) if int(v) not in self.labels]
+        numbers = zip(found, counts, strict=True)
+        undeclared = [f"{v} ({number_of(int(n), 'voxel')})" for v, n in numbers if int(v) not in self.labels]
         if undeclared:
             raise FileError(
                 path,

@@ -25,6 +25,7 @@ from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.files import FileError, atomically, link_or_copy, write_json, write_text
+from scribbleseg.plural import number_of
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 log = logging.getLogger(__name__)
@@ -339,7 +340,7 @@ def _write_layers(
             del case  # which would be kept while the next one is read
     if not drawn:
         raise DataError(
-            f"expected scribbles in at least one of {len(cases)} cases, found every voxel unlabelled; draw some, or "
+            f"expected scribbles, found every voxel of {number_of(len(cases), 'case')} unlabelled; draw some, or "
             "declare which value means unlabelled (dataset.json, 'ignore')"
         )
     _check_drawn(drawn, label_names)

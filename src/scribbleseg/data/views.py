@@ -13,6 +13,7 @@ from scribbleseg.data.formats import to_rename, volumes_in
 from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseError
 from scribbleseg.data.layouts.present import read_present
 from scribbleseg.files import FileError, found_at
+from scribbleseg.plural import number_of
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels
 
 
@@ -82,7 +83,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
     if not files:
         advice = next(filter(None, (to_rename(path, dataset.train.names) for path in on_disk.values())), "")
         raise _of_other_cases(root, "scribbles named like", dataset, on_disk, advice)
-    notes = [f"{len(files)} of {len(dataset.train)} training cases have their scribbles from {root}"]
+    notes = [f"scribbles from {root}: {len(files)} of {number_of(len(dataset.train), 'training case')}"]
     if len(files) < len(dataset.train):
         notes[0] += "; the others have none, and are not trained on"
     notes += _misnamed(root, dataset, on_disk)
@@ -91,7 +92,7 @@ def with_scribbles(dataset: Dataset, folder: str | Path) -> Dataset:
         n_listed = len(present.keys() & {*dataset.train.names})
         if not n_listed:
             raise _of_other_cases(root, "a present file that lists", dataset, present)
-        notes.append(f"{n_listed} of {len(dataset.train)} training cases have image-level labels from {root}")
+        notes.append(f"image-level labels from {root}: {n_listed} of {number_of(len(dataset.train), 'training case')}")
         if strangers := sorted(present.keys() - {*dataset.train.names, *dataset.test.names}):
             notes.append(f"image-level labels of what is no case of {dataset.root}: {', '.join(strangers)}")
     elif scribble_names:

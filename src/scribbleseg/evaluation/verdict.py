@@ -8,6 +8,7 @@ import numpy as np
 
 from scribbleseg.evaluation.agreement import AGREES, DIFFERS
 from scribbleseg.evaluation.metrics import Score, summarise
+from scribbleseg.plural import number_of
 
 GRADES = ((0.9, "very good"), (0.8, "good"), (0.7, "fair"), (0.5, "poor"), (0.0, "of little use"))
 """What a mean Dice is called from which value on (ours). Two people who draw large organs mostly agree above 0.9."""
@@ -65,7 +66,7 @@ def grade(dice: float) -> str:
 def _whole(scores: Sequence[Score]) -> str:
     """How good the segmentations are on the whole."""
     mean = summarise(scores)[-1]
-    cases = f"{mean['cases']} test case{'' if mean['cases'] == 1 else 's'}"
+    cases = number_of(mean["cases"], "test case")
     rough = ", which are so few that every figure here is rough" if mean["cases"] < FEW_CASES else ""
     what = f"{grade(mean['dice_mean'])}: mean Dice {mean['dice_mean']:.3f} over {cases}{rough}"
     return f"On the whole the segmentations are {what}."
@@ -91,13 +92,15 @@ def _empty(scores: Sequence[Score]) -> str:
         if number := of.total():
             (name, most), *others = of.most_common()
             found.append(f"{number} {'was' if number == 1 else 'were'} {what} ({most} of {name}{_more(len(others))})")
+    if not found and len(scores) == 1:
+        return "The one mask was not missed altogether."
     if not found:
         return f"None of the {len(scores)} masks was missed altogether, and none invented."
-    return f"Of {len(scores)} masks, {' and '.join(found)}."
+    return f"Of {number_of(len(scores), 'mask')}, {' and '.join(found)}."
 
 
 def _more(structures: int) -> str:
-    return f", others of {structures} more structure{'' if structures == 1 else 's'}" if structures else ""
+    return f", others of {number_of(structures, 'more structure')}" if structures else ""
 
 
 def _leaning(scores: Sequence[Score]) -> str:

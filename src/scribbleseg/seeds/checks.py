@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scribbleseg.plural import number_of
 from scribbleseg.types import DataError
 
 
@@ -19,6 +20,6 @@ def check_volume(image: np.ndarray, scribbles: np.ndarray, spacing_mm: Sequence[
     bad = sum(int(np.count_nonzero(~np.isfinite(image[:, z]))) for z in range(image.shape[1]))
     if bad:
         raise DataError(
-            f"{seeder}: expected finite intensities, got {bad} voxels that are NaN or infinite among "
+            f"{seeder}: expected finite intensities, got {number_of(bad, 'voxel')} NaN or infinite among "
             f"{image.size}; replace them in the image file"
         )

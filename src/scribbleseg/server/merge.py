@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from scribbleseg.plural import number_of
 from scribbleseg.server.drawing import Drawing
 from scribbleseg.server.project import Project, open_project
 from scribbleseg.types import UNLABELLED, DataError, Labels
@@ -41,7 +42,8 @@ def merge(project: Project) -> dict[str, int]:
         if apart.any():  # first: a case that has been merged is not looked at again
             differ[name] = int(apart.sum())
             slices = ", ".join(str(z + 1) for z in np.flatnonzero(apart.any(axis=(1, 2))))
-            drawing.note(False, f"{' and '.join(project.merged)} differ in {differ[name]} voxels of slices {slices}")
+            voxels = number_of(differ[name], "voxel")
+            drawing.note(False, f"{' and '.join(project.merged)} differ in {voxels} of slices {slices}")
         drawing.write()
     return differ
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from scribbleseg.lock import release
+from scribbleseg.plural import number_of
 from scribbleseg.server.project import Project, open_merged, open_project
 from scribbleseg.server.series import check_free, check_run
 from scribbleseg.types import DataError
@@ -81,7 +82,7 @@ def serve(
             for problem in problems:  # said here, for whoever pressed Ctrl-C is told of nothing else
                 say(f"Strokes are not saved: {problem}")
             say(KEPT_BY_PAGES)
-            raise DataError(f"strokes of {len(problems)} cases are not saved")
+            raise DataError(f"expected to save all strokes, could not in {number_of(len(problems), 'case')}")
 
 
 @contextmanager
@@ -98,7 +99,8 @@ def _merge(project: Project, say: Callable[[str], None]) -> None:
     from scribbleseg.server.merge import merge
 
     differ = merge(project)
-    say(f"Voxels on which annotators disagree are left unlabelled: {sum(differ.values())} in {len(differ)} cases")
+    cases = number_of(len(differ), "case")
+    say(f"Voxels on which annotators disagree are left unlabelled: {sum(differ.values())} in {cases}")
 
 
 class Served(NamedTuple):

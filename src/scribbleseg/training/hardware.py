@@ -15,6 +15,7 @@ from lightning_fabric.strategies.launchers import subprocess_script
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from scribbleseg import ranks
+from scribbleseg.plural import number_of
 from scribbleseg.types import DataError
 from scribbleseg.workers import end_with_parent, end_with_ranks
 
@@ -146,7 +147,7 @@ def _fabric(accelerator: str, devices: Any, nodes: int = 1, strategy: Any = "aut
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise DataError(
             f"expected an accelerator of this machine (cpu, cuda, mps or auto) and as many devices as it has, got "
-            f"{accelerator!r} and {devices} on {nodes} node(s): {error}"
+            f"{accelerator!r} and {devices} on {number_of(nodes, 'node')}: {error}"
         ) from error
 
 

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from scribbleseg.data.blocks import Window, channels_last, cut, with_neighbours
 from scribbleseg.data.slices import FIXED, LAYERS, Slices
 from scribbleseg.files import FileError
+from scribbleseg.plural import number_of
 from scribbleseg.signals import postponing
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.batch import Batch
@@ -113,7 +114,9 @@ class Source:
             usable &= ((scribbles != UNLABELLED) & (scribbles > 0)).any(axis=(1, 2))
         if not usable.any():
             what = "structures in the scribbles of some slice" if self.only_structures else "labelled pixels"
-            raise DataError(f"expected {what} to train on, found none in {len(self.slices)} slices; draw some")
+            raise DataError(
+                f"expected {what} to train on, found none in {number_of(len(self.slices), 'slice')}; draw some"
+            )
         return np.flatnonzero(usable)
 
     def window(self, index: int, rng: np.random.Generator) -> Window:

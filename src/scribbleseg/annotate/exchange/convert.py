@@ -21,6 +21,7 @@ from scribbleseg.data.encoding import Encoding, declared, declared_encoding, in_
 from scribbleseg.data.formats import label_ending, volumes_in, write_labels
 from scribbleseg.data.layouts import recognise
 from scribbleseg.files import FileError, first_of
+from scribbleseg.plural import number_of
 from scribbleseg.types import UNLABELLED, DataError, Dataset, Geometry, Labels
 
 IMAGES = ("", "images", "masks", "imagesTr", "imagesTs", "labelsTs", "masksTr")
@@ -225,7 +226,7 @@ def _notes(drawings: Folder, drawn: Mapping[str, tuple[frozenset[int], int]]) ->
         yield f"no background is drawn in {first_of(without)}: value 0 is nothing drawn, and background a label to draw"
     for name, (_, contradicted) in drawn.items():
         if contradicted:
-            yield f"{name}: {contradicted} voxels were drawn in several labels, and are unlabelled"
+            yield f"{name}: drawn in several labels, and therefore unlabelled: {number_of(int(contradicted), 'voxel')}"
 
 
 def _program(name: str) -> Program:

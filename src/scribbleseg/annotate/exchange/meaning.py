@@ -12,6 +12,7 @@ from scribbleseg.annotate.exchange.programs import PROGRAMS
 from scribbleseg.data.encoding import Encoding, declared_encoding, read_declaration
 from scribbleseg.data.formats import Segment
 from scribbleseg.files import FileError
+from scribbleseg.plural import number_of
 from scribbleseg.types import UNLABELLED, DataError, Labels
 
 
@@ -106,8 +107,9 @@ class Meaning:
         self, strokes: Strokes, drawn: list[tuple[int, int]], by_name: Mapping[tuple[int, int], str]
     ) -> FileError:
         found = [
-            f"{by_name.get(key, 'value')} {key[1]} ({np.count_nonzero(strokes.layers[key[0]] == key[1])} voxels)"
-            for key in drawn
+            f"{by_name.get((layer, value), 'value')} {value} "
+            f"({number_of(int(np.count_nonzero(strokes.layers[layer] == value)), 'voxel')})"
+            for layer, value in drawn
         ]
         values = ", ".join(
             f"{value} {'unlabelled' if label == UNLABELLED else self.labels.label_names[label]}"

@@ -41,6 +41,7 @@ from scribbleseg.data.formats.plain import geometry_from_plain, geometry_to_plai
 from scribbleseg.data.formats.segments import Segment, listed_segments, read_segments
 from scribbleseg.data.formats.stacks import read_stack, save_stack
 from scribbleseg.files import FileError, atomically
+from scribbleseg.plural import number_of
 from scribbleseg.types import Geometry, Image, Probabilities
 
 __all__ = [
@@ -172,7 +173,7 @@ def _whole_numbers(path: Path, values: Shaped[np.ndarray, "*space"]) -> Integer[
             some = ", ".join(f"{value:g}" for value in np.unique(values[~whole])[:5])
             raise FileError(
                 path,
-                f"expected integer labels, found {some} ({(~whole).sum()} voxels)",
+                f"expected integer labels, found {some} ({number_of(int((~whole).sum()), 'voxel')})",
                 "save the label map as integers; if it was resampled, resample it with nearest neighbours",
             )
         small = np.abs([values.min(), values.max()]).max() < np.iinfo(np.int32).max

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from scribbleseg.data.encoding import Encoding
 from scribbleseg.data.formats import NIFTI
 from scribbleseg.data.layouts.case_files import CaseFiles, dataset, is_there, nifti
+from scribbleseg.plural import number_of
 from scribbleseg.types import DataError, Dataset
 
 T1, T1CE, T2, FLAIR = range(4)
@@ -93,7 +94,8 @@ def brats(folder: str | Path, fold: int = 0, folds: int = N_FOLDS) -> Dataset:
             train, test = alone, []
             notes = ["no case has a mask: those with scribbles are trained on, and nothing is scored"]
         elif alone:
-            notes = [f"{len(alone)} of {len(at_root)} cases have no mask and are test cases without a reference"]
+            are = "has no mask and is a test case" if len(alone) == 1 else "have no mask and are test cases"
+            notes = [f"{len(alone)} of {number_of(len(at_root), 'case')} {are} without a reference"]
     elif fold:
         raise DataError(f"brats: {root / 'train'} and {root / 'test'} are the split, got the fold {fold}; leave it out")
     if not train:

@@ -177,7 +177,8 @@ def _opened(
     if absent := sorted({*parts[0], *parts[1]} - files.keys()):
         some = ", ".join(absent[:8]) + (", ..." if absent[8:] else "")
         n_asked = len(parts[0]) + len(parts[1])
-        notes.append(f"{len(absent)} of the split's {n_asked} cases are not there: {some}")
+        are = "is" if len(absent) == 1 else "are"
+        notes.append(f"{len(absent)} of the split's {n_asked} cases {are} not there: {some}")
     return dataset(layout, root, encoding, train, test, notes)
 
 
