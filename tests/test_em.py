@@ -603,6 +603,6 @@ def test_what_a_run_has_done_cannot_be_changed(trained, dataset, fabric, tmp_pat
     shutil.copytree(trained[0].run.path, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "recursion_2")
     before = (tmp_path / "run" / "recipe.json").read_bytes()
-    with pytest.raises(DataError, match="expected to resume with the same recipe"):
+    with pytest.raises(DataError, match="begun with another recipe"):
         begun(dataset, tmp_path / "run", fabric, other)
     assert (tmp_path / "run" / "recipe.json").read_bytes() == before

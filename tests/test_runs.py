@@ -10,6 +10,7 @@ from scribbleseg.types import DataError
 
 RECIPE = {"training": {"batch": 4}, "recursions": 1}
 DETAILS = {"seed": 0, "fingerprint": "abc"}
+DATA = {"format": "folder", "options": {}}
 
 
 def test_a_run_is_continued_only_with_resume_and_the_same_recipe_seed_and_data(tmp_path):
@@ -20,10 +21,21 @@ def test_a_run_is_continued_only_with_resume_and_the_same_recipe_seed_and_data(t
     assert create_run(tmp_path / "run", RECIPE, DETAILS, resume=True).recipe == RECIPE
     with pytest.raises(DataError, match="add --resume"):
         create_run(tmp_path / "run", RECIPE, DETAILS, resume=False)
-    with pytest.raises(DataError, match=r"same recipe, found training\.batch = 4 there and 5 now"):
+    with pytest.raises(DataError, match=r"begun with another recipe \(training\.batch = 4 there and 5 now\)"):
         create_run(tmp_path / "run", {"training": {"batch": 5}, "recursions": 1}, DETAILS, resume=True)
-    with pytest.raises(DataError, match="same fingerprint"):
+    with pytest.raises(DataError, match="another fingerprint"):
         create_run(tmp_path / "run", RECIPE, {"seed": 0, "fingerprint": "other"}, resume=True)
+
+
+def test_what_a_run_was_begun_with_is_told_in_words(tmp_path):
+    begun = {"name": "run", "label_names": ["background", "RV"], "data": DATA | {"folder": "/hearts"}}
+    create_run(tmp_path / "run", RECIPE, begun, resume=False)
+    (tmp_path / "run" / "slices").mkdir()
+    (tmp_path / "run" / "slices" / "index.json").write_text("{}")
+    other = {**begun, "label_names": ["background", "liver"], "data": DATA | {"folder": "/livers"}}
+    words = r"begun with other labels and another data set \(1 = 'RV' there and 'liver' now; folder = '/hearts' there"
+    with pytest.raises(DataError, match=words):
+        create_run(tmp_path / "run", {}, other, resume=True)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):

@@ -21,7 +21,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -59,6 +59,9 @@ OWN = ("labels", "slices", "tensorboard", "recursion_*", "test_scores_*")
 
 MOST_DIFFERENCES = 3
 """Differences that are named where a run is to be resumed with something else."""
+
+IN_WORDS = {"label_names": "other labels", "data": "another data set"}
+"""What run.json keeps of how a run was begun, where its own name is no word for people."""
 
 
 class _Data(BaseModel):
@@ -325,18 +328,23 @@ def create_run(
         )
     recipe = json.loads(json.dumps(recipe))
     changed = run.recipe != recipe
-    for what, old, new in [
-        *((k, run.details[k], v) for k, v in details.items() if k != "name"),
-        ("recipe", run.recipe, recipe),
-    ]:
-        if old != json.loads(json.dumps(new)) and not (what == "recipe" and goes_on(run)):
-            raise DataError(
-                f"{path}: expected to resume with the same {what}, found {_differences(old, new)}; "
-                "resume with what it was started with, or give another --out"
-            )
+    _check_same(run, details, recipe if changed and not goes_on(run) else run.recipe)
     if changed:
         write_json(path / "recipe.json", recipe)
     return run
+
+
+def _check_same(run: Run, details: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Raises DataError, which says what is another one, where a run was begun with something else."""
+    differ = {what: _differences(run.details[what], value) for what, value in details.items() if what != "name"}
+    if not any(differ.values()):  # other data changes what the recipe leaves to it
+        differ["recipe"] = _differences(run.recipe, recipe)
+    if different := [what for what, found in differ.items() if found]:
+        others = " and ".join(IN_WORDS.get(what, f"another {what}") for what in different)
+        raise DataError(
+            f"{run.path}: expected a run of this command to go on with, found one that was begun with {others} "
+            f"({'; '.join(differ[what] for what in different)}); give another --out, or go on with what it was begun with"
+        )
 
 
 def open_run(path: Path) -> Run:
@@ -371,10 +379,11 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def _differences(old: Any, new: Any) -> str:
-    """The first few values that differ, by name."""
+    """The first few values that differ, by name; "" where none does."""
     found = list(islice(_leaves(old, json.loads(json.dumps(new))), MOST_DIFFERENCES + 1))
-    more = ", and others" if len(found) > MOST_DIFFERENCES else ""
-    return "; ".join(found[:MOST_DIFFERENCES]) + more
+    if not found and old != json.loads(json.dumps(new)):
+        return "with fields that one of the two lacks"
+    return "; ".join(found[:MOST_DIFFERENCES]) + ", and others" * (len(found) > MOST_DIFFERENCES)
 
 
 def _leaves(old: Any, new: Any, at: str = "") -> Iterator[str]:

@@ -128,9 +128,9 @@ class Session(Generic[RecipeT]):
             if not there:  # somebody deleted the cache, and the data has changed since
                 shutil.rmtree(self.run.slices)
             raise DataError(
-                f"{self.run.path}: expected to resume with the same fingerprint (the same images and scribbles), "
-                f"found others; resume with what it was started with, or give another --out (a single network can be "
-                "taken over there by --start-from)"
+                f"{self.run.path}: expected the images and scribbles that this run was begun with, found that they "
+                "have changed since; bring those back, or give another --out (a single network can be taken over there "
+                "by --start-from)"
             )
         self.run.add(fingerprint=slices.index["fingerprint"])
 
