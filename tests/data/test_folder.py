@@ -47,7 +47,7 @@ def test_cases_with_scribbles_train_and_the_others_test(root):
     dataset = open_dataset(root)
     assert (dataset.name, dataset.label_names) == ("folder", ("background", "liver", "tumour"))
     assert (dataset.train.names, dataset.test.names) == (("a", "b"), ("c",))
-    assert dataset.notes == ("1 of 3 cases have no scribbles and are test cases",)
+    assert dataset.notes == ("1 of 3 cases has no scribbles and is a test case",)
     np.testing.assert_array_equal(dataset.train[0].scribbles, np.where(strokes() == 9, UNLABELLED, strokes()).T)
     np.testing.assert_array_equal(dataset.reference("c"), strokes(unlabelled=0).T)
     assert (dataset.test[0].scribbles == UNLABELLED).all()
@@ -126,7 +126,7 @@ class TestMasksWithoutScribbles:
         assert all((case.scribbles == UNLABELLED).all() for case in dataset.train)
         np.testing.assert_array_equal(dataset.reference("a"), strokes(unlabelled=0).T)
         assert "simulate" in dataset.notes[0]
-        assert dataset.notes[1] == "1 of 3 cases have no mask and are test cases"
+        assert dataset.notes[1] == "1 of 3 cases has no mask and is a test case"
 
     def test_their_values_must_be_declared(self, root):
         declare(root, {"background": 0, "liver": 1})

@@ -33,6 +33,11 @@ def raw(tmp_path):
     return tmp_path
 
 
+def test_a_mask_that_no_image_is_named_like_is_told(raw):
+    (raw / "masksTr" / "a.nii.gz").rename(raw / "masksTr" / "a_mask.nii.gz")
+    assert "to image a: rename it to a.nii.gz" in open_dataset(raw).notes[-1]
+
+
 def test_the_ignore_label_is_unlabelled_and_channels_are_stacked(raw):
     dataset = open_dataset(raw)
     assert (dataset.name, dataset.label_names) == ("nnunet", ("background", "core", "edema"))

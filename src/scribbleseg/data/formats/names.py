@@ -1,7 +1,9 @@
 """File names: which formats there are, and the case that a file's name stands for."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from scribbleseg.files import FileError
@@ -57,11 +59,23 @@ def meant(path: Path, names: Iterable[str]) -> str | None:
     """Returns the name among those of images that a file is probably meant to have, or None.
 
     It is the same but for capital letters, or the longest that the file's name begins with: p02 for p02_scribble, and
-    not p0.
+    not p0. Else it is the only one that is spelt nearly like it, with the same numbers: 03-follow-up for 03-folow-up.
     """
-    own = stem(path).lower()
+    own, names = stem(path).lower(), list(names)
     fitting = [name for name in names if own.startswith(name.lower()) and not _goes_on(own, len(name))]
-    return max(fitting, key=len, default=None)
+    return max(fitting, key=len, default=None) or _spelt_alike(own, names)
+
+
+ALIKE = 0.9
+"""How alike two names are at least of which one may be a slip of the other, as difflib counts (ours)."""
+
+
+def _spelt_alike(own: str, names: Iterable[str]) -> str | None:
+    """The only name that is spelt nearly so; other numbers are another case, however alike."""
+    numbers = re.findall(r"\d+", own)
+    lower = {name.lower(): name for name in names if re.findall(r"\d+", name.lower()) == numbers}
+    alike = get_close_matches(own, lower, n=2, cutoff=ALIKE)
+    return lower[alike[0]] if len(alike) == 1 else None
 
 
 def _goes_on(name: str, at: int) -> bool:

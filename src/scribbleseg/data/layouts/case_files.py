@@ -117,11 +117,18 @@ def read_case(files: CaseFiles, encoding: Encoding) -> Case:
     return Case(files.name, image, scribbles, geometry, files=paths)
 
 
-def misnamed(path: Path | None, names: Collection[str]) -> FileError | None:
-    """The error of a label map whose name no image has, where the name of another one may be meant; else None."""
-    if path is None or not (advice := to_rename(path, names)):
+def misnamed(path: Path | None, undrawn: Collection[str]) -> FileError | None:
+    """The error of scribbles whose name no image has, where one of the images without any may be meant; else None."""
+    if path is None or not (advice := to_rename(path, undrawn)):
         return None
-    return FileError(path, "expected the name of an image, found another", advice)
+    return FileError(path, "expected the name of an image, found one that no image has", advice)
+
+
+def masks_without_image(masks: Mapping[str, Path], images: Collection[str]) -> list[str]:
+    """The note of masks that no image is named like, with the images without a mask that may be meant; else none."""
+    free = [name for name in images if name not in masks]
+    advice = [to_rename(path, free) or name for name, path in sorted(masks.items()) if name not in images]
+    return [f"masks without an image are skipped: {', '.join(advice)}"] if advice else []
 
 
 def nifti(name: str, *places: Path) -> Path:

@@ -47,8 +47,16 @@ from scribbleseg.data.formats import (
     unread_in,
     volumes_in,
 )
-from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, cases, dataset, misnamed
+from scribbleseg.data.layouts.case_files import (
+    WITHOUT_SCRIBBLES,
+    CaseFiles,
+    cases,
+    dataset,
+    masks_without_image,
+    misnamed,
+)
 from scribbleseg.files import FileError, first_of
+from scribbleseg.plural import number_of
 from scribbleseg.types import Cases, DataError, Dataset
 
 log = logging.getLogger(__name__)
@@ -105,7 +113,7 @@ def drawn_elsewhere(folder: str | Path, drawn: Collection[str]) -> Dataset:
             paths,
             scribbles.get(name),
             masks.get(name),
-            None if name in images else misnamed(scribbles.get(name), images),
+            None if name in images else misnamed(scribbles.get(name), images.keys() - scribbles.keys()),
         )
         for name, paths in sorted({**expected, **images}.items())
     ]
@@ -120,10 +128,9 @@ def drawn_elsewhere(folder: str | Path, drawn: Collection[str]) -> Dataset:
     if test:
         what = "no scribbles" if scribbles else "no mask"
         what = f"{what}, there or in the folder that was given," if drawn else what
-        notes.append(f"{len(test)} of {len(files)} cases have {what} and are test cases")
-    if orphans := sorted(set(masks) - {f.name for f in files}):
-        advice = [to_rename(masks[name], images) or name for name in orphans]
-        notes.append(f"masks without an image are skipped: {', '.join(advice)}")
+        are = f"has {what} and is a test case" if len(test) == 1 else f"have {what} and are test cases"
+        notes.append(f"{len(test)} of {number_of(len(files), 'case')} {are}")
+    notes += masks_without_image(masks, [f.name for f in files])
     if unread:
         notes.append(f"not read: {first_of([str(path.relative_to(root)) for path in unread])}")
     undrawn = tuple(f.name for f in test if f.reference is None) if scribbles else ()

@@ -16,7 +16,7 @@ from typing import Any
 
 from scribbleseg.data.encoding import Encoding, declared, declared_encoding, read_declaration
 from scribbleseg.data.formats import ENDINGS, IMAGE_ENDINGS, PICTURES, volumes_in
-from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset, misnamed
+from scribbleseg.data.layouts.case_files import WITHOUT_SCRIBBLES, CaseFiles, dataset, masks_without_image, misnamed
 from scribbleseg.data.layouts.folder import CHANNEL
 from scribbleseg.types import UNLABELLED, DataError, Dataset
 
@@ -43,7 +43,7 @@ def nnunet(folder: str | Path) -> Dataset:
             paths,
             _on_disk(root / "labelsTr", name, suffix, labels),
             masks.get(name),
-            None if name in with_image else misnamed(labels.get(name), with_image),
+            None if name in with_image else misnamed(labels.get(name), with_image - labels.keys()),
         )
         for name, paths in _images(root / "imagesTr", root / "labelsTr", n_channels, suffix).items()
     ]
@@ -52,6 +52,7 @@ def nnunet(folder: str | Path) -> Dataset:
         train = [replace(case, scribbles=None, reference=case.scribbles) for case in train]
         ignore = declared(encoding.label_names)["ignore"]
         notes = [WITHOUT_SCRIBBLES, f'labelsTr are full masks; if they are scribbles, declare "ignore": {ignore}']
+    notes += masks_without_image(masks, [case.name for case in train])
     test = [
         CaseFiles(name, paths, None, volumes_in(root / "labelsTs").get(name))
         for name, paths in _images(root / "imagesTs", root / "labelsTs", n_channels, suffix).items()
