@@ -32,10 +32,10 @@ its right."""
 
 SCALES = {
     "default": {
-        "quick": "from scribbles, for any organ: an hour or two on a laptop's CPU",
-        "standard": "from scribbles, for any organ: an afternoon on a CPU",
-        "long": "from scribbles, for any organ: for a GPU",
-        "quick3d": "from scribbles, in 3-D, for volumes of thin slices: not measured yet",
+        "quick": "for any organ: an hour or two on a laptop's CPU",
+        "standard": "for any organ: an afternoon on a CPU",
+        "long": "for any organ: for a GPU",
+        "quick3d": "in 3-D, for volumes of thin slices: not measured yet",
     },
     "can2018": {
         "acdc": "Can et al. 2018, hearts, the paper's scale: for a GPU",
@@ -53,7 +53,7 @@ SCALES = {
 """What a recipe is for and how long it takes, roughly, by its module and by how its name begins."""
 
 ENDS = {
-    "default": {"": "", "full": "the same on full masks, to compare with"},
+    "default": {"": "from scribbles", "full": "from full masks, to compare with scribbles"},
     "can2018": {
         **CAN2018_TITLES,
         "strokes": "Base (no recursion) without seed areas; not in the paper",
@@ -95,7 +95,9 @@ def about(family: str) -> str:
 def described() -> dict[str, str]:
     """What each recipe is, what for, and roughly how long it takes, by its name; our own come first."""
     return {
-        f"{module}.{name}": "; ".join(filter(None, (SCALES[module][scale], ENDS[module][end])))
+        f"{module}.{name}": ", ".join((ENDS[module][end], SCALES[module][scale]))
+        if module == "default"
+        else "; ".join((SCALES[module][scale], ENDS[module][end]))
         for module in SCALES
         for name, (scale, end) in names(module).items()
     }
