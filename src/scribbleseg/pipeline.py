@@ -17,6 +17,7 @@ from scribbleseg.em import Recursion
 from scribbleseg.files import atomically
 from scribbleseg.lock import is_held, release
 from scribbleseg.old_runs import is_old, renewed, renewed_data
+from scribbleseg.plural import number_of
 from scribbleseg.recipe import Recipe
 from scribbleseg.runs import Run, create_run, open_run
 from scribbleseg.session import Session, on_leader
@@ -237,7 +238,7 @@ def load(run: Run, fabric: Fabric, recursion: int | None = None) -> AnySegmenter
 
 
 def advice(session: Session) -> str:
-    """A sentence that says whether the training cases are for 2-D or 3-D, and why. Raises DataError."""
+    """Says whether the training cases are for 2-D or 3-D, and why; "" for single slices. Raises DataError."""
     return Stacks.of(session.dataset.train, first_phase(session).recipe.preprocess).advice
 
 
@@ -261,11 +262,10 @@ def plan(session: Session) -> str:
         what = ("slices", "pixels") if one.recipe.depth is None else ("blocks", "voxels")
         shape = " x ".join(map(str, one.recipe.sides))
         of = f"of {steps[0].batch} {what[0]} of {shape} {what[1]}{f' of {mm} mm' if in_mm else ''}"
-        rounds = f"{len(steps)} round{'s' * (len(steps) > 1)} of training"
-        lines.append(f"{named}{rounds} ({lengths} iterations) {of}")
+        lengths += " iteration" if lengths == "1" else " iterations"
+        lines.append(f"{named}{number_of(len(steps), 'round')} of training ({lengths}) {of}")
         total += seconds(one, channels, steps)
     if not lines:
         return "nothing: all rounds of training are done."
-    n = len(session.dataset.train)
-    cases = "1 training case" if n == 1 else f"{n} training cases"
+    cases = number_of(len(session.dataset.train), "training case")
     return f"{'; '.join(lines)}; {cases}. Training takes about {in_words(total)} here."

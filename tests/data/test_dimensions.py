@@ -17,13 +17,17 @@ from scribbleseg.types import Case, Cases, Geometry
         (Stacks(16, 3.0, 1.0), 3),
         (Stacks(15, 3.0, 1.0), 2),
         (Stacks(16, 3.1, 1.0), 2),
-        (Stacks(1, 1.0, 1.0), 2),  # pictures
     ],
 )
 def test_dimensions_follow_from_the_distance_and_the_number_of_slices(stacks, dimensions):
     assert stacks.dimensions == dimensions
     assert f"Dimensions: {dimensions}-D" in stacks.advice
     assert ("default.quick3d" in stacks.advice) == (dimensions == 3)
+
+
+def test_single_slices_such_as_pictures_leave_nothing_to_choose():
+    pictures = Stacks(1, 1.0, 1.0)
+    assert (pictures.dimensions, pictures.advice) == (2, "")
 
 
 def test_what_counts_is_the_median_case_in_the_plane_of_the_slices():

@@ -48,7 +48,9 @@ class Stacks:
 
     @property
     def advice(self) -> str:
-        """The rule's choice in a sentence, with its reason."""
+        """The rule's choice in a sentence, with its reason; "" for single slices, such as pictures."""
+        if self.slices <= 1:
+            return ""
         choice = "2-D" if self.dimensions == 2 else "3-D (such as --recipe default.quick3d)"
         return (
             f"Dimensions: {choice}, for slices are {self.distance_mm / self.pixel_mm:.1f} pixels apart and a case has "
