@@ -118,7 +118,7 @@ def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int], file:
             case.name,
             file,
             "warning",
-            f"structures are scribbled but no background in slice(s) {', '.join(map(str, slices))} (the first is 0)",
+            f"structures are scribbled but no background in {_numbered(slices)} (the first is 1)",
             "draw some background there",
         )
     if missing := shown - drawn:
@@ -158,7 +158,7 @@ def _full_mask(case: Case, file: Path | None) -> Fault:
         file,
         "warning",
         "expected scribbles, found a full mask: no voxel is unlabelled",
-        'nothing, if it is one; else declare the value of unlabelled voxels as "ignore"',
+        'nothing to do if it is one; else declare the value of unlabelled voxels as "ignore"',
     )
 
 
@@ -173,7 +173,13 @@ def drawn_slices(case: Case) -> int:
     return int(sum((slice_ != UNLABELLED).any() for slice_ in slices))
 
 
+def _numbered(slices: Sequence[int]) -> str:
+    """Slices by their numbers for people, which begin with 1: "slice 4", "slices 4, 7"."""
+    return f"slice{'' if len(slices) == 1 else 's'} {', '.join(str(index + 1) for index in slices)}"
+
+
 def _without_background(case: Case) -> list[int]:
+    """Returns the indices, from 0, of the slices with structures but no background."""
     slices = np.moveaxis(case.scribbles, slice_axis(case.geometry), 0)
     flat = slices.reshape(len(slices), -1)
     structures = ((flat != UNLABELLED) & (flat != 0)).any(axis=1)

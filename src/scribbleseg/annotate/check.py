@@ -18,6 +18,7 @@ from scribbleseg.data.layouts.folder import draw_in
 from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, turn_to
 from scribbleseg.data.preprocess import out_of_scale
 from scribbleseg.files import FileError, first_of
+from scribbleseg.plural import number_of
 from scribbleseg.types import Case, DataError, Dataset, Geometry, Labels
 
 DATA_SET = "(data set)"
@@ -125,7 +126,7 @@ def check(
     names: list[Item] = [("train", name) for name in dataset.train.names]
     names += [("test", name) for name in dataset.test.names]
     looked = list(each(lambda item: _look_at(dataset, *item), names))
-    faults = [Fault(DATA_SET, None, "note", note, "nothing, if that is intended") for note in dataset.notes]
+    faults = [Fault(DATA_SET, None, "note", note, "nothing to do if that is intended") for note in dataset.notes]
     faults += in_both_parts(dataset)
     duplicates = _Duplicates()
     described: dict[Part, Description] = {"train": Description(), "test": Description()}
@@ -205,7 +206,7 @@ def _of_channels(channels: Mapping[str, tuple[int, Path | None]]) -> Iterator[Fa
     usual = next((n for n, _ in numbers.most_common(1)), 0)
     for name, (n, file) in channels.items():
         if n != usual:
-            problem = f"expected {usual} channel(s) as {numbers[usual]} cases have, found {n}"
+            problem = f"expected {number_of(usual, 'channel')}, as in {number_of(numbers[usual], 'case')}, found {n}"
             yield Fault(name, file, "fault", problem, "give every case the same channels, or leave this one out")
 
 
@@ -296,7 +297,7 @@ def of_coverage(coverage: Coverage, root: Path) -> Iterator[Fault]:
             DATA_SET,
             None,
             "fault",
-            f"expected scribbles to train on, found none in {coverage.n_cases} readable training case(s)",
+            f"expected scribbles to train on, found none in {number_of(coverage.n_cases, 'readable training case')}",
             f"draw some ({draw_in(root)} opens a page for it), simulate some from masks, or check which value is "
             'declared as "ignore"',
         )
@@ -315,6 +316,9 @@ def of_coverage(coverage: Coverage, root: Path) -> Iterator[Fault]:
         problem = f"expected scribbles of a structure ({names}), found none: there is nothing to be learnt"
         yield Fault(DATA_SET, None, "fault", problem, "draw some")
         return
+    if coverage.n_drawn == 1:
+        problem = "expected several scribbled training cases, found one: a network trained on one case fits that case"
+        yield Fault(DATA_SET, None, "warning", problem, "draw in more cases")
     for row in structures:
         if not row.n_voxels:
             yield Fault(
