@@ -7,14 +7,16 @@ import pytest
 from lightning_fabric import Fabric
 
 from scribbleseg import tune
+from scribbleseg.cli.tables import _print_trials
 from scribbleseg.data import folder
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import begin
 from scribbleseg.recipe import Recipe, Stage
+from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.training.unet import UNet
-from scribbleseg.tune import hold_out, tune_crf
+from scribbleseg.tune import Trial, hold_out, tune_crf
 from scribbleseg.types import UNLABELLED, Cases, DataError
 
 RECIPE = Recipe(
@@ -24,6 +26,17 @@ RECIPE = Recipe(
     stages=(Stage(batch=2, iterations=3),),
 )
 GRID = {"w1": (0.0, 1.0), "w2": (0.0, 1.0), "sigma_alpha": (2.0,), "sigma_beta": (0.1,), "sigma_gamma": (1.0,)}
+
+
+@pytest.mark.parametrize(("dice", "said"), [(0.4, "--set=stages.relabel.refine.w1=10.0"), (0.2, "leave the CRF out")])
+def test_a_crf_that_does_not_help_is_not_recommended(tmp_path, capsys, dice, said):
+    trials = sorted(
+        [Trial(None, 0.3), Trial(DenseCRF(w1=10.0, w2=1.0, sigma_alpha=2.0, sigma_beta=0.1, sigma_gamma=1.0), dice)],
+        key=lambda trial: -trial.dice,
+    )
+    _print_trials(trials, tmp_path, tmp_path)
+    assert (printed := capsys.readouterr().out).count(said) == 1
+    assert ("Next: " in printed) == (dice > 0.3)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from scribbleseg.cli.app import (
     verb,
 )
 from scribbleseg.cli.use import SHOWN
+from scribbleseg.plural import number_of
 
 if TYPE_CHECKING:
     from scribbleseg.pipeline import AnyRecipe
@@ -229,7 +230,7 @@ def tune_crf(
     one = cast(Recipe, chosen(recipe, set, kind="em"))
     dataset = open_at(Place(data, format, split, fold, scribbles))
     rest, held_out = tune.hold_out(dataset)
-    console.print(f"{len(held_out)} cases held out: {', '.join(held_out.names)}")
+    console.print(f"{number_of(len(held_out), 'case')} held out: {', '.join(held_out.names)}")
     with begin(rest, out, one.beginning(1), fabric=make_fabric(accelerator), seed=seed, resume=True) as session:
         session.prepare(session.recipe.preprocess, session.recipe.held_out)  # an error of the data comes first
         console.print(f"To do: {plan(session)} After that the settings of the CRF are tried.")
@@ -251,6 +252,8 @@ def _print_trials(trials: Sequence["Trial"], data: Path, out: Path) -> None:
     print_table(table)
     without = next(trial.dice for trial in trials if trial.crf is None)
     console.print(f"Without a CRF: {without:.4f}. All trials: {out / 'trials.jsonl'}")
+    if trials[0].crf is None:
+        console.print("No setting that was tried agrees better with people than no CRF does: leave the CRF out.")
     if best := trials[0].crf:
         refine = [f"--set=stages.relabel.refine.{name}={getattr(best, name)}" for name in ("unit", *GRID)]
         words = ["train", data, "--recipe", "can2018.compact_crf", *refine, "--out", "RUN"]
