@@ -109,6 +109,8 @@ def _draw(dataset: Dataset, rule: Rule, folder: Path, seen: Dataset, shortens: b
     """Draws what is not there yet, and says what it was drawn from and which structures each mask has."""
     orientation = common_orientation(dataset.train.geometry(name) for name in dataset.train.names)
     drawn_from, there = _drawn_from(folder), volumes_in(folder)
+    for name in dataset.train.names[:1]:  # a data set without masks is refused before there is a bar
+        _expert(dataset.train.named(name)) if shortens else dataset.reference(name)
     for name in track(dataset.train.names, "Scribbles"):
         digest = digest_of_files(dataset.files.get(name, ()))
         if name in there and drawn_from.get(name, digest) == digest:
