@@ -534,6 +534,23 @@ def test_areas_grow_after_each_stroke_and_follow_the_sliders(hearts, serve):
     assert int(found[1]) > before
 
 
+def test_while_an_image_loads_the_view_says_which(hearts, serve):
+    page, held = serve(hearts).ready(), []
+    assert page.page.locator("#loading").inner_text() == ""
+    page.page.route("**/channels/*", lambda route: held.append(route))
+    page.press(".")
+    page.page.wait_for_selector("#loading:not(:empty)", timeout=PATIENCE_MS)
+    assert page.page.locator("#loading").inner_text().startswith("Loading ")
+    assert page.page.locator("#loading").is_visible()
+    for _ in range(200):
+        if held:
+            break
+        page.page.wait_for_timeout(50)
+    held[0].continue_()
+    page.ready(1)
+    assert page.page.locator("#loading").inner_text() == ""
+
+
 def test_a_second_tab_is_told_and_takes_over_without_loss(hearts, serve):
     first = serve(hearts).ready()
     first.stroke((10, 10), (10, 20))

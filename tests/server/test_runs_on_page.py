@@ -180,6 +180,10 @@ class TestRuns:
         with pytest.raises(DataError, match="images of 1 channel"):
             check_run(trained.run, open_project(trained.root))
 
+    def test_the_page_hears_which_tau_the_training_chose(self, trained, tmp_path):
+        assert Client(trained.root, trained.run).get("/api/run")["tau"] == Run(trained.run).details["tau"]
+        assert Client(trained.root, tmp_path / "none").get("/api/run")["tau"] is None
+
     def test_a_run_that_is_not_finished_shows_how_far_it_is_and_goes_on(self, trained):
         client = Client(trained.root, trained.run)
         state = client.get("/api/run")["training"]

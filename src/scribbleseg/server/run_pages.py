@@ -37,8 +37,8 @@ class RunPages:
 
     def __init__(self, store: Store, run: Path) -> None:
         self.store = store
-        series = Series(run)
-        self.predictions, self.training = Predictions(series), Training(series)
+        self.series = Series(run)
+        self.predictions, self.training = Predictions(self.series), Training(self.series)
 
     @property
     def routes(self) -> list[Route]:
@@ -60,7 +60,8 @@ class RunPages:
         if not project.encoding:
             raise HTTPException(409, "name the structures first")
         training = self.training.state(project)
-        return {**self.predictions.state(project, self.training.folder), "training": training}
+        shown = self.predictions.state(project, self.training.folder)
+        return {**shown, "tau": self.series.tau(project, self.training.folder), "training": training}
 
     async def start(self, request: Request) -> Response:
         """Starts a training, or goes on with one; 409 where one is at work, 507 where its log cannot be written."""

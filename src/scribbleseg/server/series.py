@@ -12,6 +12,7 @@ from scribbleseg.data.drawing import read_drawing
 from scribbleseg.data.fingerprint import digest_of_strokes
 from scribbleseg.data.formats import read_geometry, read_image
 from scribbleseg.files import file_stamp, read_json
+from scribbleseg.plural import number_of
 from scribbleseg.runs import RESTORE, Run, open_run
 from scribbleseg.server.project import Project
 from scribbleseg.types import DataError
@@ -60,6 +61,14 @@ class Series:
                 if run.recursions and not _misfit(run, project):
                     found.append(run)
         return found[:2]
+
+    def tau(self, project: Project, but: Path | None = None) -> float | None:
+        """The tau that the newest shown run grew its areas with, chosen for its scribbles; None where none says it."""
+        for run in self.shown(project, but)[:1]:
+            tau = run.details.get("tau")
+            if isinstance(tau, float) and 0.5 < tau <= 1.0:
+                return tau
+        return None
 
     def is_of_these_strokes(self, run: Run, project: Project) -> bool:
         """Whether a run has been begun on these images, and on their strokes as they are now.
@@ -129,8 +138,8 @@ def check_run(folder: Path, project: Project) -> None:
             found = len(read_image(files)[0])
     if found != expected:
         raise DataError(
-            f"--run {folder}: expected a run on images of {found} channel(s), as {files[0]} has, found one on "
-            f"{expected}; give the run of these images"
+            f"--run {folder}: expected a run on images of {number_of(found, 'channel')}, as {files[0]} has, "
+            f"found one on {expected}; give the run of these images"
         )
 
 

@@ -88,8 +88,17 @@ const network = new Network({
   draw: () => now && drawAll(),
   save: () => now?.saver.save(),
   trained: () => refreshCases().catch(() => {}),
+  chosen: (tau) => chosen(tau),
   tell,
 });
+
+// Areas grow with the tau that the newest training chose, until a person moves the slider.
+function chosen(tau) {
+  for (const { settings } of sessions.values()) if (!settings.own) settings.tau = tau;
+  if (!now) return;
+  $("tau").value = now.settings.tau;
+  refresh();
+}
 
 const drawAll = () => views.forEach((view) => view.draw());
 
@@ -102,7 +111,8 @@ async function open(number) {
     api.presence(before.number, { tab: TAB, leave: true }).catch(() => {});
   }
   delete document.body.dataset.ready;
-  $("where").textContent = `opening ${rows[number].name} …`;
+  $("where").textContent = rows[number].name;
+  const loading = ($("loading").textContent = `Loading ${rows[number].name} …`);
   try {
     const described = await api.described(number);
     const session = await read(number, described);
@@ -116,6 +126,8 @@ async function open(number) {
     $("where").textContent = before ? before.name : "";
     if (before) document.body.dataset.ready = before.number;
     return refreshCases();
+  } finally {
+    if ($("loading").textContent === loading) $("loading").textContent = ""; // else another case loads by now
   }
   show();
   await attend(false);
@@ -144,7 +156,8 @@ async function read(number, described) {
     stale: () => renew(session),
     kept: (file) => tell(`${session.name} was changed by another program meanwhile. What it had written is kept in ${file}.`),
   });
-  session.settings = { ...described.walker };
+  session.settings = { ...described.walker, own: false };
+  session.settings.tau = network.state?.tau ?? session.settings.tau;
   session.areas = new Areas(number, scribbles, session.settings, {
     grown(slice) {
       if (session !== now) return;
@@ -465,7 +478,7 @@ function listen() {
   $("protect").onchange = () => (pen.protect = $("protect").checked);
   $("smooth").onchange = () => ((shown.smooth = $("smooth").checked), drawAll());
   $("show-areas").onchange = () => ((shown.areas = $("show-areas").checked), refresh());
-  $("tau").oninput = () => ((now.settings.tau = Number($("tau").value)), refresh());
+  $("tau").oninput = () => (Object.assign(now.settings, { tau: Number($("tau").value), own: true }), refresh());
   $("beta").oninput = () => ((now.settings.beta = Math.round(10 ** Number($("beta").value))), refresh());
   $("done").onchange = $("flag").onchange = note;
   $("level").onchange = $("width").onchange = () => {

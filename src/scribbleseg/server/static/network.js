@@ -1,7 +1,7 @@
 // What a network makes of the images, and its training from the page.
 
 import * as api from "./api.js";
-import { $ } from "./panel.js";
+import { $, count } from "./panel.js";
 
 const BUSY_MS = 1500; // between two questions while a training or a network is at work
 const IDLE_MS = 8000;
@@ -9,7 +9,7 @@ const NOTHING = { of: "" };
 
 export class Network {
   // `on` has: session (what is open), cases (how many there are), draw, tell, save, and trained, which hears that a training
-  // has ended.
+  // has ended, and chosen, which hears the tau that the newest training grew its areas with.
   constructor(on) {
     Object.assign(this, { on, state: null, opacity: 0.9, timer: null, stopping: "" });
     this.shows = { labels: true, doubt: false, before: false };
@@ -67,7 +67,7 @@ export class Network {
     const error = this.state.errors[name];
     const [run] = this.state.runs;
     const seen = this.state.seen.length;
-    const text = error || this.state.problem || (!run ? "" : this.state.looking ? `${run.name} has looked at ${seen} of ${this.on.cases()} cases` : run.name);
+    const text = error || this.state.problem || (!run ? "" : this.state.looking ? `The network of ${run.name} has looked at ${seen} of ${count(this.on.cases(), "case")}` : run.name);
     $("network-state").textContent = text;
     $("accept").disabled = !predicted?.labels;
     this.on.draw();
@@ -87,7 +87,9 @@ export class Network {
 
   #take(state) {
     const worked = this.state?.training.working;
+    const before = this.state?.tau;
     this.state = state;
+    if (state.tau !== null && state.tau !== before) this.on.chosen(state.tau);
     $("prediction").hidden = !state.runs.length;
     $("show-before").parentElement.hidden = state.runs.length < 2;
     if (state.runs.length > 1) $("before-name").textContent = `${state.runs[1].name}, dashed`;
@@ -131,7 +133,7 @@ export class Network {
     const done = iteration - first.iteration;
     const left = done ? ((of - iteration) * (this.paces[this.paces.length - 1].at - first.at)) / done / 60000 : null;
     const time = left === null ? "" : `, about ${left < 1 ? "a minute" : `${Math.ceil(left)} minutes`} left`;
-    return `${run}: ${iteration} of ${of} iterations${time}; loss ${loss?.toFixed(3) ?? "–"}`;
+    return `${run}: ${iteration} of ${count(of, "iteration")}${time}; loss ${loss?.toFixed(3) ?? "–"}`;
   }
 
   async train() {
@@ -162,8 +164,8 @@ function ended({ folder, code, iteration, of, log, next, goes_on: goesOn, starts
   const run = folder.split("/").pop();
   if (!run) return "";
   const next_ = goesOn ? "" : ` The strokes have changed since: the next training is ${next}${from ? `, from the network of ${from}` : ""}.`;
-  if (code === 130) return `${run} was stopped after ${iteration} of ${of} iterations.${next_}`;
+  if (code === 130) return `${run} was stopped after ${iteration} of ${count(of, "iteration")}.${next_}`;
   if (code > 0) return log.trim().split("\n").pop();
   if (code < 0) return `${run} was ended by signal ${-code}; Go on continues it.`;
-  return of && iteration >= of ? `${run} is trained.${next_ || " Draw where it is in doubt, and train again."}` : of ? `${run}: ${iteration} of ${of} iterations.${next_}` : "";
+  return of && iteration >= of ? `${run} is trained.${next_ || " Draw where it is in doubt, and train again."}` : of ? `${run}: ${iteration} of ${count(of, "iteration")}.${next_}` : "";
 }

@@ -9,6 +9,9 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
+// "1 case", "3 cases": the same as plural.py.
+export const count = (n, thing) => `${n} ${thing}${n === 1 ? "" : "s"}`;
+
 export const KEYS = [
   ["Draw", [["1 2 3 …", "choose a class; 1 then 2 for the twelfth"], ["B", "background"], ["E", "eraser; hold it to erase for a moment"],
     ["P", "pick the class under the cursor"], ["[  ]", "smaller or larger brush"], ["Shift + click", "straight line from the last point"],
