@@ -16,6 +16,7 @@ from scribbleseg import cli, ranking, recipe_names
 from scribbleseg.annotate.check import check, sentences
 from scribbleseg.annotate.simulate import write
 from scribbleseg.cli import app
+from scribbleseg.cli.app import held_out_line
 from scribbleseg.data import open_dataset
 from scribbleseg.data.formats import write_labels
 from scribbleseg.data.formats.names import meant
@@ -43,7 +44,9 @@ def test_simulate_that_is_refused_leaves_its_folder_to_another_try(hearts, tmp_p
         shutil.rmtree(hearts / "masks")
     else:
         (hearts / "masks" / "train001.nii.gz").unlink()
-    assert "expected a reference mask" in call("simulate", hearts, "--out", out, code=2)
+    said = call("simulate", hearts, "--out", out, code=2)
+    assert "expected a reference mask" in said
+    assert ("Scribbles" in said) == (masks == "some")  # no bar of which nothing is done
     assert out.exists() == there
     assert not list(out.glob("*"))
     call("simulate", hearts, "--out", out, "--source", "scribbles", "--length", 0.5)
@@ -118,6 +121,7 @@ def trained(drawn_only) -> tuple[Path, str]:
     [
         ("scribbles", "train001_scribble", "train001"), ("scribbles", "TRAIN001", "train001"),
         ("scribbles", "train001-2", "train001"), ("masks", "train001 mask", "train001"),
+        ("scribbles", "tran001", "train001"), ("masks", "trainn001", "train001"),
     ],
 )  # fmt: skip
 def test_a_label_map_that_is_not_named_like_its_image_is_told_which_one_is_meant(hearts, folder, name, right):
@@ -134,6 +138,8 @@ def test_a_label_map_that_is_not_named_like_its_image_is_told_which_one_is_meant
     [
         ("p02_scribble", ["p0", "p02", "p1"], "p02"), ("p02scribble", ["p02"], "p02"), ("p021", ["p02"], None),
         ("heartless", ["heart"], None), ("P02", ["p02"], "p02"), ("q02", ["p02"], None), ("p02", [], None),
+        ("03-folow-up", ["02-follow-up", "03-follow-up"], "03-follow-up"), ("patient01", ["patient02"], None),
+        ("hospital-c", ["hospital-a", "hospital-b"], None),
     ],
 )  # fmt: skip
 def test_the_image_that_is_meant_is_the_longest_whose_name_is_whole(name, names, found):
@@ -156,7 +162,7 @@ def test_check_of_other_scribbles_speaks_of_these(hearts, tmp_path):
     assert str(hearts / "scribbles") not in said
     assert "Scribbles in 2 of 3 training cases" in said
     assert "warning train001: expected scribbles, found every voxel unlabelled" in said
-    assert "1 of 4 cases have no scribbles, there or in the folder that was given, and are test cases" in said
+    assert "1 of 4 cases has no scribbles, there or in the folder that was given, and is a test case" in said
 
 
 @pytest.mark.parametrize("place", ["images", "."])
@@ -196,7 +202,7 @@ def test_what_check_warns_of_train_warns_of(hearts, tmp_path, caplog):
     values[..., 1][values[..., 1] == 0] = 4  # no background in a slice
     nib.save(nib.Nifti1Image(values, image.affine, image.header), file)
     warnings = [said for severity, said in sentences(check(open_dataset(hearts)).faults) if severity == "warning"]
-    assert any("no background in slice(s)" in said for said in warnings)
+    assert any("no background in slice 2 " in said for said in warnings)
     call("train", hearts, "--out", tmp_path / "run", *SMALL)
     assert [m for m in caplog.messages if m.startswith("warning ")] == [f"warning {said}" for said in warnings]
 
@@ -223,7 +229,7 @@ def test_changed_scribbles_are_the_first_thing_that_a_resumed_run_says(hearts, t
     values[0, 0, 0] = 0 if values[0, 0, 0] else 4
     nib.save(nib.Nifti1Image(values, image.affine, image.header), scribbles / "train000.nii.gz")
     said = call(*words, code=2)
-    assert "expected to resume with the same fingerprint" in said
+    assert "expected the images and scribbles that this run was begun with" in said
     assert "To do" not in said
     shutil.copyfile(tmp_path / "kept.nii.gz", scribbles / "train000.nii.gz")
     assert "To do: nothing" in call(*words)
@@ -238,7 +244,27 @@ def test_how_many_slices_are_held_out_is_said(hearts, tmp_path):
     assert f"Held out: {line[1]} of {line[2]} drawn slices" in said
     assert "Held out" not in call("train", hearts, "--out", tmp_path / "all", *SMALL, "--set", "held_out=0")
     checked = call("check", hearts)
-    assert re.search(rf"Held out: about \d+ of {line[2]} drawn slices \(5%", checked)
+    assert f"Held out: probably nothing, for too few slices are drawn ({line[2]})." in checked
+    assert held_out_line(5, 95, 0.05, about=True).startswith("Held out: about 5 of 95 drawn slices (5%")
+
+
+def test_that_nothing_is_held_out_of_few_slices_is_said_with_what_it_means(hearts, tmp_path):
+    for name in ("train001", "train002"):
+        (hearts / "scribbles" / f"{name}.nii.gz").unlink()
+    checked = call("check", hearts)
+    assert "a network trained on one case fits that case" in checked
+    assert "0 faults, 1 warning in 4 cases" in checked
+    assert re.search(r"Held out: probably nothing, for too few slices are drawn \(\d\)\. So how far", checked)
+    said = call("train", hearts, "--out", tmp_path / "run", *SMALL, "--set", "held_out=0.001")
+    assert re.search(r"Held out: nothing, for too few slices are drawn \(\d\)\. So how far", said)
+    assert "How far the network agrees with people was not measured" in said
+    assert "not measured" not in call("train", hearts, "--out", tmp_path / "all", *SMALL, "--set", "held_out=0")
+
+
+def test_a_value_that_an_option_does_not_take_is_refused_in_plain_words(hearts):
+    said = call("convert", hearts, "out", "--to", "itksnp", code=2)
+    assert "'itksnp' is not one of" in said
+    assert "Value error" not in said
 
 
 def test_what_one_would_copy_is_in_one_line(trained):
@@ -250,7 +276,7 @@ def test_what_one_would_copy_is_in_one_line(trained):
 
 def test_where_every_slice_is_drawn_there_is_nothing_to_suggest(trained, drawn_only, monkeypatch):
     monkeypatch.setattr(ranking, "rank", lambda *_: [])
-    assert "Nothing to suggest: every slice of these" in call("suggest", trained[0], drawn_only)
+    assert "Nothing to suggest: every slice of" in call("suggest", trained[0], drawn_only)
 
 
 def test_recipes_fit_a_screen_and_families_list_theirs(monkeypatch):
@@ -265,6 +291,9 @@ def test_recipes_fit_a_screen_and_families_list_theirs(monkeypatch):
         names |= set(recipe_names.families()[family])
     assert names == set(recipe_names.described())
     assert "can2018.acdc_base" in call("recipes", "can2018")
+    ours = {name: what for name, what in recipe_names.described().items() if name.startswith("default.")}
+    for name, what in ours.items():
+        assert what.startswith("from full masks" if name.endswith("_full") else "from scribbles")
 
 
 @pytest.mark.parametrize("verb", cli.ORDER)

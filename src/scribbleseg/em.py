@@ -1,4 +1,4 @@
-"""Pipeline 1 (Can et al. 2018): seeds, then M and E steps by turns; hard expectation maximisation over labels."""
+"""Pipeline 1 (Can et al. 2018): seeds, then M and E steps in turn; hard expectation maximisation over labels."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -87,7 +87,7 @@ def train(session: Session[Recipe]) -> Iterator[Recursion]:
 
 
 def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) -> Iterator[Recursion]:
-    """M and E steps by turns, on a cache which has the labels of recursion 0 already.
+    """M and E steps in turn, on a cache which has the labels of recursion 0 already.
 
     Args:
         session: prepared.

@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from scribbleseg import ranks
+from scribbleseg.plural import number_of
 from scribbleseg.signals import stopping
 
 if TYPE_CHECKING:
@@ -35,7 +37,20 @@ OUT_OF_MEMORY = re.compile("out of memory|not enough memory|can't allocate memor
 LOST_RANK = re.compile("gloo|nccl|connection (closed|reset) by peer", re.IGNORECASE)
 """What torch says where another process of a distributed training has ended, in errors of no type of their own."""
 
+
+class _Verbs(TyperGroup):
+    """Says what is wrong with an option without the words that pydantic puts before it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Train segmentation networks from scribbles. Start with: scribbleseg demo",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -212,7 +227,7 @@ def command(*words: object) -> str:
 
 
 def say_held_out(session: "Session[Recipe]") -> None:
-    """How many of the drawn slices of a session that is prepared are held out; nothing where its recipe wants none."""
+    """How many of the drawn slices of a session that is prepared are held out; silent where its recipe wants none."""
     import numpy as np
 
     from scribbleseg.types import UNLABELLED
@@ -223,14 +238,24 @@ def say_held_out(session: "Session[Recipe]") -> None:
             0 if layer is None else int(np.count_nonzero((layer != UNLABELLED).any(axis=(1, 2))))
             for layer in (slices.scribbles, slices.held_out)
         )
-        console.print(held_out_line(str(held), kept + held, share))
+        console.print(held_out_line(held, kept + held, share))
 
 
-def held_out_line(held: str, drawn: int, share: float) -> str:
-    """What is said of the slices that are held out."""
+UNMEASURED = "How far the network agrees with people was not measured: too few slices are drawn to hold any out."
+
+
+def held_out_line(held: int, drawn: int, share: float, about: bool = False) -> str:
+    """What is said of the slices that are held out; `about` where their number is a guess."""
+    if not held:
+        return (
+            f"Held out: {'probably ' if about else ''}nothing, for too few slices are drawn ({drawn}). So how far the "
+            "network agrees with people will not be measured."
+        )
+    drawn_slices = number_of(drawn, "drawn slice")
     return (
-        f"Held out: {held} of {drawn} drawn slices ({share:.0%} of each case, on average). Their scribbles are neither "
-        "grown nor trained on; they measure how far the network agrees with people. held_out=0 uses all (--set)."
+        f"Held out: {'about ' if about else ''}{held} of {drawn_slices} ({share:.0%} of each case, on average). Their "
+        "scribbles are neither grown nor trained on; they measure how far the network agrees with people. held_out=0 "
+        "uses all (--set)."
     )
 
 

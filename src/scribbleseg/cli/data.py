@@ -33,6 +33,7 @@ from scribbleseg.cli.app import (
     shared_verb,
     verb,
 )
+from scribbleseg.plural import number_of
 
 if TYPE_CHECKING:
     from scribbleseg.annotate.check import Part
@@ -72,7 +73,7 @@ def check(
         return
     print_images(audit.images)
     drawn, of = audit.coverage.n_drawn, audit.coverage.n_cases
-    title = f"Scribbles in {of} training cases" if drawn == of else f"Scribbles in {drawn} of {of} training cases"
+    title = f"Scribbles in {f'{drawn} of ' if drawn != of else ''}{number_of(of, 'training case')}"
     coverage = Table("class", "cases", "voxels", "share", title=title, box=None)
     for row in audit.coverage.classes:
         coverage.add_row(row.name, str(row.n_cases), str(row.n_voxels), f"{row.share:.2%}")
@@ -80,9 +81,9 @@ def check(
     for severity, said in sentences(audit.faults):
         colour = {"fault": "red", "warning": "yellow", "note": "dim"}[severity]
         console.print(Text.assemble((severity, colour), f" {said}"))
-    count = Counter(fault.severity for fault in audit.faults)
-    n_cases = len(dataset.train) + len(dataset.test)
-    console.print(f"{count['fault']} faults, {count['warning']} warnings in {n_cases} cases")
+    found = Counter(fault.severity for fault in audit.faults)
+    counts = ", ".join(number_of(found[severity], severity) for severity in ("fault", "warning"))
+    console.print(f"{counts} in {number_of(len(dataset.train) + len(dataset.test), 'case')}")
     if not audit.sound:
         raise typer.Exit(2)
     say_what_will_happen(dataset, audit.drawn, audit.coverage.n_slices)
@@ -112,15 +113,17 @@ def say_what_will_happen(dataset: "Dataset", drawn: Sequence[str], n_slices: int
     with tempfile.TemporaryDirectory() as scratch:
         recipe = chosen_or_fitting(None, None, Path(scratch), fabric)
         with begin(dataset, Path(scratch) / "run", recipe, fabric=fabric) as begun:
-            console.print(f"`scribbleseg train` would do: {plan(begun)}\n{advice(begun)}")
+            console.print(f"`scribbleseg train` would do: {plan(begun)}")
+            if advised := advice(begun):
+                console.print(advised)
             if share := first_phase(begun).recipe.held_out:
-                console.print(held_out_line(f"about {round(share * n_slices)}", n_slices, share))
+                console.print(held_out_line(round(share * n_slices), n_slices, share, about=True))
             some = drawn[:LOOKED_AT]
             few = replace(begun.dataset, train=begun.dataset.train.only(some))
             session = replace(begun, dataset=few, workers=cores())
             session.prepare(session.recipe.preprocess, checked=True)
             grow_seeds(session)
-            print_growth(session, f"Seed areas in {len(some)} training case(s), nothing held out")
+            print_growth(session, f"Seed areas in {number_of(len(some), 'training case')}, nothing held out")
 
 
 def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
@@ -238,4 +241,4 @@ def seeds(
         print_growth(session)
         say_held_out(session)
         write_report(out / "seeds.html", [summarise_seeds(session.run)], "Seed areas")
-    console.print(f"Pictures: {(out / 'seeds.html').resolve()}. Label maps: {session.run.labels(0)}")
+    console.print(f"Pictures: {(out / 'seeds.html').resolve()}. Label maps: {session.run.labels(0).resolve()}")

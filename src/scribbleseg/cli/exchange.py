@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from scribbleseg.cli.app import Format, Place, command, console, open_at, verb
+from scribbleseg.plural import number_of
 
 ProgramName = Literal["itksnap", "slicer", "mitk", "napari", "ilastik", "monai", "nnunet"]
 
@@ -38,7 +39,7 @@ def convert(
 
     Example: `scribbleseg convert hearts snap --to itksnap`
 
-    Example: `scribbleseg convert snap hearts/scribbles --images hearts --from itksnap`
+    Example: `scribbleseg convert snap hearts/scribbles --images hearts --from itksnap --overwrite`
     """
     from scribbleseg.annotate.exchange import PROGRAMS, export_scribbles, import_drawings
     from scribbleseg.types import DataError
@@ -59,4 +60,4 @@ def convert(
         end = f"Next: {command('check', images, *(() if own else ('--scribbles', out)))}"
     for note in done.notes:
         console.print(note, style="yellow")
-    console.print(f"Scribbles of {len(done.names)} cases: {done.folder}. {end}")
+    console.print(f"Scribbles of {number_of(len(done.names), 'case')}: {done.folder}. {end}")

@@ -21,6 +21,7 @@ from scribbleseg.cli.app import (
     shared_verb,
     verb,
 )
+from scribbleseg.plural import number_of
 
 if TYPE_CHECKING:
     from scribbleseg.data.predictions import Predictions
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 @shared_verb
 def evaluate(
-    predictions: Annotated[Path, typer.Argument(help="The folder of label maps, CASE.nii.gz.", show_default=False)],
+    predictions: Annotated[
+        Path, typer.Argument(help="The folder of label maps, CASE.nii.gz or .png.", show_default=False)
+    ],
     data: Data,
     out: Annotated[
         Path | None,
@@ -68,10 +71,10 @@ def evaluate(
     if without_mask:
         console.print(f"cases without a reference mask, not scored: {first_of(without_mask)}", style="yellow")
     if left_out:
-        console.print(f"{left_out} voxels that the masks declare as ignore are left out of the scores", style="yellow")
+        console.print(f"declared as ignore, and not scored: {number_of(left_out, 'voxel')}", style="yellow")
     if not scores:
         raise DataError(
-            f"{dataset.root}: expected a reference mask of at least one of {len(opened.files)} cases, found none; add "
+            f"{dataset.root}: expected reference masks, found none of {number_of(len(opened.files), 'case')}; add "
             "masks to score with"
         )
     learned = set(dataset.train.names)
@@ -81,7 +84,7 @@ def evaluate(
     }
     tested, trained = (len({score.case for score in part}) for part in parts.values())
     also = f"; training cases, summed up by themselves: {trained}" if trained else ""
-    console.print(f"{tested} of {len(dataset.test)} test cases scored{also}")
+    console.print(f"{tested} of {number_of(len(dataset.test), 'test case')} scored{also}")
     print_table(score_table({name: part for name, part in parts.items() if part}))
     for folder, part in zip((out, out and out / "training"), parts.values(), strict=True):
         if folder and part:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from scribbleseg.cli.app import (
+    UNMEASURED,
     Accelerator,
     Data,
     Fold,
@@ -108,7 +109,7 @@ def train(
     ] = 1,
     workers: Workers = 0,
 ) -> None:
-    """Train a network from scribbles: grow seed areas, then train and relabel by turns. Interrupt it at will.
+    """Train a network from scribbles: grow seed areas, then train and relabel in turn. Interrupt it at will.
 
     The same command with --resume goes on where a run was interrupted.
 
@@ -171,6 +172,8 @@ def train_to_end(session: "Session") -> "Model":
         model = finish(session, say if session.leads else None)
     for recursion in told[-1:]:
         warn_of_disagreement(recursion.agreement)
+    if told and first.recipe.held_out and not any(recursion.agreement for recursion in told):
+        console.print(UNMEASURED, style="yellow")
     return model
 
 
