@@ -479,7 +479,7 @@ class TestReading:
             return replace(case, **{part: values})
 
         other = replace(dataset, train=dataset.train.read_by(changed))
-        with pytest.raises(DataError, match=r"the same images and scribbles\), found others; resume with what it was"):
+        with pytest.raises(DataError, match=r"the images and scribbles that this run was begun with, found"):
             list(em.train(begun(other, tmp_path / "run", fabric, self.RECIPE)))
         assert session.run.network(0).read_bytes() == before
         assert session.run.recursions == 1

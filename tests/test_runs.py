@@ -33,7 +33,7 @@ def test_what_a_run_was_begun_with_is_told_in_words(tmp_path):
     (tmp_path / "run" / "slices").mkdir()
     (tmp_path / "run" / "slices" / "index.json").write_text("{}")
     other = {**begun, "label_names": ["background", "liver"], "data": DATA | {"folder": "/livers"}}
-    words = r"begun with other labels and another data set \(1 = 'RV' there and 'liver' now; folder = '/hearts' there"
+    words = r"begun with other labels and another data set \(label_names.1 = 'RV' there and 'liver' now; data.folder ="
     with pytest.raises(DataError, match=words):
         create_run(tmp_path / "run", {}, other, resume=True)
 

@@ -336,14 +336,14 @@ def create_run(
 
 def _check_same(run: Run, details: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     """Raises DataError, which says what is another one, where a run was begun with something else."""
-    differ = {what: _differences(run.details[what], value) for what, value in details.items() if what != "name"}
+    differ = {k: _differences({k: run.details[k]}, {k: v}) for k, v in details.items() if k != "name"}
     if not any(differ.values()):  # other data changes what the recipe leaves to it
         differ["recipe"] = _differences(run.recipe, recipe)
     if different := [what for what, found in differ.items() if found]:
         others = " and ".join(IN_WORDS.get(what, f"another {what}") for what in different)
         raise DataError(
             f"{run.path}: expected a run of this command to go on with, found one that was begun with {others} "
-            f"({'; '.join(differ[what] for what in different)}); give another --out, or go on with what it was begun with"
+            f"({'; '.join(differ[what] for what in different)}); give another --out, or what it was begun with"
         )
 
 

@@ -202,7 +202,7 @@ def test_a_box_may_stick_out_of_the_image_where_nothing_is_drawn(root, move):
     segmentation(root / "scribbles" / "p01.seg.nrrd", wide, segments, origin=origin)
     assert (folder(root).train[0].scribbles == UNLABELLED).all()
     segmentation(root / "scribbles" / "p01.seg.nrrd", wide + np.uint8(1), segments, origin=origin)
-    with pytest.raises(DataError, match=r"expected segments within p01.*voxels drawn outside of it"):
+    with pytest.raises(DataError, match=r"expected segments within p01.*voxels outside of it"):
         folder(root).train.named("p01")
 
 

@@ -236,7 +236,7 @@ def test_bad_images_are_refused():
     image, scribbles = picture(9)
     broken = image.copy()
     broken[0, 0, 3, 3] = np.nan
-    with pytest.raises(DataError, match="1 voxels that are NaN"):
+    with pytest.raises(DataError, match="1 voxel NaN"):
         RandomWalker()(broken, scribbles, MM)
     with pytest.raises(DataError, match="same grid"):
         random_walker.check_volume(image, scribbles[:, :-1], MM, "x")  # the public call's types are checked here first

@@ -121,7 +121,7 @@ def misnamed(path: Path | None, undrawn: Collection[str]) -> FileError | None:
     """The error of scribbles whose name no image has, where one of the images without any may be meant; else None."""
     if path is None or not (advice := to_rename(path, undrawn)):
         return None
-    return FileError(path, "expected the name of an image, found one that no image has", advice)
+    return FileError(path, "expected an image of that name, found none, but one without scribbles", advice)
 
 
 def masks_without_image(masks: Mapping[str, Path], images: Collection[str]) -> list[str]:
