@@ -70,7 +70,7 @@ def test_new_cases_need_no_masks(phantoms, trained, tmp_path):
         if not file.name.endswith("_seg.nii.gz"):
             (tmp_path / "new" / "test000").mkdir(parents=True, exist_ok=True)
             shutil.copy(file, tmp_path / "new" / "test000")
-    assert "1 label maps" in call("predict", trained, tmp_path / "new", "--out", tmp_path / "labels")
+    assert "1 label map in" in call("predict", trained, tmp_path / "new", "--out", tmp_path / "labels")
 
 
 def test_what_two_networks_cannot_say_is_refused(phantoms, trained, tmp_path):
@@ -79,6 +79,14 @@ def test_what_two_networks_cannot_say_is_refused(phantoms, trained, tmp_path):
         assert "give one of its phases" in said
     call("predict", trained / "whole", phantoms, "--out", tmp_path / "whole", "--probabilities")
     assert "expected a recipe of one network" in call("seeds", phantoms, "--out", tmp_path / "s", *RECIPE[:-4], code=2)
+
+
+def test_check_says_what_a_recipe_of_two_phases_would_do_and_that_there_is_one(phantoms, scribbles):
+    said = call("check", phantoms, "--scribbles", scribbles, *RECIPE[:-4])
+    assert "would do: whole: 2 rounds" in said
+    assert "; substructures: 2 rounds" in said
+    assert "Dimensions:" not in said
+    assert "--recipe ji2019.compact_full learns them, too" in call("check", phantoms, "--scribbles", scribbles)
 
 
 def test_data_without_image_level_labels_are_refused_at_once(phantoms, scribbles, tmp_path):

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -54,11 +54,17 @@ HARDLY = 1.5
 
 @shared_verb
 def check(
-    data: Data, format: Format = None, split: Split = None, fold: Fold = None, scribbles: Scribbles = None
+    data: Data,
+    recipe: Name = None,
+    set: Settings = None,
+    format: Format = None,
+    split: Split = None,
+    fold: Fold = None,
+    scribbles: Scribbles = None,
 ) -> None:
     """Audit a data set before training: list every fault with its case, its file and what to do.
 
-    Where there are none, it also says what `train` would do with the data on this machine, and how long that takes.
+    Where there are none, it also says what `train` with this recipe would do on this machine, and how long that takes.
 
     The exit code is 2 if there are faults, and 0 if there are none.
 
@@ -66,6 +72,8 @@ def check(
     """
     from scribbleseg.annotate.check import check as audit_of
     from scribbleseg.annotate.check import sentences
+    from scribbleseg.pipeline import begin, plan
+    from scribbleseg.training.hardware import make_fabric
 
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=False)
     audit = audit_of(dataset, lambda look, cases: ranks.share(cases, look, "Checking"))
@@ -86,7 +94,14 @@ def check(
     console.print(f"{counts} in {number_of(len(dataset.train) + len(dataset.test), 'case')}")
     if not audit.sound:
         raise typer.Exit(2)
-    say_what_will_happen(dataset, audit.drawn, audit.coverage.n_slices)
+    with tempfile.TemporaryDirectory() as scratch:
+        fabric = make_fabric()
+        one = chosen_or_fitting(recipe, set, Path(scratch), fabric)
+        with begin(dataset, Path(scratch) / "run", one, fabric=fabric) as session:
+            console.print(f"`scribbleseg train` would do: {plan(session)}")
+            if recipe is None:
+                _say_what_else(session, dataset)
+            say_what_grows(session, audit.drawn, audit.coverage.n_slices)
 
 
 def print_images(images: Mapping["Part", Mapping[str, str]]) -> None:
@@ -97,33 +112,42 @@ def print_images(images: Mapping["Part", Mapping[str, str]]) -> None:
     print_table(table)
 
 
-def say_what_will_happen(dataset: "Dataset", drawn: Sequence[str], n_slices: int) -> None:
-    """Print what `train` would do with this data here, and how far the scribbles of a few of the drawn cases grow.
+def _say_what_else(session: "Session[Any]", dataset: "Dataset") -> None:
+    """Print which other kind of recipe may fit the data, or why none does."""
+    from scribbleseg.pipeline import advice
+
+    if advised := advice(session):
+        console.print(advised)
+    if dataset.scribble_names:
+        console.print(
+            f"Scribbles are of {dataset.scribble_names[1]} alone, and so is what this learns. With a list of the "
+            "structures in each case, --recipe ji2019.compact_full learns them, too."
+        )
+
+
+def say_what_grows(begun: "Session[Any]", drawn: Sequence[str], n_slices: int) -> None:
+    """Print how many slices a training holds out, and how far the scribbles of a few of the drawn cases grow.
 
     Args:
-        dataset: the data set.
-        drawn: its cases with scribbles, the best ones first.
+        begun: the training, in a run folder that is for once.
+        drawn: the cases with scribbles, the best ones first.
         n_slices: the number of their slices that have scribbles.
     """
     from scribbleseg.em import grow_seeds
-    from scribbleseg.pipeline import advice, begin, first_phase, plan
-    from scribbleseg.training.hardware import cores, make_fabric
+    from scribbleseg.pipeline import first_phase
+    from scribbleseg.training.hardware import cores
 
-    fabric = make_fabric()
-    with tempfile.TemporaryDirectory() as scratch:
-        recipe = chosen_or_fitting(None, None, Path(scratch), fabric)
-        with begin(dataset, Path(scratch) / "run", recipe, fabric=fabric) as begun:
-            console.print(f"`scribbleseg train` would do: {plan(begun)}")
-            if advised := advice(begun):
-                console.print(advised)
-            if share := first_phase(begun).recipe.held_out:
-                console.print(held_out_line(round(share * n_slices), n_slices, share, about=True))
-            some = drawn[:LOOKED_AT]
-            few = replace(begun.dataset, train=begun.dataset.train.only(some))
-            session = replace(begun, dataset=few, workers=cores())
-            session.prepare(session.recipe.preprocess, checked=True)
-            grow_seeds(session)
-            print_growth(session, f"Seed areas in {number_of(len(some), 'training case')}, nothing held out")
+    first = first_phase(begun)
+    if first.recipe.is_upper_bound:
+        return  # nothing grows
+    if share := first.recipe.held_out:
+        console.print(held_out_line(round(share * n_slices), n_slices, share, about=True))
+    some = drawn[:LOOKED_AT]
+    few = replace(first.dataset, train=first.dataset.train.only(some))
+    session = replace(first, dataset=few, workers=cores())
+    session.prepare(session.recipe.preprocess, checked=True)
+    grow_seeds(session)
+    print_growth(session, f"Seed areas in {number_of(len(some), 'training case')}, nothing held out")
 
 
 def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:

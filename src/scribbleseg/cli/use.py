@@ -17,6 +17,7 @@ from scribbleseg.cli.app import (
     print_table,
     shared_verb,
 )
+from scribbleseg.plural import number_of
 
 if TYPE_CHECKING:
     from scribbleseg.api import Model
@@ -88,7 +89,7 @@ def predict(
         return
     values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
     also = f" ({len(cases) - len(left)} were there already)" if len(left) < len(cases) else ""
-    console.print(f"{len(cases) - len(failed)} label maps in {out}{also}, {values}")
+    console.print(f"{number_of(len(cases) - len(failed), 'label map')} in {out}{also}, {values}")
     if uncertainty:
         _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
     if failed:
