@@ -112,7 +112,7 @@ def test_rows_are_trained_side_by_side(dataset, out, tmp_path):
 
 def test_another_recipe_of_that_title_is_refused(dataset, out):
     other = replace(BASE, stages=(replace(BASE.stages[0], iterations=9), *BASE.stages[1:]))
-    with pytest.raises(DataError, match="same recipe"):
+    with pytest.raises(DataError, match="begun with another recipe"):
         train_rows({"base": other}, dataset, out, [0], accelerator="cpu")
 
 

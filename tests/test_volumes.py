@@ -135,11 +135,11 @@ def test_every_verb_works_in_3d(hearts, tmp_path):
     resumed = ["--out", run, "--resume", "--workers", 1, "--accelerator", "cpu", *words]
     said = call("train", hearts, *resumed)
     assert "of 2 blocks of 4 x 16 x 16 voxels" in said
-    assert "1 label maps" in call("predict", run, hearts, "--out", out, "--uncertainty")
+    assert "1 label map in" in call("predict", run, hearts, "--out", out, "--uncertainty")
     image = nib.load(hearts / "images" / "test000.nii.gz")
     assert nib.load(out / "test000.nii.gz").shape == image.shape
     assert np.isfinite(nib.load(out / "test000_entropy.nii.gz").dataobj).all()
-    assert "1 of 1 test cases scored" in call("evaluate", out, hearts)
+    assert "1 of 1 test case scored" in call("evaluate", out, hearts)
     call("report", run, "--out", tmp_path / "report.html")
     assert "test000" in (tmp_path / "report.html").read_text(encoding="utf-8")
     call("suggest", run, hearts)

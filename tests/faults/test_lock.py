@@ -105,7 +105,7 @@ def test_the_lock_of_a_killed_process_does_not_hold(other, tmp_path):
 def test_the_lock_is_given_back_at_the_end_and_on_errors(hearts, tmp_path):
     ss.train(hearts, tmp_path / "run", TINY, accelerator="cpu")
     other_recipe = replace(TINY, seeds=Strokes(), network=UNet(base=2, padded=True))
-    with pytest.raises(DataError, match="same recipe"):
+    with pytest.raises(DataError, match="begun with another recipe"):
         ss.train(hearts, tmp_path / "run", other_recipe, resume=True, accelerator="cpu")
 
     def interrupted(recursion):
