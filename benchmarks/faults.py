@@ -329,6 +329,7 @@ def outcome(folder: Path) -> dict[str, str]:
             found[name] = digest(repr(parts).encode() + repr(weights.get("single_components")).encode())
         elif path.name == "metrics.jsonl":
             records = [{k: v for k, v in r.items() if k != "images_per_second"} for r in read_records(path)]
+            records.sort(key=lambda record: record["recursion"])  # what was made anew comes last in the file
             found[name] = digest(json.dumps(records).encode())
         elif path.name.endswith((".nii.gz", ".raw", ".csv", "scores.json", "summary.json", "trials.jsonl")):
             found[name] = digest(path.read_bytes())

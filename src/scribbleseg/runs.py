@@ -125,8 +125,9 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """All records, oldest first. Raises FileError for a damaged line."""
-        return read_records(self.path / "metrics.jsonl", {"event": str, "recursion": int})
+        """All records by recursion: one that was made anew has its own at the file's end. Raises FileError."""
+        records = read_records(self.path / "metrics.jsonl", {"event": str, "recursion": int})
+        return sorted(records, key=lambda record: record["recursion"])
 
     @property
     def slices(self) -> Path:

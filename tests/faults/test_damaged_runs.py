@@ -300,6 +300,9 @@ def test_records_are_forgotten_of_networks_that_were_deleted_and_of_no_others(tm
     run.network(0).unlink()
     run.forget_after(0, 0)
     assert run.metrics == [records[0], *records[3:]]
+    for again in records[1:3]:
+        run.log(again)
+    assert run.metrics == records  # though they stand at the end of the file
     run.network(2).unlink()
     run.forget_after(0, 0)
-    assert run.metrics == [records[0], *records[3:6]]
+    assert run.metrics == [records[0], *records[3:6]]  # network 0 is not there either
