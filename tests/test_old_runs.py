@@ -262,9 +262,7 @@ def test_its_data_set_is_opened_as_it_was_then(layout, options, today, hearts, t
 @pytest.mark.parametrize("name", OLD)
 def test_predict_reads_it(name, old, hearts, tumours, tmp_path):
     dataset = tumours if name == "hierarchy" else hearts
-    assert "1 label map" in call(
-        "predict", old[name], dataset.root, "--out", tmp_path / "out", "--accelerator", "cpu"
-    )
+    assert "1 label map" in call("predict", old[name], dataset.root, "--out", tmp_path / "out", "--accelerator", "cpu")
     labels = np.asarray(nib.load(tmp_path / "out" / "test000.nii.gz").dataobj).T
     assert np.array_equal(labels, load(open_run(old[name]), make_fabric("cpu")).segment(dataset.test[0]))
 
