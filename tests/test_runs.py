@@ -74,5 +74,5 @@ def test_records_that_will_be_made_again_are_forgotten(tmp_path):
         {"event": "train", "recursion": 1, "iteration": 100},
     ]
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    run.forget_after(1, 50)
+    run.forget_beyond({1: 50})
     assert run.metrics == records[:4]

@@ -95,7 +95,7 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
         start: weights that the first M step starts from, if any: of the same network for other labels.
     """
     recipe = session.recipe
-    on_leader(session.fabric, lambda: session.run.forget_after(*_continue_from(session.run)))
+    on_leader(session.fabric, lambda: _continue(session.run, len(recipe.steps)))
     network: NetworkModule | None = None
     for index in range(len(recipe.steps)):
         if network is not None:
@@ -345,6 +345,7 @@ def _taught(session: Session[Recipe], index: int) -> dict[str, Any]:
     return {"labels": labels, "labelled": labelled, "changed": changed}
 
 
-def _continue_from(run: Run) -> tuple[int, int]:
-    """Recursion and iteration that a resumed run continues at."""
-    return run.recursions, settle_checkpoint(run.checkpoint(run.recursions))
+def _continue(run: Run, steps: int) -> None:
+    """Make a run ready to go on, after which it is as if it had never done more than what is there of it."""
+    missing = [index for index in range(steps) if not run.network(index).exists()]
+    run.forget_beyond({index: settle_checkpoint(run.checkpoint(index)) for index in missing})

@@ -184,14 +184,19 @@ class Run:
             if isinstance(value, float):
                 self._tensorboard.add_scalar(f"{record.get('event', 'run')}/{name}", value, step)
 
-    def forget_after(self, recursion: int, iteration: int) -> None:
-        """Drop the records of training that a resumed run will make again: those of networks that are there stay."""
+    def forget_beyond(self, done: Mapping[int, int]) -> None:
+        """Drop the records of training that a resumed run will make again.
+
+        Args:
+            done: the recursions whose networks are not there, with the iterations that their checkpoints have done.
+        """
 
         def kept(record: dict[str, Any]) -> bool:
-            if self.network(record["recursion"]).exists():
+            index = record["recursion"]
+            if index not in done:
                 return True
-            made_later = record["event"] == "agreement"
-            return not made_later and (record["recursion"], record.get("iteration", 0)) <= (recursion, iteration)
+            begun = index == min(done) or done[index] > 0
+            return begun and record["event"] != "agreement" and record.get("iteration", 0) <= done[index]
 
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.metrics if kept(r)))
 

@@ -295,14 +295,17 @@ def test_records_are_forgotten_of_networks_that_were_deleted_and_of_no_others(tm
         run.log({"event": "train", "recursion": index, "iteration": 4})
         run.log({"event": "agreement", "recursion": index, "mean": 0.5, "agreement": {}})
     records = run.metrics
-    run.forget_after(3, 0)
+    run.forget_beyond({})
     assert run.metrics == records
     run.network(0).unlink()
-    run.forget_after(0, 0)
+    run.forget_beyond({0: 0})
     assert run.metrics == [records[0], *records[3:]]
     for again in records[1:3]:
         run.log(again)
     assert run.metrics == records  # though they stand at the end of the file
     run.network(2).unlink()
-    run.forget_after(0, 0)
+    run.forget_beyond({0: 0, 2: 0})
     assert run.metrics == [records[0], *records[3:6]]  # network 0 is not there either
+    run.network(1).unlink()
+    run.forget_beyond({0: 0, 1: 4, 2: 0})
+    assert run.metrics == [records[0], *records[3:5]]  # the second one goes on from its last iteration
