@@ -12,13 +12,14 @@ from rich.progress import track
 
 from scribbleseg.evaluation.agreement import agreement
 from scribbleseg.files import atomically, link_or_copy
+from scribbleseg.ranks import on_leader
 from scribbleseg.recipe import Recipe, Stage, begins_as, resolve, seen_by
 from scribbleseg.relabel.components import ENOUGH, areas_of_lost, only_scribbled, scribbles_in_components
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, predict, sample
 from scribbleseg.runs import Run
 from scribbleseg.seeds.random_walker import RandomWalker, Seeder, Volume, grow
-from scribbleseg.session import Beliefs, Session, on_leader
+from scribbleseg.session import Beliefs, Session
 from scribbleseg.settings import from_plain
 from scribbleseg.training.loop import Batches, Course, Source, m_step
 from scribbleseg.training.network import NetworkModule
@@ -95,7 +96,7 @@ def recur(session: Session[Recipe], phase: str = "", start: Path | None = None) 
         start: weights that the first M step starts from, if any: of the same network for other labels.
     """
     recipe = session.recipe
-    on_leader(session.fabric, lambda: _continue(session.run, len(recipe.steps)))
+    on_leader(lambda: _continue(session.run, len(recipe.steps)), session.fabric)
     network: NetworkModule | None = None
     for index in range(len(recipe.steps)):
         if network is not None:
@@ -150,18 +151,19 @@ def _agreement(session: Session[Recipe], network: NetworkModule, index: int) -> 
     run, held_out = session.run, session.slices.held_out
     if held_out is None:
         return {}
-    found: list[dict[str, float]] = [r["agreement"] for r in run.metrics if _is(r, "agreement", index)]
 
-    def measure() -> None:
+    def measure() -> dict[str, float]:
+        for record in run.metrics:
+            if _is(record, "agreement", index):
+                return record["agreement"]
         drawn = np.flatnonzero((held_out != UNLABELLED).any(axis=(1, 2)))
         agreed = agreement(_likeliest(session, network, drawn), held_out[drawn])
-        found.append({session.dataset.label_names[label]: value for label, value in agreed.items()})
-        mean = float(np.mean(list(found[0].values())))
-        run.log({"event": "agreement", "recursion": index, "mean": mean, "agreement": found[0]})
+        found = {session.dataset.label_names[label]: value for label, value in agreed.items()}
+        mean = float(np.mean(list(found.values())))
+        run.log({"event": "agreement", "recursion": index, "mean": mean, "agreement": found})
+        return found
 
-    if not session.fabric.broadcast(found):
-        on_leader(session.fabric, measure)
-    return session.fabric.broadcast(found)[0]
+    return on_leader(measure, session.fabric)
 
 
 def _likeliest(session: Session[Recipe], network: NetworkModule, places: np.ndarray) -> np.ndarray:
@@ -219,15 +221,14 @@ def _fitted(session: Session[Recipe]) -> Seeder:
     seeder = session.recipe.seeds
     if not isinstance(seeder, RandomWalker) or seeder.tau is not None:
         return seeder
-    fitted: list[RandomWalker] = []
 
-    def fit_tau() -> None:
+    def fit_tau() -> RandomWalker:
         some = spread(list(session.slices.rows), LOOKED_AT)
-        fitted.append(seeder.fitted(track(_volumes(session, some), "Choosing tau", total=len(some))))
-        session.run.add(tau=fitted[0].tau)
+        fitted = seeder.fitted(track(_volumes(session, some), "Choosing tau", total=len(some)))
+        session.run.add(tau=fitted.tau)
+        return fitted
 
-    on_leader(session.fabric, fit_tau)
-    return replace(seeder, tau=session.fabric.broadcast(fitted[0].tau if fitted else None))
+    return on_leader(fit_tau, session.fabric)
 
 
 def _volumes(session: Session[Recipe], names: Iterable[str]) -> Iterator[Volume]:

@@ -18,9 +18,10 @@ from scribbleseg.files import atomically
 from scribbleseg.lock import is_held, release
 from scribbleseg.old_runs import is_old, renewed, renewed_data
 from scribbleseg.plural import number_of
+from scribbleseg.ranks import on_leader
 from scribbleseg.recipe import Recipe
 from scribbleseg.runs import Run, create_run, open_run
-from scribbleseg.session import Session, on_leader
+from scribbleseg.session import Session
 from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.types import Case, DataError, Dataset, Labels, Parts, Probabilities
 
@@ -130,7 +131,7 @@ def begin(
 
     held = is_held(path)  # by a session of this process, which keeps it
     try:
-        on_leader(fabric, create)
+        on_leader(create, fabric)
     except BaseException:
         if not held:
             release(path)
@@ -179,7 +180,7 @@ def start_from(session: Session, path: str | Path) -> None:
             shutil.copyfile(weights, temporary)
         run.add(start=digest)
 
-    on_leader(session.fabric, copy)
+    on_leader(copy, session.fabric)
 
 
 def train(session: Session) -> Iterator[Recursion]:

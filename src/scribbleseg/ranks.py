@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments import ClusterEnvironment
 
 T = TypeVar("T")
@@ -118,27 +119,35 @@ def may_say_why() -> bool:
         return leads()
 
 
-def on_leader(work: Callable[[], T]) -> T:
+def on_leader(work: Callable[[], T], fabric: "Fabric | None" = None) -> T:
     """Do something on rank 0 while the others wait, and give what it returns on all of them.
+
+    Args:
+        work: gives something small that can be pickled.
+        fabric: launched, of ranks that compute together; None is those that have met here, if any.
 
     Raises:
         DataError: where it was raised on rank 0; all ranks raise it then.
     """
     from scribbleseg.types import DataError
 
-    one = _among()
-    if one is None:
+    one = _among() if fabric is None else None
+    if one is not None:
+        here, broadcast = one.rank == 0, lambda mine: _gathered(one, mine)[0]
+    elif fabric is not None and fabric.world_size > 1:
+        here, broadcast = fabric.is_global_zero, fabric.broadcast
+    else:
         return work()
     found, refused = None, None
-    if one.rank == 0:
+    if here:
         try:
             found = work()
         except DataError as error:
             refused = str(error)
-    found, refused = _gathered(one, (found, refused))[0]
+    found, refused = broadcast((found, refused))
     if refused is not None:
         raise DataError(refused)
-    return found  # type: ignore[return-value]  # None only where the work gives None
+    return found
 
 
 def share(items: Sequence[T], work: Callable[[T], R], description: str) -> list[R]:

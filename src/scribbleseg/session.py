@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,7 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import Slices, build_slices, open_slices
 from scribbleseg.files import finish_folder, write_text
 from scribbleseg.lock import release
+from scribbleseg.ranks import on_leader
 from scribbleseg.runs import Run
 from scribbleseg.settings import from_plain
 from scribbleseg.types import UNLABELLED, DataError, Dataset
@@ -26,21 +27,6 @@ RecipeT = TypeVar("RecipeT")
 
 Beliefs = dict[str, np.ndarray]
 """Layers of one case by their kind: "labels" always, "soft" and "confidence" where a loss needs them."""
-
-
-def on_leader(fabric: Fabric, work: Callable[[], object]) -> None:
-    """Do something on rank 0 while the others wait; a DataError there is raised on all of them."""
-    refused: str | None = None
-    if fabric.is_global_zero:
-        try:
-            work()
-        except DataError as error:
-            if fabric.world_size == 1:
-                raise
-            refused = str(error)
-    refused = fabric.broadcast(refused)
-    if refused is not None:
-        raise DataError(refused)
 
 
 @dataclass(frozen=True)
@@ -114,7 +100,7 @@ class Session(Generic[RecipeT]):
         """
         if self._prepared:
             return
-        on_leader(self.fabric, lambda: self._prepare(preprocess, held_out, checked))
+        on_leader(lambda: self._prepare(preprocess, held_out, checked), self.fabric)
         self._prepared.append(preprocess)
 
     def _prepare(self, preprocess: Preprocess, held_out: float, checked: bool) -> None:

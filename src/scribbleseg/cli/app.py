@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from scribbleseg.pipeline import AnyRecipe
     from scribbleseg.recipe import Recipe
     from scribbleseg.session import Session
-    from scribbleseg.training.hardware import Machine
     from scribbleseg.types import Dataset
 
 # Threads that wait by spinning starve each other where somebody else uses the cores, too (figures in docs/LOG.md).
@@ -303,16 +302,14 @@ def chosen_or_fitting(
     fabric: "Fabric",
     kind: str | None = None,
     start_from: Path | None = None,
-    machine: "Machine | None" = None,
 ) -> "AnyRecipe":
     """As `chosen`; without a name, that of the run in `out`, or in `start_from`, or the one that fits the machine."""
     from scribbleseg.recipes import choose
 
     if name is not None:
         return chosen(name, settings, kind)
-    recipe, why = choose(out, fabric, start_from, machine)
-    if fabric.is_global_zero:
-        console.print(why)
+    recipe, why = choose(out, fabric, start_from)
+    console.print(why)
     return _changed(recipe, settings, kind)
 
 

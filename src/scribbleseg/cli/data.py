@@ -250,12 +250,12 @@ def seeds(
     from scribbleseg.evaluation.report import write_report
     from scribbleseg.pipeline import begin
     from scribbleseg.review import summarise_seeds
-    from scribbleseg.training.hardware import cores_of_rank, make_fabric, shared_fabric, this_machine
+    from scribbleseg.training.hardware import cores_of_rank, make_fabric, shared_fabric
 
     fabric = shared_fabric("cpu")
     dataset = open_at(Place(data, format, split, fold, scribbles))
-    machine = this_machine(make_fabric())  # `train` goes on with the run, perhaps on a GPU
-    one = chosen_or_fitting(recipe, set, out, fabric, kind="em", machine=machine)
+    here = make_fabric()  # `train` goes on with the run, perhaps on a GPU
+    one = ranks.on_leader(lambda: chosen_or_fitting(recipe, set, out, here, kind="em"), fabric)
     with begin(dataset, out, one, fabric=fabric, seed=seed, resume=True) as begun:
         session = replace(begun, workers=workers or cores_of_rank(fabric))
         session.prepare(session.recipe.preprocess, session.recipe.held_out)

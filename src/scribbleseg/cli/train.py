@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from scribbleseg import ranks
 from scribbleseg.cli.app import (
     UNMEASURED,
     Accelerator,
@@ -144,7 +145,6 @@ def train_to_end(session: "Session") -> "Model":
     from scribbleseg.api import finish
     from scribbleseg.pipeline import first_phase, plan
     from scribbleseg.runs import Run
-    from scribbleseg.session import on_leader
 
     told: list[Recursion] = []
 
@@ -164,7 +164,7 @@ def train_to_end(session: "Session") -> "Model":
     first = first_phase(session)
     with session:
         first.prepare(first.recipe.preprocess, first.recipe.held_out)  # an error of the data comes before any promise
-        on_leader(session.fabric, lambda: console.print(f"To do: {plan(session)}"))
+        ranks.on_leader(lambda: console.print(f"To do: {plan(session)}"), session.fabric)
         if session.leads:
             say_held_out(first)
         if session.leads and session.recipe.is_upper_bound:

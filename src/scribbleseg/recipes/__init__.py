@@ -8,10 +8,10 @@ from types import ModuleType
 from lightning_fabric import Fabric
 
 from scribbleseg.pipeline import AnyRecipe, recipe_of
+from scribbleseg.ranks import on_leader
 from scribbleseg.recipes import can2018, default, ji2019
 from scribbleseg.runs import has_begun, open_run
-from scribbleseg.session import on_leader
-from scribbleseg.training.hardware import Machine, this_machine
+from scribbleseg.training.hardware import this_machine
 from scribbleseg.types import DataError
 
 PAPERS: Mapping[str, ModuleType] = {"can2018": can2018, "ji2019": ji2019}
@@ -39,9 +39,7 @@ def find(name: str) -> AnyRecipe:
     return known[name]
 
 
-def choose(
-    out: Path, fabric: Fabric, start_from: Path | None = None, machine: Machine | None = None
-) -> tuple[AnyRecipe, str]:
+def choose(out: Path, fabric: Fabric, start_from: Path | None = None) -> tuple[AnyRecipe, str]:
     """The recipe where nobody names one, and a sentence that says why; the same on all ranks.
 
     It is that of the run in the folder, if one has begun there, or of the run to start from, and else the one of our
@@ -51,23 +49,17 @@ def choose(
         out: the folder of the run.
         fabric: what it will be trained on.
         start_from: the folder of a run whose network the training starts from, if any.
-        machine: what it has to fit; None is that of the fabric.
 
     Raises:
         DataError: a run of a later version of scribbleseg, or a damaged one.
     """
-    chosen: list[tuple[AnyRecipe, str]] = []
 
-    def look() -> None:
+    def look() -> tuple[AnyRecipe, str]:
         known = out if has_begun(out) else start_from
         if known is not None:
-            chosen.append((recipe_of(open_run(known)), f"Recipe: that of the run in {known}."))
-            return
-        fits = machine or this_machine(fabric)
-        name = f"default.{default.fitting(fits)}"
-        chosen.append((find(name), f"Recipe: {name}, which fits this machine ({fits})."))
+            return recipe_of(open_run(known)), f"Recipe: that of the run in {known}."
+        machine = this_machine(fabric)
+        name = f"default.{default.fitting(machine)}"
+        return find(name), f"Recipe: {name}, which fits this machine ({machine})."
 
-    on_leader(fabric, look)
-    found = fabric.broadcast(chosen[0] if chosen else None)
-    assert found is not None, "on_leader raises on all ranks"
-    return found
+    return on_leader(look, fabric)
