@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from scribbleseg.annotate.describe import Description, Look
+from scribbleseg.annotate.describe import Description, ImageProperties
 from scribbleseg.types import UNLABELLED, Case, Geometry
 
 
@@ -16,7 +16,7 @@ def case(name: str, shape=(9, 20, 24), mm=(10.0, 1.5, 1.5), channels=1, suffix="
 def rows(*cases: Case) -> dict[str, str]:
     description = Description()
     for each in cases:
-        description.add(Look.at(each))
+        description.add(ImageProperties.of(each))
     return description.rows
 
 

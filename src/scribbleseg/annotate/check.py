@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from scribbleseg.annotate.case_faults import Fault, Severity, drawn_slices, of_case, of_image
-from scribbleseg.annotate.describe import Description, Look
+from scribbleseg.annotate.describe import Description, ImageProperties
 from scribbleseg.data import coarse
 from scribbleseg.data.layouts.case_files import CaseError
 from scribbleseg.data.layouts.folder import draw_in
@@ -101,7 +101,7 @@ class _Looked:
 class _Seen:
     """What was seen of an image, and of the scribbles of a training case: voxels of each label, slices with any."""
 
-    look: Look
+    image: ImageProperties
     file: Path | None
     digest: bytes
     present: frozenset[int] | None
@@ -138,9 +138,9 @@ def check(
         if one.seen is None:
             faults += one.faults
             continue
-        geometries[one.part][one.name] = one.seen.look.geometry
-        channels[one.name] = one.seen.look.channels, one.seen.file
-        described[one.part].add(one.seen.look)
+        geometries[one.part][one.name] = one.seen.image.geometry
+        channels[one.name] = one.seen.image.channels, one.seen.file
+        described[one.part].add(one.seen.image)
         faults += [*one.faults, *duplicates.of(one.seen, one.name, one.part)]
         if one.part == "train":
             drawn[one.name] = one.seen
@@ -148,7 +148,7 @@ def check(
     faults += [*_of_channels(channels), *_without_present({name: seen.present for name, seen in drawn.items()})]
     faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
     counts = {name: seen.counts for name, seen in drawn.items()}
-    n_voxels = sum(math.prod(seen.look.geometry.shape) for seen in drawn.values())
+    n_voxels = sum(math.prod(seen.image.geometry.shape) for seen in drawn.values())
     coverage = coverage_of(coarse(dataset).label_names, list(counts.values()), n_voxels)
     coverage = replace(coverage, n_slices=sum(seen.n_slices for seen in drawn.values()))
     faults += of_coverage(coverage, dataset.root)
@@ -171,7 +171,7 @@ def _look_at(dataset: Dataset, part: Part, name: str) -> _Looked:
     trains = part == "train"
     faults = tuple(of_case(case, dataset, reference) if trains else of_image(case))
     seen = _Seen(
-        Look.at(case),
+        ImageProperties.of(case),
         case.files[0] if case.files else None,
         _digest(case),
         case.present,

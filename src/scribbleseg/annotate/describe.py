@@ -14,7 +14,7 @@ PERCENTILES = (1, 99)
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageProperties:
     """What is told of one image.
 
     Args:
@@ -28,8 +28,8 @@ class Look:
     intensities: np.ndarray
 
     @classmethod
-    def at(cls, case: Case) -> "Look":
-        """Look at a case."""
+    def of(cls, case: Case) -> "ImageProperties":
+        """Those of a case's image."""
         intensities = np.stack([np.percentile(channel, PERCENTILES) for channel in case.image], axis=1)
         return cls(replace(case.geometry, header=None), len(case.image), intensities)
 
@@ -48,15 +48,15 @@ class Description:
         self._channels: Counter[int] = Counter()
         self._intensities: list[np.ndarray] = []
 
-    def add(self, look: Look) -> None:
+    def add(self, image: ImageProperties) -> None:
         """Count in a case."""
-        picture = is_picture(look.geometry)
-        self._shapes.append(look.geometry.shape)
-        self._sizes.append(look.geometry.spacing_mm)
-        self._units.add(unit_of(look.geometry))
-        self._orientations["picture" if picture else codes(look.geometry)] += 1
-        self._channels[look.channels] += 1
-        self._intensities.append(look.intensities)
+        picture = is_picture(image.geometry)
+        self._shapes.append(image.geometry.shape)
+        self._sizes.append(image.geometry.spacing_mm)
+        self._units.add(unit_of(image.geometry))
+        self._orientations["picture" if picture else codes(image.geometry)] += 1
+        self._channels[image.channels] += 1
+        self._intensities.append(image.intensities)
 
     @property
     def rows(self) -> dict[str, str]:

@@ -252,9 +252,10 @@ def _print_trials(trials: Sequence["Trial"], data: Path, out: Path) -> None:
     print_table(table)
     without = next(trial.dice for trial in trials if trial.crf is None)
     console.print(f"Without a CRF: {without:.4f}. All trials: {out / 'trials.jsonl'}")
-    if trials[0].crf is None:
+    best = trials[0].crf
+    if best is None:
         console.print("No setting that was tried agrees better with people than no CRF does: leave the CRF out.")
-    if best := trials[0].crf:
+    else:
         refine = [f"--set=stages.relabel.refine.{name}={getattr(best, name)}" for name in ("unit", *GRID)]
         words = ["train", data, "--recipe", "can2018.compact_crf", *refine, "--out", "RUN"]
         console.print(f"Next: {command(*words)}")
