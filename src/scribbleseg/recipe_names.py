@@ -95,7 +95,9 @@ def about(family: str) -> str:
 def described() -> dict[str, str]:
     """What each recipe is, what for, and roughly how long it takes, by its name; our own come first."""
     return {
-        f"{module}.{name}": "; ".join((SCALES[module][scale], ENDS[module][end]))
+        f"{module}.{name}": ", ".join((ENDS[module][end], SCALES[module][scale]))
+        if module == "default"
+        else "; ".join((SCALES[module][scale], ENDS[module][end]))
         for module in SCALES
         for name, (scale, end) in names(module).items()
     }

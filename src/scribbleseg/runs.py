@@ -185,18 +185,12 @@ class Run:
                 self._tensorboard.add_scalar(f"{record.get('event', 'run')}/{name}", value, step)
 
     def forget_beyond(self, done: Mapping[int, int]) -> None:
-        """Drop the records of training that a resumed run will make again.
-
-        Args:
-            done: the recursions whose networks are not there, with the iterations that their checkpoints have done.
-        """
+        """Drop what will be recorded again: of recursions without a network, all beyond the iterations that are done."""
 
         def kept(record: dict[str, Any]) -> bool:
-            index = record["recursion"]
-            if index not in done:
-                return True
-            begun = index == min(done) or done[index] > 0
-            return begun and record["event"] != "agreement" and record.get("iteration", 0) <= done[index]
+            index, again = record["recursion"], record["event"] == "agreement"
+            begun = done.get(index) or index == min(done, default=None)
+            return index not in done or bool(begun and not again and record.get("iteration", 0) <= done[index])
 
         write_text(self.path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in self.metrics if kept(r)))
 
