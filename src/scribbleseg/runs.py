@@ -185,7 +185,7 @@ class Run:
                 self._tensorboard.add_scalar(f"{record.get('event', 'run')}/{name}", value, step)
 
     def forget_beyond(self, done: Mapping[int, int]) -> None:
-        """Drop what will be recorded again: of recursions without a network, all beyond the iterations that are done."""
+        """Drop what will be recorded again: of recursions without a network, what is beyond the iterations done."""
 
         def kept(record: dict[str, Any]) -> bool:
             index, again = record["recursion"], record["event"] == "agreement"
