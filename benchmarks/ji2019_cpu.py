@@ -28,7 +28,8 @@ from scribbleseg.data.brain import in_brain
 from scribbleseg.data.slices import open_slices
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import phase_recipe, phases
-from scribbleseg.recipes import ji2019
+from scribbleseg.recipe import Recipe
+from scribbleseg.recipes import default, ji2019
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.runs import open_run
 from scribbleseg.training.hardware import make_fabric
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, nargs="+", default=list(range(FOLDS)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     titles = list(ji2019.TITLES.values())
-    parser.add_argument("--rows", nargs="+", choices=titles, default=titles)
+    parser.add_argument("--rows", nargs="+", choices=[*titles, *ours(0)], default=titles)
     parser.add_argument("--iterations", type=int, default=900, help="of every network, in all")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
     parser.add_argument("--quick", action="store_true", help="phantoms, 12 iterations, one fold")
@@ -54,7 +55,7 @@ def main() -> None:
         if arguments.quick or not data:
             root = write_phantoms(Path(scratch) / "phantoms", "tumour", train=2, test=1)
             arguments.out, arguments.folds, arguments.iterations = Path(scratch) / "out", [0], 12
-        table = ji2019.table_1("compact", arguments.iterations)
+        table = ji2019.table_1("compact", arguments.iterations) | ours(arguments.iterations)
         rows = {title: table[title] for title in arguments.rows}
         datasets = {}
         for fold in arguments.folds:
@@ -65,6 +66,12 @@ def main() -> None:
             datasets[out] = open_dataset(root, "brats", fold=fold, folds=FOLDS, scribbles=str(scribbles.resolve()))
             train_rows(rows, datasets[out], out, arguments.seeds, arguments.jobs, "cpu")
         report(list(rows), datasets, arguments.seeds)
+
+
+def ours(iterations: int) -> dict[str, Recipe]:
+    """Our own recipes of the whole tumour on this grid, from scribbles and from masks."""
+    row = replace(default.sized(16, iterations), preprocess=ji2019.COMPACT["wt_sc"].preprocess)
+    return {"default.quick": row, "default.quick_full": replace(default.on_masks(row), annotation="coarse_masks")}
 
 
 def report(titles: Sequence[str], datasets: dict[Path, Dataset], seeds: Sequence[int]) -> None:

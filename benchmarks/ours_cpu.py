@@ -46,6 +46,12 @@ def whole_field(row: Recipe) -> Recipe:
     return replace(row, preprocess=Preprocess(largest_size=128))
 
 
+def from_a_quarter(row: Recipe) -> Recipe:
+    """The recipe with E steps from a quarter of the iterations on, as far apart as before."""
+    first, then = row.stages
+    return replace(row, stages=(replace(first, iterations=first.iterations // 2), replace(then, times=6)))
+
+
 def as_trained(row: Recipe) -> Recipe:
     """The recipe on the grid that `scribbleseg train` takes for it: whole slices."""
     return replace(row, preprocess=default.SIZES["quick"].preprocess)
@@ -83,6 +89,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "twice the E steps": lambda row: replace(
         row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
     ),
+    "E steps from a quarter on": from_a_quarter,
 }
 THEIRS = ("Base", "Fully supervised")
 
