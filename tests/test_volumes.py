@@ -40,8 +40,16 @@ SLICES = Recipe(
     held_out=0.3,
     single_components=True,
 )
+SOLID = replace(SLICES.stages[2], relabel=Relabel(refine=replace(CRF, dimensions=3), clamp="scribbles"))
 RECIPES = {
-    "blocks": replace(SLICES, network=VOLUME, patch=16, depth=4, preprocess=replace(SLICES.preprocess, depth_mm=7.0)),
+    "blocks": replace(
+        SLICES,
+        network=VOLUME,
+        patch=16,
+        depth=4,
+        preprocess=replace(SLICES.preprocess, depth_mm=7.0),
+        stages=(*SLICES.stages[:2], SOLID),
+    ),
     "neighbours": replace(SLICES, network=replace(SLICES.network, dropout=0.3), neighbours=1),
 }
 
@@ -119,6 +127,15 @@ def test_the_plan_says_what_is_trained(name, dataset, fabric, tmp_path):
         said = pipeline.plan(session)
     expected = {"blocks": "of 2 blocks of 4 x 16 x 16 voxels of 6.0 mm", "neighbours": "of 2 slices of 32 x 32 pixels"}
     assert expected[name] in said
+
+
+def test_the_crf_is_told_how_far_apart_slices_are(dataset, fabric, tmp_path, monkeypatch):
+    told = []
+    refine = DenseCRF.__call__
+    monkeypatch.setattr(DenseCRF, "__call__", lambda *arguments: told.append(arguments[-1]) or refine(*arguments))
+    with pipeline.begin(dataset, tmp_path / "run", RECIPES["blocks"], fabric=fabric) as session:
+        list(em.train(session))
+    assert told == [pytest.approx(7 / 6)] * 2  # preprocess.depth_mm, spacing_mm; two cases
 
 
 SETTINGS = (

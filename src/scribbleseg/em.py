@@ -305,7 +305,8 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
             # Section 2.4: the passes stand in the place of a single output.
             samples = sample(fabric, network, images, passes, draw, views) if passes else None
             probabilities = samples.probabilities if samples else predict(fabric, network, images, views)
-            refined = relabel.refine(probabilities, images, seeds, fabric.device)
+            depth, side, _ = slices.spacing_mm[name]
+            refined = relabel.refine(probabilities, images, seeds, fabric.device, depth / side)
             labels = clamp(relabel.decide(refined, samples), seeds)
             if relabel.only_scribbled:
                 labels = only_scribbled(labels, scribbles)

@@ -30,14 +30,14 @@ def step_edge(border=6):
     return image, likely
 
 
-def slow_mean_field(image, likely, seeds, crf):
+def slow_mean_field(image, likely, seeds, crf, sides=(1, 1)):
     """Every pair of pixels in a loop, in float64; symmetric normalisation; synchronous updates."""
-    labels, height, width = likely.shape
-    places = [(r, c) for r in range(height) for c in range(width)]
+    labels = len(likely)
+    places = list(np.ndindex(image.shape))
     intensity = (image - image.min()) / (image.max() - image.min())
 
     def kernel(a, b, sigma, sigma_intensity):
-        distance = (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2
+        distance = sum(((i - j) * side) ** 2 for i, j, side in zip(a, b, sides, strict=True))
         exponent = distance / (2 * sigma**2)
         if sigma_intensity:
             exponent += (intensity[a] - intensity[b]) ** 2 / (2 * sigma_intensity**2)
@@ -75,6 +75,62 @@ def test_equals_the_loop_over_all_pairs():
     np.testing.assert_allclose(refined, expected, atol=2e-3)  # the fast filter's own error
 
 
+def volume(seed, slices=3, side=5):
+    """Random intensities, probabilities of three labels and some seeds, in a stack of slices."""
+    rng = np.random.default_rng(seed)
+    images = rng.normal(size=(slices, 1, side, side)).astype(np.float32)
+    likely = rng.dirichlet(np.ones(3), (slices, side, side)).astype(np.float32).transpose(0, 3, 1, 2)
+    seeds = free(images)
+    seeds[0, 1:3, 1:3] = 2
+    return likely, images, seeds
+
+
+SOLID = DenseCRF(
+    w1=0.5, w2=0.7, sigma_alpha=2.0, sigma_beta=0.2, sigma_gamma=3.0, iterations=4, tolerance=1e-9, dimensions=3
+)
+
+
+@pytest.mark.parametrize("depth_px", [1.0, 2.5])
+def test_in_3d_it_equals_the_loop_over_all_pairs_of_the_volume(depth_px):
+    likely, images, seeds = volume(0)
+    refined = SOLID(likely, images, seeds, CPU, depth_px)
+    expected = slow_mean_field(images[:, 0], likely.swapaxes(0, 1), seeds, SOLID, (depth_px, 1, 1))
+    np.testing.assert_allclose(refined, expected.swapaxes(0, 1), atol=2e-3)
+    assert (refined[:, 2][seeds == 2] == 1).all()
+
+
+def test_in_3d_slices_that_are_far_apart_are_as_in_2d():
+    likely, images, seeds = volume(1)
+    images[:, :, 0, 0], images[:, :, 0, 1] = -5, 5  # the same range in each slice
+    far = SOLID(likely, images, seeds, CPU, 1000.0)
+    np.testing.assert_allclose(far, replace(SOLID, dimensions=2)(likely, images, seeds, CPU), atol=2e-3)
+    assert abs(far - SOLID(likely, images, seeds, CPU)).max() > 0.05
+
+
+def test_in_3d_a_seed_persuades_the_slice_above():
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    likely = np.full((2, 2, 8, 8), 0.5, np.float32)
+    seeds = free(images)
+    seeds[0] = 1
+    flat, solid = (replace(CRF, dimensions=n)(likely, images, seeds, CPU, 2.0) for n in (2, 3))
+    assert (solid[1, 1] > 0.9).all()
+    np.testing.assert_allclose(flat[1, 1], 0.5, atol=1e-6)
+
+
+def test_in_3d_a_large_volume_is_refined_in_parts_that_fit_together(monkeypatch):
+    likely, images, seeds = volume(2, slices=27, side=6)
+    images[0, 0, 0, :2] = images[-1, 0, 0, :2] = -5, 5
+    whole = SOLID(likely, images, seeds, CPU, 3.0)
+    monkeypatch.setattr("scribbleseg.relabel.refine.VOXELS", 12 * 36)
+    parts = [given for _, given in SOLID._parts(images)]
+    assert [z for part in parts for z in range(part.start, part.stop)] == list(range(27))
+    assert len(parts) > 3
+    assert all(seen.stop - seen.start <= 12 for seen, _ in SOLID._parts(images))
+    in_parts = SOLID(likely, images, seeds, CPU, 3.0)
+    assert abs(in_parts - whole).mean() < 0.01
+    assert (in_parts.argmax(axis=1) == whole.argmax(axis=1)).mean() > 0.98
+
+
 def test_the_border_moves_to_the_edge():
     images, likely = step_edge(border=8)
     contrast = replace(CRF, w1=10.0, w2=1.0)
@@ -103,7 +159,8 @@ def test_all_clamped_and_a_single_class_and_a_constant_image():
 
 def test_no_slices_give_no_slices():
     nothing = np.zeros((0, 2, 8, 8), np.float32)
-    assert CRF(nothing, nothing[:, :1], np.zeros((0, 8, 8), np.uint8), CPU).shape == (0, 2, 8, 8)
+    for crf in (CRF, replace(CRF, dimensions=3)):
+        assert crf(nothing, nothing[:, :1], np.zeros((0, 8, 8), np.uint8), CPU).shape == (0, 2, 8, 8)
 
 
 def test_nan_is_refused():

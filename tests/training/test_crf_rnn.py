@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from scribbleseg.crf.kernels import in_pixels
+from scribbleseg.crf.kernels import in_pixels, unit_range
 from scribbleseg.crf.mean_field import mean_field
 from scribbleseg.training.crf_rnn import CRFRNN, MeanFieldLayer
 from scribbleseg.training.loop import Training
@@ -27,7 +27,7 @@ def images():
 
 def test_it_is_the_unet_under_mean_field_at_the_same_weights(images):
     network = SPEC.build(1, 3).eval()
-    expected = mean_field(network.unaries(images), SPEC.filters(images), (5.0, 10.0), iterations=3)
+    expected = mean_field(network.unaries(images), SPEC.filters(unit_range(images)), (5.0, 10.0), iterations=3)
     torch.testing.assert_close(network(images).softmax(1), expected.softmax(1))
 
 

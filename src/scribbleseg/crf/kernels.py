@@ -64,16 +64,23 @@ class Kernels(HasDistances):
         """The weights of the two filters."""
         return self.w1, self.w2
 
-    def filters(self, images: Float[Tensor, "batch channel *space"]) -> tuple[GaussianFilter, GaussianFilter]:
-        """The bilateral and the spatial filter of these slices.
+    def filters(
+        self, scaled: Float[Tensor, "batch channel *space"], depth_px: float = 1.0
+    ) -> tuple[GaussianFilter, GaussianFilter]:
+        """The bilateral and the spatial filter of these images.
+
+        Args:
+            scaled: slices, or volumes with depth as their first axis; of `unit_range`.
+            depth_px: the distance of a volume's slices in pixels.
 
         Raises:
             ValueError: the distances are not in pixels; `in_pixels` converts them.
         """
         self.check_pixels()
-        shape = tuple(images.shape[2:])
-        bilateral = gaussian_filter(shape, self.sigma_alpha, unit_range(images), self.sigma_beta)
-        return bilateral, gaussian_filter(shape, self.sigma_gamma)
+        shape = tuple(scaled.shape[2:])
+        sides = (depth_px, 1.0, 1.0)[-len(shape) :]
+        alpha, gamma = ([sigma / side for side in sides] for sigma in (self.sigma_alpha, self.sigma_gamma))
+        return gaussian_filter(shape, alpha, scaled, self.sigma_beta), gaussian_filter(shape, gamma)
 
 
 def in_pixels(part: Part, spacing_mm: float) -> Part:

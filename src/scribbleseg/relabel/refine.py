@@ -1,18 +1,25 @@
 """Refine: probabilities in, probabilities out, guided by the image. The first half of the E step's two axes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float32, UInt8
-from numpy import concatenate, ndarray
+from numpy import empty_like, ndarray
 from pydantic import PositiveFloat, PositiveInt
 
-from scribbleseg.crf.kernels import Kernels
+from scribbleseg.crf.kernels import Kernels, unit_range
 from scribbleseg.crf.mean_field import mean_field
 
 BATCH = 16
-"""Slices in one mean field."""
+"""Slices in one mean field in 2-D."""
+
+VOXELS = 2**20
+"""Voxels in one mean field in 3-D, about: a volume of more is refined in overlapping parts (ours)."""
+
+SHALLOWEST = 8
+"""Slices of such a part, at least (ours)."""
 
 SMALLEST = 1e-7
 """A network's probability is not taken to be smaller: the CRF could not overrule a label of probability 0 (ours)."""
@@ -30,6 +37,7 @@ class Identity:
         images: Float32[ndarray, "slice channel size size"],
         seeds: UInt8[ndarray, "slice size size"],
         device: torch.device,
+        depth_px: float = 1.0,
     ) -> Float32[ndarray, "slice label size size"]:
         """The first argument."""
         return probabilities
@@ -37,22 +45,25 @@ class Identity:
 
 @dataclass(frozen=True)
 class DenseCRF(Kernels):
-    """Relabelling by a separate dense CRF: mean field with Potts over all pairs of a slice's pixels.
+    """Relabelling by a separate dense CRF: mean field with Potts over all pairs of pixels of a slice, or of a volume.
 
     Can et al. 2018, section 2.2, Eq. 3-6, and Krähenbühl & Koltun 2011 (arXiv:1210.5644). The unary of a free pixel is
     minus the logarithm of the network's probability; that of a seed is 0 for its label and infinite for the others
-    (Eq. 4), so that seeds never change and persuade their neighbours. Kernels are normalised symmetrically. What
-    a 3-D network gives is refined slice by slice, too. Not where neighbouring structures look alike: then it moves
-    borders to edges that are not the anatomy's.
+    (Eq. 4), so that seeds never change and persuade their neighbours. Kernels are normalised symmetrically. Not where
+    neighbouring structures look alike: then it moves borders to edges that are not the anatomy's.
 
     Args:
         iterations: iterations of the mean field at most (pydensecrf's examples take 5 to 10).
         tolerance: it stops once no probability changes by more than this (ours).
+        dimensions: 2, each slice on its own, as in the paper; 3, across slices (ours), whose distance counts as what it
+            is. In 3-D intensities are scaled to the range of the volume. One of more than about a million voxels is
+            refined in parts, each of which sees half as many slices again beyond either end of those that it gives.
     """
 
     kind: Literal["dense_crf"] = "dense_crf"
     iterations: PositiveInt = 10
     tolerance: PositiveFloat = 1e-3
+    dimensions: Literal[2, 3] = 2
 
     @torch.inference_mode()
     def __call__(
@@ -61,17 +72,39 @@ class DenseCRF(Kernels):
         images: Float32[ndarray, "slice channel size size"],
         seeds: UInt8[ndarray, "slice size size"],
         device: torch.device,
+        depth_px: float = 1.0,
     ) -> Float32[ndarray, "slice label size size"]:
-        """The marginals of the mean field, slice by slice."""
-        refined = [probabilities[:0]]
-        for start in range(0, len(images), BATCH):
-            batch = slice(start, start + BATCH)
-            likely, image, clamped = (
-                torch.from_numpy(array[batch].copy()).to(device) for array in (probabilities, images, seeds)
-            )
+        """The marginals of the mean field; `depth_px` is the distance of the slices, of one case in 3-D, in pixels."""
+        if not len(images):
+            return probabilities
+        refined = empty_like(probabilities)
+        solid = self.dimensions == 3  # one image, its slices an axis of space
+        stored = torch.from_numpy(images.copy())
+        scaled = unit_range(stored.movedim(0, 1)[None])[0].movedim(1, 0) if solid else unit_range(stored)
+        for seen, given in self._parts(images):
+            likely, clamped = (torch.from_numpy(array[seen].copy()).to(device) for array in (probabilities, seeds))
+            image = scaled[seen].to(device)
+            if solid:
+                likely, image, clamped = (each.movedim(0, -3)[None] for each in (likely, image, clamped))
             logits = mean_field(
-                likely.clamp(min=SMALLEST).log(), self.filters(image), self.weights,
+                likely.clamp(min=SMALLEST).log(), self.filters(image, depth_px), self.weights,
                 clamped=clamped, iterations=self.iterations, tolerance=self.tolerance,
             )  # fmt: skip
-            refined.append(logits.softmax(dim=1).cpu().numpy())
-        return concatenate(refined)
+            found = logits.softmax(dim=1)
+            if solid:
+                found = found[0].movedim(-3, 0)
+            refined[given] = found[given.start - seen.start :][: given.stop - given.start].cpu().numpy()
+        return refined
+
+    def _parts(self, images: ndarray) -> Iterator[tuple[slice, slice]]:
+        """Which slices each mean field sees, and which of them it gives."""
+        n = len(images)
+        if self.dimensions == 2:
+            step, margin = BATCH, 0
+        elif images[:, 0].size <= VOXELS:
+            step, margin = n, 0
+        else:
+            step = max(SHALLOWEST, VOXELS // images[0, 0].size) // 2
+            margin = step // 2
+        for start in range(0, n, step):
+            yield slice(max(0, start - margin), min(n, start + step + margin)), slice(start, min(n, start + step))

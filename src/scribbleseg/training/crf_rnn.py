@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from scribbleseg.crf.kernels import Kernels
+from scribbleseg.crf.kernels import Kernels, unit_range
 from scribbleseg.crf.mean_field import mean_field
 from scribbleseg.training.monai_network import MONAINetwork
 from scribbleseg.training.network import NetworkModule, Outputs, TwoDimensional
@@ -76,9 +76,8 @@ class MeanFieldLayer(nn.Module):
         self, unaries: Float[Tensor, "batch label height width"], image: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch label height width"]:
         """In the unaries' precision."""
-        return mean_field(
-            unaries, self.spec.filters(image), self.weights, self.compatibility, iterations=self.spec.iterations
-        )
+        filters = self.spec.filters(unit_range(image))
+        return mean_field(unaries, filters, self.weights, self.compatibility, iterations=self.spec.iterations)
 
 
 class CRFRNNModule(NetworkModule):
