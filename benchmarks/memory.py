@@ -1,19 +1,24 @@
-"""Memory that each verb takes for large volumes, in bytes a voxel of one of them, beyond what it takes for tiny ones.
-
-The data set is a made-up CT: int16, two training cases with a few strokes and a mask, two test cases. Several cases
-show whether one is kept while the next is read. Each verb runs in a process of its own, once on volumes of SHAPE and
-once on tiny ones; the figure is the difference of the largest resident sets of any one process, over the voxels of one
-volume. Seed areas are grown in one process. The recipe is default.quick with a short training.
+"""Memory and time that each verb takes for large volumes, or for many cases.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py --shape 300 512 512
+    OMP_NUM_THREADS=1 python benchmarks/memory.py --shape 24 160 160 --cases 8 32 128 512
+
+The data set is a made-up CT: int16, half of the cases with a few strokes and a mask to train on, half to test on. Each
+verb runs in a process of its own; seed areas are grown in one process, and the recipe is default.quick with a short
+training. The first command tells the bytes a voxel of one volume: two cases of each kind of SHAPE, which show whether
+one is kept while the next is read, and as many tiny ones; the figure is the difference of the largest resident sets of
+any one process, over the voxels of one volume. The second tells the largest resident sets and seconds for each number
+of cases.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
@@ -55,16 +60,16 @@ def volume(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarr
     return image, strokes, mask
 
 
-def write(folder: Path, shape: tuple[int, int, int]) -> None:
+def write(folder: Path, shape: tuple[int, int, int], cases: int = 4) -> None:
     """Write the data set in the layout `folder`, 0.8 x 0.8 x 1 mm, the same extent whatever the shape is."""
     step = 0.8 * 512 / shape[2]
     affine = np.diag([-step, -step, 300 / shape[0], 1.0])
-    for n in range(4):
+    for n in range(cases):
         parts = dict(zip(("images", "scribbles", "masks"), volume(shape, n), strict=True))
         for kind, array in parts.items():
             (folder / kind).mkdir(parents=True, exist_ok=True)
-            if kind != "scribbles" or n < 2:
-                nib.save(nib.Nifti1Image(array.T, affine), folder / kind / f"case{n}.nii.gz")
+            if kind != "scribbles" or n < cases // 2:
+                nib.save(nib.Nifti1Image(array.T, affine), folder / kind / f"case{n:03}.nii.gz")
     (folder / "dataset.json").write_text(LABELS)
 
 
@@ -96,24 +101,51 @@ def largest_set(arguments: list[str]) -> tuple[int, float]:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), time.perf_counter() - started
 
 
+def of_shape(shape: tuple[int, int, int], verbs: Sequence[str], scratch: Path) -> Table:
+    """Bytes a voxel of each verb."""
+    table = Table("verb", "bytes a voxel", "MB", "MB, tiny", "seconds", box=None)
+    tiny, large = scratch / "tiny", scratch / "large"
+    write(tiny / "data", TINY)
+    write(large / "data", shape)
+    for verb in verbs:
+        before, _ = largest_set(commands(tiny)[verb])
+        after, seconds = largest_set(commands(large)[verb])
+        each = (after - before) / float(np.prod(shape))
+        table.add_row(verb, f"{each:.1f}", f"{after / 1e6:.0f}", f"{before / 1e6:.0f}", f"{seconds:.0f}")
+    return table
+
+
+def of_cases(shape: tuple[int, int, int], numbers: Sequence[int], verbs: Sequence[str], scratch: Path) -> Table:
+    """MB and seconds of each verb for each number of cases."""
+    table = Table("verb", *(f"{n} cases" for n in numbers), box=None)
+    found: dict[str, list[str]] = {verb: [] for verb in verbs}
+    for n in numbers:
+        folder = scratch / str(n)
+        write(folder / "data", shape, n)
+        for verb in verbs:
+            size, seconds = largest_set(commands(folder)[verb])
+            found[verb].append(f"{size / 1e6:.0f} MB, {seconds:.0f} s")
+        shutil.rmtree(folder)
+    for verb, columns in found.items():
+        table.add_row(verb, *columns)
+    return table
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="depth, height and width of the volumes")
+    parser.add_argument("--cases", type=int, nargs="+", help="data sets of so many cases")
     parser.add_argument("--quick", action="store_true", help="small volumes, whose figures mean nothing")
     parser.add_argument("--verbs", nargs="+", help="these alone; default: all (each needs those before it)")
     arguments = parser.parse_args()
     shape = (32, 64, 64) if arguments.quick else tuple(arguments.shape)
-    table = Table("verb", "bytes a voxel", "MB", "MB, tiny", "seconds", box=None)
     with tempfile.TemporaryDirectory() as scratch:
-        tiny, large = Path(scratch) / "tiny", Path(scratch) / "large"
-        write(tiny / "data", TINY)
-        write(large / "data", shape)
-        for verb in arguments.verbs or commands(tiny):
-            before, _ = largest_set(commands(tiny)[verb])
-            after, seconds = largest_set(commands(large)[verb])
-            each = (after - before) / float(np.prod(shape))
-            table.add_row(verb, f"{each:.1f}", f"{after / 1e6:.0f}", f"{before / 1e6:.0f}", f"{seconds:.0f}")
+        verbs = arguments.verbs or list(commands(Path(scratch)))
+        if arguments.cases:
+            table = of_cases(shape, arguments.cases, verbs, Path(scratch))
+        else:
+            table = of_shape(shape, verbs, Path(scratch))
     Console().print(table)
 
 
