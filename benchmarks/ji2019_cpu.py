@@ -71,7 +71,8 @@ def main() -> None:
 def ours(iterations: int) -> dict[str, Recipe]:
     """Our own recipes of the whole tumour on this grid, from scribbles and from masks."""
     row = replace(default.sized(16, iterations), preprocess=ji2019.COMPACT["wt_sc"].preprocess)
-    return {"default.quick": row, "default.quick_full": replace(default.on_masks(row), annotation="coarse_masks")}
+    full = replace(default.on_masks(row), annotation="coarse_masks")
+    return {"default.quick": row, "default.quick3d": default.of_blocks(row), "default.quick_full": full}
 
 
 def report(titles: Sequence[str], datasets: dict[Path, Dataset], seeds: Sequence[int]) -> None:
