@@ -73,3 +73,17 @@ def test_every_stroke_is_in_one_of_the_two_layers(tmp_path):
     without = build_slices(cases, grid, tmp_path / "all")
     assert without.held_out is None
     assert np.array_equal(without.scribbles, whole)
+
+
+def test_nothing_is_held_out_off_the_brain_where_no_training_is(tmp_path):
+    scribbles = np.zeros((10, 16, 16), np.uint8)  # a mask: background everywhere, air included
+    scribbles[2:8, 6:9, 6:9] = 1
+    image = np.zeros((1, 10, 16, 16), np.float32)
+    image[:, 1:9, 3:13, 3:13] = np.random.default_rng(0).normal(10, 1, (1, 8, 10, 10))
+    case = Case("a", image, scribbles, Geometry(scribbles.shape, np.diag([1.0, 1.0, 5.0, 1.0])))
+    grid = Preprocess(spacing_mm=1.0, size=16, brain=True)
+    slices = build_slices(Cases(["a"], lambda name: case), grid, tmp_path / "held", held_out=0.5)
+    assert slices.held_out is not None
+    assert (slices.held_out[slices.inside] != UNLABELLED).any()
+    assert (slices.held_out[~slices.inside] == UNLABELLED).all()
+    assert not slices.inside.all()

@@ -331,9 +331,10 @@ def _write_layers(
                 preprocess.through_plane(np.where(held == away, np.uint8(UNLABELLED), strokes), case.geometry)
                 for away in (True, False)
             )
+            withheld[~shown] = UNLABELLED  # no training says what the network makes of what shows no image
             for kind, layer in zip(FIXED[1:], (shown, kept, withheld), strict=True):
                 files[kind].write(layer.tobytes())
-            any_held = any_held or bool(held.any())
+            any_held = any_held or bool(np.any(withheld != UNLABELLED))
             drawn |= set(np.unique(kept).tolist()) - {UNLABELLED}
             index[name] = _describe(case, preprocess) | {"slices": len(kept), "pixels": int(shown.sum())}
             _warn_of_lost_classes(name, case.scribbles, strokes)
