@@ -90,6 +90,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
         row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
     ),
     "E steps from a quarter on": from_a_quarter,
+    "areas within slices": lambda row: replace(row, seeds=replace(row.seeds, dimensions=2)),
     "neighbouring slices": lambda row: replace(row, neighbours=1),
     "3-D": default.of_blocks,
 }

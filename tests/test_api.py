@@ -20,7 +20,8 @@ from scribbleseg.evaluation.metrics import Scores, score
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.recipes import can2018, default, find, ji2019
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.settings import override
 from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.unet import UNet

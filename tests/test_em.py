@@ -27,7 +27,8 @@ from scribbleseg.relabel.decide import Confident, WelchTest
 from scribbleseg.relabel.predict import Views, predict, sample
 from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.runs import Run
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.session import Session
 from scribbleseg.training import loop
 from scribbleseg.training.losses import ScribblesAndAreas, partial_cross_entropy

@@ -23,7 +23,7 @@ from scribbleseg.review import dataset_of
 from scribbleseg.review import test_scores as scores_of
 from scribbleseg.runs import open_run
 from scribbleseg.seeds.graph_cut import GraphCut
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.settings import from_plain, override, to_plain
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.training import optimisers

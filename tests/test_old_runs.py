@@ -25,7 +25,8 @@ from scribbleseg.relabel.decide import WelchTest
 from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.runs import open_run
 from scribbleseg.seeds.graph_cut import GraphCut
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.settings import to_plain
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.training.augment import Augment

@@ -21,7 +21,8 @@ from scribbleseg.relabel.decide import WelchTest
 from scribbleseg.relabel.refine import DenseCRF
 from scribbleseg.reproduce import Row, _shared, run_folder, summarise, train_rows
 from scribbleseg.runs import Run, open_run
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.session import Session
 from scribbleseg.settings import to_plain
 from scribbleseg.training import optimisers

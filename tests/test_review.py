@@ -17,7 +17,7 @@ from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.review import _view, origin_of, summarise_run
 from scribbleseg.runs import Run
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, Case, Geometry
 

@@ -14,7 +14,8 @@ from scribbleseg.relabel.decide import Argmax, Confident, WelchTest
 from scribbleseg.relabel.predict import Views
 from scribbleseg.relabel.refine import DenseCRF, Identity
 from scribbleseg.seeds.graph_cut import GraphCut
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.settings import from_plain, to_plain
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_rnn import CRFRNN

@@ -1,8 +1,13 @@
 """The rule that chooses between 2-D and 3-D, and the depth of blocks."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from scribbleseg.data import dimensions
 from scribbleseg.data.dimensions import Stacks
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.types import Case, Cases, Geometry
@@ -48,3 +53,18 @@ def test_a_block_is_as_deep_as_wide_but_no_deeper_than_the_stack():
     assert Stacks(18, 1.0, 1.0).block_depth(48, 1.0) == 16
     assert Stacks(1, 1.0, 1.0).block_depth(48, 1.0) == 4
     assert Stacks(100, 7.0, 1.0).block_depth(48, 1.0) % 4 == 0
+
+
+@given(st.integers(1, 300), st.integers(1, 200), st.integers(1, 2000))
+def test_parts_give_every_slice_once_and_see_beyond_it(slices, pixels, voxels):
+    with mock.patch.object(dimensions, "VOXELS", voxels):
+        found = list(dimensions.parts(slices, pixels))
+    assert [z for _, own in found for z in range(slices)[own]] == list(range(slices))
+    deepest = max(voxels // pixels, dimensions.SHALLOWEST)
+    assert all(
+        len(range(slices)[seen]) <= max(deepest, slices if slices * pixels <= voxels else 0) for seen, _ in found
+    )
+    for seen, own in found:
+        margin = (own.stop - own.start) // 2 if len(found) > 1 else 0
+        assert own.start - seen.start >= min(margin, own.start)
+        assert seen.stop - own.stop >= min(margin, slices - own.stop)

@@ -23,7 +23,7 @@ from scribbleseg.files import write_json
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.runs import Run
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 

@@ -13,7 +13,7 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.data.slices import CHECKSUM, open_slices
 from scribbleseg.files import FileError, read_json
 from scribbleseg.recipe import Recipe, Relabel, Stage
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 from scribbleseg.weights import read_weights

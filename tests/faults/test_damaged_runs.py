@@ -20,7 +20,7 @@ from scribbleseg.files import FileError, read_json, read_records, write_json
 from scribbleseg.pipeline import recipe_of
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.runs import Run, create_run, open_run
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training import loop
 from scribbleseg.training.state import save_state, settle_checkpoint
 from scribbleseg.training.unet import UNet

@@ -15,7 +15,7 @@ from scribbleseg.evaluation.report import RunSummary, write_report
 from scribbleseg.files import is_within
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.runs import check_outside
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 

@@ -17,7 +17,7 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.lock import HOLDER, LOCK, hold, release
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.reproduce import train_rows
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.hardware import make_fabric
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError

@@ -26,7 +26,8 @@ from scribbleseg.evaluation.drawing import embedded
 from scribbleseg.files import FileError
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.recipe import Recipe, Stage
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import UNLABELLED, DataError
 

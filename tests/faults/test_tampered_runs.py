@@ -14,7 +14,7 @@ from scribbleseg.data.slices import open_slices
 from scribbleseg.files import FileError, is_file_name, read_json, write_json
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.runs import Run
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from scribbleseg.cli import app, use
 from scribbleseg.files import FileError
 from scribbleseg.recipe import Recipe, Stage
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
 
 TINY = Recipe(seeds=Strokes(), stages=(Stage(iterations=1, batch=2),), network=UNet(base=4, padded=True))

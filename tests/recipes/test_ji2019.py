@@ -9,7 +9,7 @@ from scribbleseg.annotate.simulate import RULES
 from scribbleseg.data.layouts.brats import ED, ET, N_FOLDS, NCR, REGIONS
 from scribbleseg.recipes import ji2019, recipes
 from scribbleseg.recipes.ji2019 import ALPHA, BRATS, FAMILIES, PAPER, TITLES, paper
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.substructures.cluster import named_clusters
 from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.losses import PartialCrossEntropy, ScribblesAndAreas

@@ -145,6 +145,32 @@ def test_conjugate_gradients_that_fail_fall_back_to_the_factorisation(monkeypatc
     assert "factorising instead" in caplog.text
 
 
+@pytest.mark.parametrize(("depth_mm", "dimensions"), [(4.5, 3), (1.0, 3), (4.6, 2)])
+def test_slices_near_each_other_are_walked_together_where_it_is_left_to_them(depth_mm, dimensions):
+    image, scribbles = picture(2, shape=(3, 8, 9))
+    spacing_mm = (depth_mm, 1.5, 1.5)
+    left, given = (RandomWalker(dimensions=n).probabilities(image, scribbles, spacing_mm) for n in (None, dimensions))
+    np.testing.assert_array_equal(left, given)
+
+
+def test_a_large_volume_is_walked_in_parts_that_fit_together(monkeypatch):
+    rng = np.random.default_rng(0)
+    z, y, x = np.mgrid[:32, :12, :12]
+    ball = (z - 16) ** 2 / 100 + (y - 6) ** 2 / 9 + (x - 6) ** 2 / 9 < 1
+    image = (ball + 0.05 * rng.normal(size=ball.shape)).astype(np.float32)[None]
+    scribbles = np.full(ball.shape, UNLABELLED, np.uint8)
+    scribbles[7:26:3, 6, 6] = 1
+    scribbles[::4, 1, :] = 0
+    walker = RandomWalker(beta=130.0, dimensions=3)
+    whole = walker.probabilities(image, scribbles, (1.0, 1.0, 1.0))
+    monkeypatch.setattr("scribbleseg.data.dimensions.VOXELS", 16 * 144)
+    blocks = [block for block, _ in walker.by_blocks(image, scribbles, (1.0, 1.0, 1.0))]
+    assert blocks == [slice(n, n + 8) for n in range(0, 32, 8)]
+    cut = walker.probabilities(image, scribbles, (1.0, 1.0, 1.0))
+    assert np.abs(cut - whole).mean() < 0.01
+    assert (cut.argmax(axis=0) == whole.argmax(axis=0)).mean() > 0.99
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**16), labels=st.integers(2, 4), dimensions=st.sampled_from([2, 3]))
 def test_invariants(seed, labels, dimensions):

@@ -1,5 +1,6 @@
-"""Chooses between 2-D and 3-D from the data: how far apart slices are, and how many there are."""
+"""Chooses between 2-D and 3-D from the data: how far apart slices are, and how many there are. Cuts large volumes."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -14,6 +15,32 @@ FEWEST = 16
 
 MULTIPLE = 4
 """The depth of a block is a multiple of this, so that it can be halved twice (ours)."""
+
+VOXELS = 2**20
+"""Voxels that are worked on together in 3-D, about (ours)."""
+
+SHALLOWEST = 8
+"""Slices of a part of a volume, at least (ours)."""
+
+
+def parts(slices: int, pixels: int) -> Iterator[tuple[slice, slice]]:
+    """Cuts a volume of more than VOXELS into overlapping parts, for what looks at voxels near each other.
+
+    Args:
+        slices: how many the volume has.
+        pixels: how many a slice has.
+
+    Yields:
+        Which slices a part sees, and which of them it gives: at most as many again, half of them beyond either end.
+        Those that are given are all slices, in their order.
+    """
+    step, margin = slices, 0
+    if slices * pixels > VOXELS:
+        step = max(SHALLOWEST, VOXELS // pixels) // 2
+        margin = step // 2
+    for start in range(0, slices, max(step, 1)):
+        stop = min(slices, start + step)
+        yield slice(max(0, start - margin), min(slices, stop + margin)), slice(start, stop)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from scribbleseg.recipe_names import CAN2018_TITLES as TITLES
 from scribbleseg.recipe_names import names
 from scribbleseg.relabel.decide import WelchTest
 from scribbleseg.relabel.refine import DenseCRF
-from scribbleseg.seeds.random_walker import RandomWalker, Strokes
+from scribbleseg.seeds.random_walker import RandomWalker
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_rnn import CRFRNN
 from scribbleseg.training.optimisers import Adam

@@ -10,7 +10,8 @@ from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.recipe_names import names
 from scribbleseg.relabel.decide import Confident
-from scribbleseg.seeds.random_walker import AUTOMATIC, Strokes
+from scribbleseg.seeds.random_walker import AUTOMATIC
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.hardware import Machine
 from scribbleseg.training.losses import PartialCrossEntropy, PartialDice

@@ -18,7 +18,7 @@ from scribbleseg.recipe_names import JI2019_TITLES as TITLES
 from scribbleseg.recipe_names import names
 from scribbleseg.recipes.can2018 import at_length
 from scribbleseg.seeds.graph_cut import GraphCut
-from scribbleseg.seeds.random_walker import Strokes
+from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.substructures.cluster import KMeans
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_loss import DenseCRFLoss

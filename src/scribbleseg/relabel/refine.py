@@ -1,6 +1,5 @@
 """Refine: probabilities in, probabilities out, guided by the image. The first half of the E step's two axes."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,15 +10,10 @@ from pydantic import PositiveFloat, PositiveInt
 
 from scribbleseg.crf.kernels import Kernels, unit_range
 from scribbleseg.crf.mean_field import mean_field
+from scribbleseg.data.dimensions import parts
 
 BATCH = 16
 """Slices in one mean field in 2-D."""
-
-VOXELS = 2**20
-"""Voxels in one mean field in 3-D, about: a volume of more is refined in overlapping parts (ours)."""
-
-SHALLOWEST = 8
-"""Slices of such a part, at least (ours)."""
 
 SMALLEST = 1e-7
 """A network's probability is not taken to be smaller: the CRF could not overrule a label of probability 0 (ours)."""
@@ -56,8 +50,8 @@ class DenseCRF(Kernels):
         iterations: iterations of the mean field at most (pydensecrf's examples take 5 to 10).
         tolerance: it stops once no probability changes by more than this (ours).
         dimensions: 2, each slice on its own, as in the paper; 3, across slices (ours), whose distance counts as what it
-            is. In 3-D intensities are scaled to the range of the volume. One of more than about a million voxels is
-            refined in parts, each of which sees half as many slices again beyond either end of those that it gives.
+            is. In 3-D intensities are scaled to the range of the volume, and large volumes are refined in overlapping
+            parts (`data.dimensions.parts`).
     """
 
     kind: Literal["dense_crf"] = "dense_crf"
@@ -81,7 +75,8 @@ class DenseCRF(Kernels):
         solid = self.dimensions == 3  # one image, its slices an axis of space
         stored = torch.from_numpy(images.copy())
         scaled = unit_range(stored.movedim(0, 1)[None])[0].movedim(1, 0) if solid else unit_range(stored)
-        for seen, given in self._parts(images):
+        each = ((slice(n, n + BATCH),) * 2 for n in range(0, len(images), BATCH))
+        for seen, given in parts(len(images), images[0, 0].size) if solid else each:
             likely, clamped = (torch.from_numpy(array[seen].copy()).to(device) for array in (probabilities, seeds))
             image = scaled[seen].to(device)
             if solid:
@@ -95,16 +90,3 @@ class DenseCRF(Kernels):
                 found = found[0].movedim(-3, 0)
             refined[given] = found[given.start - seen.start :][: given.stop - given.start].cpu().numpy()
         return refined
-
-    def _parts(self, images: ndarray) -> Iterator[tuple[slice, slice]]:
-        """Which slices each mean field sees, and which of them it gives."""
-        n = len(images)
-        if self.dimensions == 2:
-            step, margin = BATCH, 0
-        elif images[:, 0].size <= VOXELS:
-            step, margin = n, 0
-        else:
-            step = max(SHALLOWEST, VOXELS // images[0, 0].size) // 2
-            margin = step // 2
-        for start in range(0, n, step):
-            yield slice(max(0, start - margin), min(n, start + step + margin)), slice(start, min(n, start + step))

@@ -1,6 +1,7 @@
 """Seed areas: how scribbles grow into the areas that a network starts from."""
 
 from scribbleseg.seeds.graph_cut import GraphCut
-from scribbleseg.seeds.random_walker import AUTOMATIC, RandomWalker, Strokes, grow
+from scribbleseg.seeds.random_walker import AUTOMATIC, RandomWalker, grow
+from scribbleseg.seeds.strokes import Strokes
 
 __all__ = ["AUTOMATIC", "GraphCut", "RandomWalker", "Strokes", "grow"]

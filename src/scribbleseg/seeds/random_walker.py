@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from scipy import ndimage
 from scipy.sparse import coo_array
 
+from scribbleseg.data.dimensions import THICK, parts
 from scribbleseg.seeds.checks import check_volume
 from scribbleseg.seeds.laplacian import Dirichlet, Nodes, elimination_places, solve_directly, solve_iteratively
 from scribbleseg.seeds.scaling import Block, scaling
@@ -86,7 +87,9 @@ class RandomWalker:
         beta: the larger, the harder an edge of the image is to cross. The earlier code of Can et al.'s group has 1000
             on slices scaled to [-1, 1], which is 2000 on [0, 1]: the differences are halved and so is sd.
         dimensions: 2, each slice on its own, solved directly (error below 1e-5); 3, across slices, solved iteratively
-            (on ACDC the mean error is below 1e-4, a voxel's largest 1e-2, or 6e-2 if voxels are taken as cubic).
+            (on ACDC the mean error is below 1e-4, a voxel's largest 1e-2, or 6e-2 if voxels are taken as cubic). None
+            is 3 for volumes whose slices are at most THICK pixels apart, and 2 for others (ours). Large volumes are
+            walked in overlapping parts (`data.dimensions.parts`).
         scale: what is scaled to [0, 1]: the "volume", or each "slice" by itself, as the group's earlier code does.
         empty: what becomes of a slice in which background alone is scribbled: it stays "unlabelled", or is "background"
             (ours): somebody looked at it, and drew no structure.
@@ -95,7 +98,7 @@ class RandomWalker:
     kind: Literal["random_walker"] = "random_walker"
     tau: float | None = 0.99
     beta: float = 1000.0
-    dimensions: Literal[2, 3] = 2
+    dimensions: Literal[2, 3] | None = 2
     scale: Literal["volume", "slice"] = "volume"
     empty: Literal["unlabelled", "background"] = "unlabelled"
 
@@ -104,8 +107,8 @@ class RandomWalker:
             raise ValueError(f"tau: expected a probability in (0.5, 1], got {self.tau}")
         if not 0.0 < self.beta < np.inf:
             raise ValueError(f"beta: expected a positive number, got {self.beta}")
-        if self.dimensions not in (2, 3):
-            raise ValueError(f"dimensions: expected 2 (slice by slice) or 3 (across slices), got {self.dimensions}")
+        if self.dimensions not in (2, 3, None):
+            raise ValueError(f"dimensions: expected 2 (slices), 3 (the volume) or None, got {self.dimensions}")
 
     def probabilities(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Probabilities:
         """Returns the probability of each label at each voxel.
@@ -123,9 +126,9 @@ class RandomWalker:
         Raises:
             DataError: shapes that do not fit, or an image that is not finite.
         """
-        return np.concatenate([found for _, found in self._blocks(image, scribbles, spacing_mm)], axis=1)
+        return np.concatenate([found for _, found in self.by_blocks(image, scribbles, spacing_mm)], axis=1)
 
-    def _blocks(
+    def by_blocks(
         self, image: Image | Block, scribbles: Labels, spacing_mm: Sequence[float], scaled: bool = False
     ) -> Iterator[tuple[slice, Probabilities]]:
         """Yields what `probabilities` returns block by block, with the slices of each: a volume's take memory."""
@@ -133,22 +136,23 @@ class RandomWalker:
         scale = np.asarray if scaled else scaling(image, self.scale)
         n_labels = max(int(scribbles.max(where=scribbles != UNLABELLED, initial=0)) + 1, 2)
         spacing = np.asarray(spacing_mm, dtype=np.float64) / spacing_mm[-1]
-        thick = 1 if self.dimensions == 2 else len(scribbles)
-        for block in [slice(z, z + thick) for z in range(0, len(scribbles), thick)]:
-            drawn = np.asarray(scribbles[block])
+        across = self.dimensions == 3 or (self.dimensions is None and spacing[0] <= THICK)
+        each = ((slice(z, z + 1),) * 2 for z in range(len(scribbles)))
+        for seen, given in parts(len(scribbles), scribbles[0].size) if across else each:
+            drawn = np.asarray(scribbles[seen])
             probabilities = np.full((n_labels, *drawn.shape), 1.0 / n_labels, dtype=np.float32)
-            _walk(scale(image[:, block]), drawn, spacing, self.beta, probabilities)
+            _walk(scale(image[:, seen]), drawn, spacing, self.beta, probabilities)
             for z, drawn_here in enumerate(drawn):
                 if self.empty == "background" and set(np.unique(drawn_here)) - {UNLABELLED} == {0}:
                     probabilities[:, z] = 0.0
                     probabilities[0, z] = 1.0
-            yield block, probabilities
+            yield given, probabilities[:, given.start - seen.start :][:, : given.stop - given.start]
 
     def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
         """Returns the seed areas, uint8 `depth height width`. Arguments and errors as in `probabilities`."""
         if self.tau is None:
             return self.fitted([(image, scribbles, spacing_mm)])(image, scribbles, spacing_mm)
-        return _grown(self._blocks(image, scribbles, spacing_mm), scribbles, self.tau)
+        return _grown(self.by_blocks(image, scribbles, spacing_mm), scribbles, self.tau)
 
     def grow_scaled(self, scaled: Block, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
         """Returns the seed areas in an image that is scaled to [0, 1] already; arguments and errors as in `__call__`.
@@ -158,7 +162,7 @@ class RandomWalker:
         """
         if self.tau is None:
             raise ValueError("tau: expected a probability, got None; use `fitted`")
-        return _grown(self._blocks(scaled, scribbles, spacing_mm, scaled=True), scribbles, self.tau)
+        return _grown(self.by_blocks(scaled, scribbles, spacing_mm, scaled=True), scribbles, self.tau)
 
     def fitted(self, volumes: Iterable[Volume]) -> "RandomWalker":
         """Returns the walker with a tau: the largest of TAUS at which structures grow in these volumes; else the least.
@@ -171,7 +175,7 @@ class RandomWalker:
             return self
         counts = np.zeros((len(TAUS) + 1, UNLABELLED), int)
         for image, scribbles, spacing_mm in volumes:
-            for block, probabilities in self._blocks(image, scribbles, spacing_mm):
+            for block, probabilities in self.by_blocks(image, scribbles, spacing_mm):
                 for n, tau in enumerate((*TAUS, LIKELIEST)):
                     areas = _areas(probabilities, scribbles[block], tau)
                     counts[n] += np.bincount(areas.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
@@ -184,8 +188,8 @@ class RandomWalker:
         return replace(self, tau=max(enough, default=min(TAUS)))
 
 
-AUTOMATIC = RandomWalker(tau=None, beta=400.0, empty="background")
-"""The walker of our own recipes, which fits tau to the data (docs/LOG.md)."""
+AUTOMATIC = RandomWalker(tau=None, beta=400.0, dimensions=None, empty="background")
+"""The walker of our own recipes, which fits tau and dimensions to the data (docs/LOG.md)."""
 
 
 def _grown(blocks: Iterable[tuple[slice, Probabilities]], scribbles: Labels, tau: float) -> Labels:
@@ -201,21 +205,6 @@ def _areas(probabilities: Probabilities, scribbles: Labels, tau: float) -> Label
     sure = probabilities.max(axis=0) >= tau
     labels = np.where(sure, probabilities.argmax(axis=0), UNLABELLED).astype(np.uint8)
     return np.where(scribbles != UNLABELLED, scribbles, labels)
-
-
-@dataclass(frozen=True)
-class Strokes:
-    """No growth: the scribbles as they are, for the row "strokes only" and for full masks given as scribbles.
-
-    Args:
-        kind: tag in recipes.
-    """
-
-    kind: Literal["strokes"] = "strokes"
-
-    def __call__(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
-        """Returns a copy of `scribbles`, uint8 `depth height width`; the other arguments are not used."""
-        return np.array(scribbles)
 
 
 def grow(
