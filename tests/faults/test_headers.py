@@ -11,7 +11,7 @@ import pytest
 import SimpleITK
 import tifffile
 
-from scribbleseg.data.formats import checks, read_geometry, read_image, read_labels
+from scribbleseg.data.formats import checks, read_geometry, read_image, read_labels, read_layers
 from scribbleseg.files import FileError
 
 SECRET = bytes(range(64)) * 8
@@ -306,3 +306,105 @@ def test_lines_that_hide_a_field_hide_nothing(tmp_path):
     for more in ("Comment = ElementDataFile = ../secret", "ElementDataFile = ../secret", "Comment = x\0"):
         with pytest.raises(FileError):
             read_image(meta(folder / "a.mhd", more=more, data=b""))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "Comment = x\rElementDataFile = own.raw",  # a line ends there for us, and not for ITK
+        "Offset = 0 0\nElementDataFile = own.raw",  # ITK takes the third number from the next line
+        "ID =\nElementDataFile = own.raw",
+        "X = 1\nElementDataFile: own.raw = 1",
+    ],
+)
+def test_a_metaimage_header_has_one_meaning(more, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "folder" / "own.raw").write_bytes(bytes(64))
+    lines = ["ObjectType = Image", "NDims = 3", "DimSize = 4 4 4", "ElementType = MET_UCHAR", more]
+    file = tmp_path / "folder" / "a.mhd"
+    file.write_text("\n".join([*lines, "ElementDataFile = ../secret", ""]), newline="")
+    with pytest.raises(FileError, match=r"a\.mhd: expected"):
+        read_image(file)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "X = 1\nDimSize: 40 40 40 = 1",  # ITK takes a colon for an equals sign
+        "Offset = 1",
+        "ElementSize = 1 1",
+        "TransformMatrix = 1 0 0",
+        "Offset = nan 0 0",
+        "HeaderSize = 10",  # ITK would read the header as voxels
+        "HeaderSize = -2",
+        "HeaderSize = 3\nCompressedData = True\nCompressedDataSize = 12",
+    ],
+)
+def test_what_itk_would_take_for_something_else_is_refused(more, tmp_path):
+    data = zlib.compress(bytes(64)) if "Compressed" in more else bytes(64)
+    with pytest.raises(FileError, match=r"a\.mha: expected .*found '?(.*= 1|1|1 1|1 0 0|nan 0 0|10|-2|3)"):
+        read_image(meta(tmp_path / "a.mha", more=more, data=data))
+
+
+def test_bytes_before_the_voxels_are_passed_over(tmp_path):
+    (tmp_path / "v.raw").write_bytes(b"\5" * 10 + bytes(64))
+    for name, file in (("a.mhd", meta), ("a.nhdr", nrrd)):
+        more = (
+            {"more": "HeaderSize = 10", "file": "v.raw"}
+            if file is meta
+            else {"more": "byte skip: 10\ndata file: v.raw"}
+        )
+        assert not read_image(file(tmp_path / name, data=b"", **more))[0].any()
+        for wrong in ("11", "-2"):
+            changed = {key: value.replace("10", wrong) for key, value in more.items()}
+            with pytest.raises(FileError, match=r"expected .*found"):
+                read_image(file(tmp_path / name, data=b"", **changed))
+
+
+def test_a_header_is_not_its_own_voxels(tmp_path):
+    with pytest.raises(FileError, match="expected its voxels in another file, found its own name"):
+        read_image(meta(tmp_path / "a.mhd", file="a.mhd"))
+    with pytest.raises(FileError, match="its voxels begin 0 bytes behind its beginning"):
+        read_image(nifti(tmp_path / "a.nii", offset=0))
+
+
+def test_a_nrrd_written_on_windows_is_read(tmp_path):
+    file = nrrd(tmp_path / "a.nrrd", data=b"")
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n") + bytes(range(64)))
+    assert read_labels(file)[0].ravel().tolist() == list(range(64))
+
+
+def test_a_png_has_one_header(tmp_path):
+    file = png(tmp_path / "a.png")
+    content = file.read_bytes()
+    other = png(tmp_path / "b.png", width=4).read_bytes()[8:33]
+    file.write_bytes(content[:33] + other + content[33:])
+    with pytest.raises(FileError, match=r"a\.png: .*its header \(IHDR\) once"):
+        read_image(file)
+
+
+@pytest.mark.parametrize("tag", ["StripOffsets", "StripByteCounts"])
+@pytest.mark.parametrize("n_pages", [1, 3])
+def test_parts_of_a_tiff_that_are_nowhere_are_not_zeros(tag, n_pages, tmp_path):
+    file = tmp_path / "a.tif"
+    pixels = np.ones((n_pages, 8, 8), np.uint8)
+    tifffile.imwrite(file, pixels, compression="deflate", metadata=None, photometric="minisblack")
+    assert read_layers(file)[0].all()
+    with tifffile.TiffFile(file, mode="r+b") as opened:
+        opened.pages[-1].tags[tag].overwrite(0)
+    with pytest.raises(FileError, match="does not say where all of its pixels are"):
+        read_layers(file)
+
+
+def test_a_stack_of_pages_that_claim_more_than_it_holds_is_refused(tmp_path):
+    file = tmp_path / "a.tif"
+    tifffile.imwrite(file, np.ones((3, 8, 8), np.uint8), metadata=None, photometric="minisblack")
+    with tifffile.TiffFile(file, mode="r+b") as opened:
+        for page in opened.pages:
+            for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+                page.tags[tag].overwrite(60000)
+    with pytest.raises(
+        FileError, match=r"expected 10800000000 bytes of voxels, as its header says \(3 x 60000 x 60000"
+    ):
+        read_layers(file)

@@ -50,6 +50,8 @@ def check_png(path: Path) -> None:
             content, checksum = file.read(length), file.read(4)
             if len(checksum) < 4 or zlib.crc32(kind + content) != int.from_bytes(checksum):
                 raise ValueError(f"the checksum of its part {kind.decode('ascii', 'replace')} is another")
+            if kind == b"IHDR" and file.tell() > PNG_SIGNATURE + 25:  # Pillow would believe the last one
+                raise ValueError("expected its header (IHDR) once, at its beginning, found it elsewhere")
 
 
 def check_packed(path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from scribbleseg.data.formats.checks import DEFLATE_RATIO, check_claim, damage_reported
 from scribbleseg.data.formats.names import META, ending
 from scribbleseg.files import FileError
+from scribbleseg.plural import number_of
 
 HEADER_BYTES = 2**20
 """Where a header ends at the latest (ours): those of 3D Slicer with hundreds of segments take a tenth of it."""
@@ -21,12 +22,24 @@ MOST_DIMENSIONS = 16
 """The most dimensions that NRRD has."""
 
 NRRD_END, META_END = (
-    re.compile(rb"(?:\r\n|\n|\r)(?:\r\n|\n|\r)"),
-    re.compile(rb"ElementDataFile[^\r\n]*(?:\r\n|\n|\r|\Z)"),
+    re.compile(rb"\r?\n\r?\n"),
+    re.compile(rb"ElementDataFile[^\n]*(?:\n|\Z)"),
 )
 """What ends a header: an empty line, or the line that names the voxels' file."""
 
-LINE_END = re.compile("\r\n|\n|\r")
+META_NUMBERS = {
+    **dict.fromkeys(("ID", "ParentID", "NDims", "HeaderSize", "CompressedDataSize", "ElementNumberOfChannels"), 0),
+    **dict.fromkeys(("ElementMin", "ElementMax", "ElementNBits"), 0),
+    **dict.fromkeys(("ElementToIntensityFunctionSlope", "ElementToIntensityFunctionOffset"), 0),
+    **dict.fromkeys(
+        ("Position", "Offset", "Origin", "CenterOfRotation", "ElementSpacing", "ElementSize", "DimSize"), 1
+    ),
+    **dict.fromkeys(("Orientation", "Rotation", "TransformMatrix"), 2),
+}
+"""The fields of MetaImage that hold numbers, by the power of the number of axes that counts them. ITK takes what is missing
+from the lines that follow, whatever they say."""
+
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
 
 META_BYTES = {
     **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
@@ -88,21 +101,27 @@ def read_header(path: Path) -> Header:
             raise ValueError(f"its header does not end within {HEADER_BYTES} bytes")
         begin = end.end() if end else len(start)
         text = start[:begin].decode("utf-8", "replace")
-        if "\0" in text:
-            raise ValueError("expected text as its header, found a zero byte")
+        text = text.replace("\r\n", "\n")
+        if found := next((name for name in "\0\r" if name in text), None):  # ITK ends lines elsewhere than we would
+            raise ValueError(f"expected lines of text as its header, found {found!r} in it")
         return (_meta if ending(path) in META else _nrrd)(path, text, begin)
 
 
 def _meta(path: Path, text: str, begin: int) -> Header:
     fields: dict[str, str] = {}
-    for line in filter(str.strip, LINE_END.split(text)):
+    for line in filter(str.strip, text.split("\n")):
         key, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or not key:
+        if not equals or not key or ":" in key:  # which ITK takes for an equals sign
             raise ValueError(f"expected a line KEY = VALUE, found {line[:40]!r}")
         _add(fields, key, value)
     n = _whole(fields, "NDims")
     if n not in (2, 3):
         raise FileError(path, f"expected one 3-D volume, found {n} dimensions", "save one file a channel or time point")
+    for key, count in {**{key: n**power for key, power in META_NUMBERS.items()}, "Color": 4, "SequenceID": 4}.items():
+        words = fields.get(key, "").split()
+        plain = key == "ElementSpacing" or all(map(NUMBER.fullmatch, words))  # NaN there is told apart later
+        if key in fields and not (plain and len(words) == count):
+            raise ValueError(f"expected {number_of(count, 'number')} as {key}, found {fields[key][:40]!r}")
     sizes, kind = _sizes(fields, "DimSize", n), fields.get("ElementType", "")
     if kind not in META_BYTES:
         raise ValueError(f"expected ElementType among {', '.join(META_BYTES)}, found {kind!r}")
@@ -117,7 +136,10 @@ def _meta(path: Path, text: str, begin: int) -> Header:
     elif compressed and local:  # ITK would read something else
         raise ValueError("its header does not say how long the compressed voxels are (CompressedDataSize)")
     data = path if local else _beside(path, name)
-    there = data.stat().st_size - (begin if local else 0)
+    skipped = _whole(fields, "HeaderSize") if "HeaderSize" in fields else 0
+    if skipped < -1 or (skipped > 0 and (local or compressed)):  # ITK would read something else
+        raise ValueError(f"expected 0 or -1 as HeaderSize, found {skipped}")
+    there = data.stat().st_size - (begin if local else max(skipped, 0))
     bits = 8 if text_values else 8 * META_BYTES[kind]  # a number in text takes a byte at least
     check_claim(path, (*sizes, channels), bits, there * (DEFLATE_RATIO if compressed else 1))
     n_bytes = math.prod((*sizes, channels)) * META_BYTES[kind]
@@ -125,7 +147,7 @@ def _meta(path: Path, text: str, begin: int) -> Header:
 
 
 def _nrrd(path: Path, text: str, begin: int) -> Header:
-    first, *lines = LINE_END.split(text)
+    first, *lines = text.split("\n")
     if not re.fullmatch(r"NRRD000\d", first):
         raise ValueError(f"expected its first line to be NRRD0004 or alike, found {first[:40]!r}")
     fields: dict[str, str] = {}
@@ -151,7 +173,10 @@ def _nrrd(path: Path, text: str, begin: int) -> Header:
         )
     name = fields.get("datafile")
     data = path if name is None else _beside(path, name)
-    there = data.stat().st_size - (begin if name is None else 0)
+    skipped = _whole(fields, "byteskip") if "byteskip" in fields else 0
+    if skipped < -1:
+        raise ValueError(f"expected a byte skip of -1 or more, found {skipped}")
+    there = data.stat().st_size - (begin if name is None else 0) - max(skipped, 0)
     bits = 8 if encoding in TEXT else 8 * NRRD_BYTES[kind]  # a number in text takes a byte at least
     check_claim(path, sizes, bits, there * (DEFLATE_RATIO if encoding in GZIP else 1))
     compressed = encoding in GZIP and not int(fields.get("lineskip", 0))
@@ -184,6 +209,8 @@ def _beside(path: Path, name: str) -> Path:
         raise FileError(
             path, f"expected its voxels in one file, found {name[:80]!r} in its header", "save it as one file"
         )
+    if data.is_file() and data.samefile(path):
+        raise FileError(path, "expected its voxels in another file, found its own name in its header", "name that file")
     elsewhere = Path(name).name != name or "\\" in name or data.resolve().parent != path.parent.resolve()
     if elsewhere:  # a header from elsewhere could have any file on this machine read
         raise FileError(

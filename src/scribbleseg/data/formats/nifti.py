@@ -65,7 +65,7 @@ def _check_header(path: Path) -> Any:
         shape, offset = [int(n) for n in header.get_data_shape()], float(header["vox_offset"])
         there = path.stat().st_size * (DEFLATE_RATIO if packed else 1) - length
         check_claim(path, shape, 8 * header.get_data_dtype().itemsize, there)
-        if not 0 <= offset <= length + MOST_EXTENSIONS:
+        if not length <= offset <= length + MOST_EXTENSIONS:
             raise ValueError(f"its header says that its voxels begin {offset:g} bytes behind its beginning")
     return nib.Nifti1Image if length == min(HEADER_CLASSES) else nib.Nifti2Image
 

@@ -35,6 +35,9 @@ LOSSLESS = (*BY_TIFFFILE, "LZW", "LZMA", "ZSTD", "CCITTRLE", "CCITTFAX3", "CCITT
 RATIOS = {"NONE": 1, "ADOBE_DEFLATE": DEFLATE_RATIO, "DEFLATE": DEFLATE_RATIO, "PACKBITS": 64}
 """What each compression makes of a byte at the most; others have no bound that helps."""
 
+TIFF_HEADER = 8
+"""The bytes that a TIFF begins with, at the least, before any pixels."""
+
 MOST_PAGES = 1000
 """The most pages of a TIFF that are looked at: there may be one, and previews of it."""
 
@@ -181,7 +184,7 @@ def _tiff(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarray,
                 f"expected one picture, found a TIFF of {max(n_pages, len(pages))} pages",
                 "save each page as a file of its own, or a volume as NIfTI or NRRD",
             )
-        _check_tiff_page(path, page)
+        check_tiff_page(path, page)
         photometric, compression = (getattr(each, "name", str(each)) for each in (page.photometric, page.compression))
         orientation = page.tags.get("Orientation")
         if photometric not in (GREY, RGB, PALETTE, YCBCR) or (orientation and orientation.value != 1):
@@ -203,12 +206,17 @@ def _tiff(path: Path, indices: bool, lossless: bool) -> tuple[Shaped[np.ndarray,
     return pixels, alpha
 
 
-def _check_tiff_page(path: Path, page: Any) -> None:
-    """Raises FileError for a page that claims more than the file can hold."""
+def check_tiff_page(path: Path, page: Any, n_pages: int = 1) -> None:
+    """Raises FileError for so many pages that claim more than the file can hold, ValueError for one with parts nowhere.
+
+    Those would be read as zeros.
+    """
     compression = getattr(page.compression, "name", str(page.compression))
     ratio = RATIOS.get(compression)
     there = None if ratio is None else path.stat().st_size * ratio
-    check_claim(path, page.shape, page.bitspersample, there)
+    check_claim(path, (n_pages, *page.shape) if n_pages > 1 else page.shape, page.bitspersample, there)
+    if min(page.dataoffsets, default=0) < TIFF_HEADER or min(page.databytecounts, default=0) < 1:
+        raise ValueError("its header does not say where all of its pixels are")
 
 
 def _decoded(path: Path, page: Any, compression: str) -> Shaped[np.ndarray, "height width channel"]:

@@ -11,7 +11,7 @@ from jaxtyping import Integer, Shaped
 
 from scribbleseg.data.formats.checks import damage_reported
 from scribbleseg.data.formats.names import ending
-from scribbleseg.data.formats.pictures import BY_TIFFFILE, GREY, LOSSLESS, PALETTE
+from scribbleseg.data.formats.pictures import BY_TIFFFILE, GREY, LOSSLESS, PALETTE, check_tiff_page
 from scribbleseg.files import FileError
 from scribbleseg.types import Geometry
 
@@ -52,6 +52,8 @@ def read_stack(path: Path) -> tuple[Shaped[np.ndarray, "1 depth height width"], 
                 f"expected the slices of one volume, found a TIFF of {sizes}",
                 "export one volume, without channels and time points",
             )
+        for each in pages:
+            check_tiff_page(path, each, max(len(pages), file.series[0].size // page.size))
         if compression not in BY_TIFFFILE:
             with PIL.Image.open(path, formats=["TIFF"]) as picture:
                 voxels = np.stack([np.asarray(each) for each in PIL.ImageSequence.Iterator(picture)])
