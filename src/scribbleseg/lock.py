@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from scribbleseg.files import FileError, write_text
+from scribbleseg.files import FileError, parsed, write_text
 from scribbleseg.types import DataError
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def at_work(folder: Path) -> int | None:
     except OSError:  # no locks here, or nothing may be written
         return None
     with suppress(OSError, ValueError, KeyError, TypeError):
-        about = json.loads((folder / HOLDER).read_text())
+        about = parsed((folder / HOLDER).read_bytes())
         if about["host"] == platform.node():
             return int(about["pid"])
     return None
@@ -115,7 +115,7 @@ def at_work(folder: Path) -> int | None:
 def _holder(folder: Path) -> str:
     """Who holds a lock, in words, as far as is written down."""
     try:
-        about = json.loads((folder / HOLDER).read_text())
+        about = parsed((folder / HOLDER).read_bytes())
         return f"process {about['pid']} of {about['host']} (since {about['since']})"
     except (OSError, ValueError, KeyError, TypeError):  # that process is just about to write it
         return "another process"

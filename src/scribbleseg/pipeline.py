@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -126,7 +125,11 @@ def begin(
             part = pipeline.part(session, phase) if phase else session
             name = f"{path.name}/{phase}" if phase else path.name
             details = {"name": name, "seed": seed, "label_names": part.dataset.label_names, "data": data}
-            goes_on = partial(em.has_done if phase else pipeline.has_done, part.recipe)
+
+            def goes_on(run: Run, phase: str = phase, part: Session = part) -> bool:
+                recipe_of(run)  # which names the file where it is damaged
+                return (em.has_done if phase else pipeline.has_done)(part.recipe, run)
+
             create_run(part.run.path, to_plain(part.recipe), details, resume or bool(phase), goes_on)
 
     held = is_held(path)  # by a session of this process, which keeps it

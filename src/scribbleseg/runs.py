@@ -29,7 +29,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 
 from scribbleseg.data.formats import volumes_in
 from scribbleseg.files import (
@@ -84,7 +84,7 @@ class _Details(BaseModel):
     fingerprint: str = ""
     tau: FiniteFloat = 0.0
     start: str = ""
-    date: str = ""
+    date: Annotated[str, AfterValidator(datetime.fromisoformat)] = ""
     versions: dict[str, str] = {}
 
 

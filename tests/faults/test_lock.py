@@ -147,3 +147,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/run: could not be made"):
         hold(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"[1]", b'{"pid": ' + b"1" * 5000 + b"}", b""])
+def test_who_holds_a_run_may_be_unreadable(content, other, tmp_path):
+    (tmp_path / "run" / HOLDER).write_bytes(content)
+    with pytest.raises(DataError, match="found another process at work on it"):
+        hold(tmp_path / "run")
+    assert lock.at_work(tmp_path / "run") is None

@@ -125,3 +125,15 @@ def test_changed_details_are_one_sentence(at, value, run):
     assert answer.exit_code == 2, answer.exception
     assert answer.output.startswith("error: ")
     assert answer.output.count("error: ") == 1
+
+
+@pytest.mark.parametrize("name", ["recipe.json", "run.json"])
+def test_a_value_that_cannot_be_is_an_error_that_names_the_file(name, run, hearts):
+    file = run.path / name
+    changed = {"held_out": 7} if name == "recipe.json" else {"date": "yesterday"}
+    write_json(file, read_json(file, "") | changed)
+    with pytest.raises(DataError, match=f"{name}: .*(held_out|date)"):
+        ss.train(hearts, run.path, TINY, resume=True, accelerator="cpu")
+    result = CliRunner().invoke(app, ["report", str(run.path), "--out", str(run.path.parent / "a.html")])
+    assert result.exit_code == 2
+    assert name in result.output

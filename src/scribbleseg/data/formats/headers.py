@@ -36,7 +36,7 @@ META_NUMBERS = {
     ),
     **dict.fromkeys(("Orientation", "Rotation", "TransformMatrix"), 2),
 }
-"""The fields of MetaImage that hold numbers, by the power of the number of axes that counts them. ITK takes what is missing
+"""The fields of MetaImage that hold numbers, by the power of the number of axes. ITK takes what is missing
 from the lines that follow, whatever they say."""
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?", re.IGNORECASE)
