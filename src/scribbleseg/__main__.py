@@ -1,5 +1,6 @@
 """The program `scribbleseg`: Ctrl-C ends it in one line also while its parts are being imported."""
 
+import signal
 import sys
 
 
@@ -17,6 +18,8 @@ def main() -> None:
         if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
             sys.stderr.write("Stopped.\n")
         raise
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while Python ends, it would be a traceback
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import platform
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -72,6 +73,23 @@ def hold(
     since = datetime.now().astimezone().isoformat(" ", "minutes")
     about = {"pid": os.getpid(), "host": platform.node(), "since": since}
     write_text(folder / HOLDER, json.dumps(about) + "\n")
+
+
+@contextmanager
+def holding(folder: Path, what: str) -> Iterator[None]:
+    """Holds the lock of a folder for a while, and leaves no trace of it. Raises DataError as `hold` does.
+
+    Args:
+        folder: the folder; it is made if absent.
+        what: what is in it, for messages.
+    """
+    hold(folder, what)
+    try:
+        yield
+    finally:
+        release(folder)
+        with suppress(OSError):
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def is_held(folder: Path) -> bool:

@@ -1,6 +1,8 @@
 """Signals that stop a program: Ctrl-C, SIGTERM and SIGHUP all raise KeyboardInterrupt, when it does no harm."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +14,16 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 STOPS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
+AGAIN_S = 0.05
+"""Seconds after which a signal comes again whose exception was lost."""
+
+
 @contextmanager
 def stopping() -> Iterator[Callable[[], bool]]:
     """While it lasts, all of these signals raise KeyboardInterrupt; signals that are ignored (`nohup`) stay ignored.
 
-    It does nothing outside of the main thread, where signals cannot be handled.
+    It does nothing outside of the main thread, where signals cannot be handled. Where one comes in a place that no
+    exception leaves, such as a callback of the garbage collector, it comes again a moment later.
 
     Yields:
         Whether one has come. Where it came during an import, the error that is raised may be any.
@@ -27,6 +34,13 @@ def stopping() -> Iterator[Callable[[], bool]]:
         came.append(number)
         raise KeyboardInterrupt
 
+    def lost(what: "sys.UnraisableHookArgs") -> None:
+        if came and issubclass(what.exc_type, KeyboardInterrupt):
+            threading.Timer(AGAIN_S, os.kill, (os.getpid(), came[-1])).start()
+        else:
+            hook(what)
+
+    hook, sys.unraisablehook = sys.unraisablehook, lost
     before = {}
     if threading.current_thread() is threading.main_thread():
         before = {each: signal.getsignal(each) for each in STOPS}
@@ -36,6 +50,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(came)
     finally:
+        sys.unraisablehook = hook
         for each, handler in before.items():
             if handler is not None:
                 signal.signal(each, handler)

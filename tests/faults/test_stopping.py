@@ -281,3 +281,31 @@ def test_stopping_the_trial_of_faults_ends_what_it_had_started(tmp_path, monkeyp
     assert end.value.code == 130
     assert "| all |" in capsys.readouterr().out
     assert started[0].wait(10) == -signal.SIGKILL
+
+
+def test_a_signal_in_a_callback_is_not_lost():
+    """An exception that is raised there is printed and forgotten."""
+
+    class Callback:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def waits():
+        with stopping() as stopped:
+            Callback()
+            assert stopped()
+            time.sleep(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        waits()
+
+
+def test_no_traceback_while_python_ends():
+    ends = "import atexit, sys, time; atexit.register(lambda: (print('end', flush=True), time.sleep(20))); "
+    words = [sys.executable, "-c", f"{ends}sys.argv[1:] = ['--version']; {ON}"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert any(line == "end\n" for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    assert "Traceback" not in said
+    assert process.returncode == -signal.SIGINT

@@ -1,6 +1,8 @@
 """`predict` stopped at any moment, or on a full disk: the same command goes on, and replaces nothing of others."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from typer.testing import CliRunner
 
 from scribbleseg.cli import app, use
 from scribbleseg.files import FileError
+from scribbleseg.lock import is_held
 from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.seeds.strokes import Strokes
 from scribbleseg.training.unet import UNet
@@ -77,3 +80,20 @@ def test_a_map_of_the_name_of_an_image_that_could_not_be_segmented_is_not_replac
     bad.write_bytes(whole)
     (out / "test000.nii.gz").write_bytes(b"mine")
     assert "--overwrite" in call("predict", run.path, place / "new" / "images", "--out", out, code=2)
+
+
+def test_two_never_write_into_one_folder(run, place, monkeypatch):
+    """The maps of one would lie among those of the other, and both would have gone well."""
+    command = ("predict", run.path, place / "new" / "images", "--out", place / "out", "--overwrite")
+    holds = "import sys, time; from pathlib import Path; from scribbleseg.lock import hold; hold(Path(sys.argv[1])); "
+    words = [sys.executable, "-c", f"{holds}print('held', flush=True); time.sleep(60)", str(place / "out")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert "expected a folder of label maps that no other process works on, found process" in call(*command, code=2)
+        other.kill()
+    segment, seen = use._segment, []
+    monkeypatch.setattr(use, "_segment", lambda *given: (seen.append(is_held(place / "out")), segment(*given)))
+    call(*command)
+    assert seen == [True, True, True]
+    assert {path.suffix for path in (place / "out").iterdir()} == {".gz", ".json"}
+    assert not (place / "out" / "lock.json").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +67,7 @@ def predict(
     """
     from scribbleseg.api import load
     from scribbleseg.data.predictions import MAPS
+    from scribbleseg.lock import holding
     from scribbleseg.types import DataError
 
     model = load(run, accelerator, recursion)
@@ -77,24 +79,26 @@ def predict(
 
     def begin() -> "_Progress":
         _check_place(out, images, model)
+        held.enter_context(holding(out, "a folder of label maps"))
         return _begun(_Progress(out, task), cases, MAPS if probabilities or uncertainty else (), model, overwrite)
 
-    progress = ranks.on_leader(begin)
-    left = cases.only(progress.left(cases.names))
-    failed = _segment_all(model, left, progress.of_rank(), probabilities, uncertainty)
-    if failed and len(failed) == len(cases):
+    with ExitStack() as held:
+        progress = ranks.on_leader(begin)
+        left = cases.only(progress.left(cases.names))
+        failed = _segment_all(model, left, progress.of_rank(), probabilities, uncertainty)
+        if failed and len(failed) == len(cases):
+            progress.forget()
+            raise DataError(failed[0])
+        if not ranks.leads():
+            return
+        values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
+        also = f" ({len(cases) - len(left)} were there already)" if len(left) < len(cases) else ""
+        console.print(f"{number_of(len(cases) - len(failed), 'label map')} in {out}{also}, {values}")
+        if uncertainty:
+            _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
+        if failed:
+            raise _not_segmented(failed)
         progress.forget()
-        raise DataError(failed[0])
-    if not ranks.leads():
-        return
-    values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
-    also = f" ({len(cases) - len(left)} were there already)" if len(left) < len(cases) else ""
-    console.print(f"{number_of(len(cases) - len(failed), 'label map')} in {out}{also}, {values}")
-    if uncertainty:
-        _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
-    if failed:
-        raise _not_segmented(failed)
-    progress.forget()
 
 
 def _begun(progress: "_Progress", cases: "Cases", maps: Sequence[str], model: "Model", overwrite: bool) -> "_Progress":
