@@ -408,3 +408,24 @@ def test_a_stack_of_pages_that_claim_more_than_it_holds_is_refused(tmp_path):
         FileError, match=r"expected 10800000000 bytes of voxels, as its header says \(3 x 60000 x 60000"
     ):
         read_layers(file)
+
+
+@pytest.mark.parametrize(
+    ("what", "old", "new"),
+    [
+        ("direction", rb"1\0\0\0\1\0", rb"0\1\0\1\0\0"),
+        ("size", ROWS, element(0x10, b"\x08\0")),
+        ("bits of a pixel", element(0x100, b"\x10\0"), element(0x100, b"\x08\0")),
+        ("sign of pixels", element(0x103, b"\1\0"), element(0x103, b"\0\0")),
+    ],
+)
+def test_a_slice_that_is_unlike_the_others_of_its_series_is_named(what, old, new, tmp_path):
+    """The voxels of all are read as those of the first."""
+    folder = series(tmp_path / "series")
+    file = folder / "1.dcm"
+    content = file.read_bytes()
+    assert content.count(old) == 1
+    file.write_bytes(content.replace(old, new))
+    with pytest.raises(FileError, match=f"expected the {what} of the other slices") as raised:
+        read_image(folder)
+    assert raised.value.file == file

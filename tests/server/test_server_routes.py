@@ -1,3 +1,4 @@
+import asyncio
 import json
 import random
 import re
@@ -622,3 +623,23 @@ def test_looking_for_the_next_slice_keeps_no_drawing_in_memory(root, sets):
     fresh = Client(root)
     assert fresh.get("/api/next?case=0").json()["case"] == "f"
     assert list(fresh.store._drawings) == ["f"]
+
+
+def test_a_page_that_is_closed_while_it_sends_something_is_no_mistake(client):
+    """Its body ends early, and nobody hears the answer; on the terminal nothing is said."""
+    told = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        told.append(message["type"])
+
+    cookie = f"scribbleseg_test={client.http.cookies['scribbleseg_test']}"
+    headers = [(b"host", b"127.0.0.1:8017"), (b"cookie", cookie.encode()), (b"origin", b"http://127.0.0.1:8017")]
+    headers.append((b"content-type", b"application/json"))
+    scope = {"type": "http", "http_version": "1.1", "scheme": "http", "method": "POST", "query_string": b""}
+    scope |= {"path": "/api/cases/0/strokes", "raw_path": b"", "root_path": "", "headers": headers}
+    scope |= {"server": ("127.0.0.1", 8017), "client": ("127.0.0.1", 1)}
+    asyncio.run(client.guard(scope, receive, send))
+    assert told[0] == "http.response.start"

@@ -10,7 +10,7 @@ import numpy as np
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -218,6 +218,11 @@ def _bad_data(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, status_code=422)
 
 
+def _gone(request: Request, error: Exception) -> Response:
+    """The page was closed while it sent something: nobody hears the answer."""
+    return Response(status_code=400)
+
+
 def make_app(project: Project, run: Path | None = None) -> tuple[Starlette, Store, RunPages]:
     """Returns the application, without its guard, the cases that it serves, and what knows of runs.
 
@@ -228,6 +233,6 @@ def make_app(project: Project, run: Path | None = None) -> tuple[Starlette, Stor
     store = Store(project)
     pages = Pages(store, [BACKGROUND_COLOUR, *STRUCTURE_COLOURS])
     runs = RunPages(store, run or project.root / "run")
-    handlers = {HTTPException: _refused, DataError: _bad_data}
+    handlers = {HTTPException: _refused, DataError: _bad_data, ClientDisconnect: _gone}
     app = Starlette(routes=[*pages.routes, *runs.routes], exception_handlers=handlers)
     return app, store, runs

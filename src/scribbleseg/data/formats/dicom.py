@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -18,7 +19,10 @@ from scribbleseg.types import Geometry
 UNEVEN = "ITK_non_uniform_sampling_deviation"
 """ITK leaves this key on a series whose slices are not evenly spaced."""
 
-BITS_ALLOCATED = "0028|0100"
+BITS_ALLOCATED, SIGNED = "0028|0100", "0028|0103"
+
+ALIKE = 1e-3
+"""How much directions and sizes of the slices of a series may differ, as shares (ours): a scanner rounds them."""
 
 PREAMBLE, MAGIC = 128, b"DICM"
 """How a DICOM file begins: bytes that say nothing, and four that say what it is."""
@@ -62,8 +66,14 @@ def read_dicom(folder: Path) -> tuple[Shaped[np.ndarray, "1 depth height width"]
     if len(slices) < n_files:  # GDCM passes over files that are cut off
         raise FileError(folder, f"{problem}can read {len(slices)} of {n_files} files", copy)
     try:
+        first: dict[str, Any] = {}
         for file in map(Path, slices):
-            _check_slice(file, there.get(file.name, file.stat().st_size), len(slices))
+            found = _check_slice(file, there.get(file.name, file.stat().st_size), len(slices))
+            first = first or found  # by which ITK reads all of them
+            for what, value in found.items():
+                if not np.allclose(value, first[what], rtol=ALIKE, atol=ALIKE):
+                    wrong = f"expected the {what} of the other slices, {first[what]}, found {value}"
+                    raise FileError(file, wrong, f"take it away where it is of another series, or {copy}")
         volume = SimpleITK.ReadImage(slices)
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]
@@ -129,8 +139,12 @@ def _elements(stored: bytes) -> Iterator[tuple[int, int, int, int]]:
         at = begin if inside else begin + length
 
 
-def _check_slice(file: Path, there: int | None, n_slices: int) -> None:
-    """Raises FileError for a slice that claims more pixels than it holds, which GDCM would make up, or too many."""
+def _check_slice(file: Path, there: int | None, n_slices: int) -> dict[str, Any]:
+    """What all slices of a series have alike, by its name.
+
+    Raises:
+        FileError: a slice that claims more pixels than it holds, which GDCM would make up, or too many.
+    """
     import SimpleITK
 
     reader = SimpleITK.ImageFileReader()
@@ -138,6 +152,14 @@ def _check_slice(file: Path, there: int | None, n_slices: int) -> None:
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     sizes = (*reader.GetSize(), reader.GetNumberOfComponents())
-    bits = int(reader.GetMetaData(BITS_ALLOCATED)) if reader.HasMetaDataKey(BITS_ALLOCATED) else 8
+    said = {key: int(reader.GetMetaData(key)) for key in (BITS_ALLOCATED, SIGNED) if reader.HasMetaDataKey(key)}
+    bits = said.get(BITS_ALLOCATED, 8)
     check_claim(file, sizes, bits, there)
     check_claim(file.parent, (*sizes, n_slices), bits, None)
+    return {
+        "size": sizes,
+        "bits of a pixel": bits,
+        "sign of pixels": said.get(SIGNED, 0),
+        "direction": reader.GetDirection(),
+        "pixel size": reader.GetSpacing()[:2],
+    }
