@@ -1,14 +1,17 @@
 """Values that nobody can mean, in recipes, files and names: one sentence each, neither a traceback nor a hang."""
 
+import ast
 import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import scribbleseg as ss
+from scribbleseg import cli
 from scribbleseg.cli import app
 from scribbleseg.files import MOST_NESTED, FileError, parsed, read_json
 from scribbleseg.recipe import Recipe
@@ -127,3 +130,11 @@ def test_seeds_that_no_generator_takes_are_refused(seed, hearts, tmp_path):
     assert answer.exit_code == 2
     assert "--seed" in answer.output
     assert not (tmp_path / "run").exists()
+
+
+def test_every_whole_number_on_the_command_line_has_a_bound():
+    """What is beyond it would overflow somewhere, or never end."""
+    for file in Path(cli.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            named = {each.arg for each in node.keywords} if isinstance(node, ast.Call) else set()
+            assert "max" in named or "min" not in named, f"{file.name}, line {node.lineno}"

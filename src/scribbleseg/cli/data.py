@@ -190,8 +190,12 @@ def simulate(
             "(WT=0.25). Repeatable.",
         ),
     ] = None,
-    width: Annotated[int | None, typer.Option(min=1, help="The pen's width in pixels. Default: the rule's.")] = None,
-    every: Annotated[int, typer.Option(min=1, help="Draw in one slice of so many: 3 draws in every third slice.")] = 1,
+    width: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="The pen's width in pixels. Default: the rule's.")
+    ] = None,
+    every: Annotated[
+        int, typer.Option(min=1, max=10**9, help="Draw in one slice of so many: 3 draws in every third slice.")
+    ] = 1,
     labels: Annotated[
         Drawn,
         typer.Option(
@@ -202,7 +206,7 @@ def simulate(
     source: Annotated[
         Source, typer.Option(help="masks: draw on the masks; scribbles: keep a part of the scribbles that are there.")
     ] = "masks",
-    seed: Annotated[int, typer.Option(min=0, help="Random seed for where lines are drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed for where lines are drawn.")] = 0,
     format: Format = None,
     split: Split = None,
     fold: Fold = None,

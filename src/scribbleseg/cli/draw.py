@@ -22,7 +22,7 @@ def suggest(
     data: Annotated[
         Path, typer.Argument(help="The data set that is being drawn, or a folder of images.", show_default=False)
     ],
-    count: Annotated[int, typer.Option(min=1, help="The number of slices.")] = 20,
+    count: Annotated[int, typer.Option(min=1, max=10**9, help="The number of slices.")] = 20,
     scribbles: Scribbles = None,
     accelerator: Accelerator = "auto",
 ) -> None:

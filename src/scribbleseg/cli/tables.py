@@ -106,11 +106,13 @@ def reproduce(
     iterations: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Iterations of all rounds of training of a row together. Default: the recipes' own numbers."
+            min=1,
+            max=10**9,
+            help="Iterations of all rounds of training of a row together. Default: the recipes' own numbers.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="The number of random seeds: 0, 1, ...")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="The number of rows that are trained at a time.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1024, help="The number of random seeds: 0, 1, ...")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, max=1024, help="The number of rows that are trained at a time.")] = 1,
     set: Settings = None,
     format: Format = None,
     split: Split = None,
@@ -206,7 +208,8 @@ def tune_crf(
     out: Annotated[Path, typer.Option(help="The run folder of the network that the CRF is tried on.")],
     recipe: Annotated[str, typer.Option(help="The recipe whose network and grid are taken.")] = "can2018.compact_crf",
     trials: Annotated[
-        int | None, typer.Option(min=1, help="How many settings are tried, at random; the default tries all 243.")
+        int | None,
+        typer.Option(min=1, max=10**9, help="How many settings are tried, at random; the default tries all 243."),
     ] = None,
     set: Settings = None,
     format: Format = None,

@@ -52,7 +52,8 @@ def predict(
         ),
     ] = False,
     recursion: Annotated[
-        int | None, typer.Option(min=0, help="Use the network of this round of training, from 0. Default: the last.")
+        int | None,
+        typer.Option(min=0, max=10**9, help="Use the network of this round of training, from 0. Default: the last."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that are in OUT already.")] = False,
     accelerator: Accelerator = "auto",
@@ -66,9 +67,7 @@ def predict(
     Example: `scribbleseg predict runs/first ACDC/patient006/patient006_frame01.nii.gz --out predictions`
     """
     from scribbleseg.api import load
-    from scribbleseg.data.predictions import MAPS
     from scribbleseg.lock import holding
-    from scribbleseg.types import DataError
 
     model = load(run, accelerator, recursion)
     if uncertainty:
@@ -80,20 +79,17 @@ def predict(
     def begin() -> "_Progress":
         _check_place(out, images, model)
         held.enter_context(holding(out, "a folder of label maps"))
-        return _begun(_Progress(out, task), cases, MAPS if probabilities or uncertainty else (), model, overwrite)
+        return _begun(_Progress(out, task), cases, probabilities or uncertainty, model, overwrite)
 
     with ExitStack() as held:
         progress = ranks.on_leader(begin)
         left = cases.only(progress.left(cases.names))
         failed = _segment_all(model, left, progress.of_rank(), probabilities, uncertainty)
         if failed and len(failed) == len(cases):
-            progress.forget()
-            raise DataError(failed[0])
+            raise progress.in_vain(failed[0])
         if not ranks.leads():
             return
-        values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
-        also = f" ({len(cases) - len(left)} were there already)" if len(left) < len(cases) else ""
-        console.print(f"{number_of(len(cases) - len(failed), 'label map')} in {out}{also}, {values}")
+        _say_done(cases, left, failed, out, model)
         if uncertainty:
             _print_ranking(out, [rank for name, rank in progress.done.items() if name in cases.names and rank])
         if failed:
@@ -101,14 +97,22 @@ def predict(
         progress.forget()
 
 
-def _begun(progress: "_Progress", cases: "Cases", maps: Sequence[str], model: "Model", overwrite: bool) -> "_Progress":
-    """Make the folder ready for label maps. Raises DataError where others lie in OUT."""
+def _begun(progress: "_Progress", cases: "Cases", maps: bool, model: "Model", overwrite: bool) -> "_Progress":
+    """Make the folder ready for label maps, and other maps. Raises DataError where others lie in OUT."""
+    from scribbleseg.data.predictions import MAPS
     from scribbleseg.files import write_text
 
-    declaration = _free_place(progress, progress.left(cases.names), maps, model, overwrite)
+    declaration = _free_place(progress, progress.left(cases.names), MAPS if maps else (), model, overwrite)
     progress.write_all()
     write_text(progress.out / "dataset.json", declaration)  # as nnU-Net does: `evaluate` reads it
     return progress
+
+
+def _say_done(cases: "Cases", left: "Cases", failed: Sequence[str], out: Path, model: "Model") -> None:
+    """How many label maps there are, how many of them were there already, and what their values mean."""
+    values = ", ".join(f"{value} {name}" for value, name in enumerate(model.label_names))
+    also = f" ({len(cases) - len(left)} were there already)" if len(left) < len(cases) else ""
+    console.print(f"{number_of(len(cases) - len(failed), 'label map')} in {out}{also}, {values}")
 
 
 def _not_segmented(failed: Sequence[str]) -> typer.Exit:
@@ -195,6 +199,13 @@ class _Progress:
         """Leave no trace; after all ranks have done their share."""
         for file in (*self._of_ranks(), self.file) if ranks.leads() else ():
             file.unlink()
+
+    def in_vain(self, why: str) -> Exception:
+        """Leave no trace, for nothing could be segmented; the error that says why."""
+        from scribbleseg.types import DataError
+
+        self.forget()
+        return DataError(why)
 
 
 def _unchanged(files: Mapping[str, str]) -> bool:
