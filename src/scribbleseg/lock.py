@@ -87,9 +87,9 @@ def holding(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        release(folder)
-        with suppress(OSError):
+        with suppress(OSError):  # while it is held: afterwards it may be another process's
             (folder / LOCK).unlink(missing_ok=True)
+        release(folder)
 
 
 def is_held(folder: Path) -> bool:
