@@ -74,12 +74,16 @@ def _unmerged_regions(dataset: Dataset) -> dict[str, tuple[int, ...]]:
 def test_scores(run: Run, fabric: Fabric) -> list[Score]:
     """Scores of the last network on the data set's test cases, kept in the run folder; none without references.
 
+    A case that the run was trained on is no test case of it, whatever has become of its scribbles since.
+
     They are made again where anything that they depend on has changed: the weights, the recipe, the images or masks of
     the test cases, what values in masks mean, or the version of scribbleseg. `SCORED` beside them has digests of these.
     """
     *_, last = phases(run).values()
     folder = run.path / f"test_scores_{last.recursions - 1}"
-    dataset = dataset_of(run)
+    dataset, trained_on = dataset_of(run), open_slices(last.slices).index["cases"]
+    unseen = [name for name in dataset.test.names if name not in trained_on]
+    dataset = replace(dataset, test=dataset.test.only(unseen))
     of, asked = folder / SCORED, _scored(run, dataset)
     if _is_of(of, asked) and (kept := read_scores(folder / "scores.json")) is not None:
         if not (folder / "summary.json").exists():  # earlier versions could be stopped before it

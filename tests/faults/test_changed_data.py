@@ -115,6 +115,17 @@ def test_a_mask_that_is_gone_or_new_changes_what_is_scored(place, scored):
     assert "test001" in scores_of(place)
 
 
+def test_a_case_that_was_trained_on_is_no_test_case_when_its_scribbles_are_gone(place, scored):
+    before = scores_of(place)
+    scribbles = next((place / "hearts" / "scribbles").iterdir())
+    trained_on = scribbles.name.split(".")[0]
+    scribbles.unlink()
+    assert trained_on in review.dataset_of(Run(place / "run")).test.names
+    assert (place / "hearts" / "masks" / f"{trained_on}.nii").exists()
+    assert scores_of(place) == before
+    assert not scored
+
+
 def test_labels_in_another_order_are_refused(place):
     file = place / "hearts" / "dataset.json"
     labels = json.loads(file.read_text())["labels"]
