@@ -171,15 +171,16 @@ def changes(part) -> Iterator[tuple[str, Any]]:
     """Every copy of a part of a recipe in which one field of it, or of a part in it, has another value."""
     hints = get_type_hints(type(part))
     for field in fields(part):
-        value, choices = getattr(part, field.name), get_args(hints[field.name])
+        value, hint = getattr(part, field.name), hints[field.name]
+        choices = [get_args(each) for each in (hint, *get_args(hint)) if get_origin(each) is Literal]
         if is_dataclass(value):
             others = changes(value)
         elif isinstance(value, tuple) and value and is_dataclass(value[0]):
             others = (
                 (f"{n}.{w}", (*value[:n], o, *value[n + 1 :])) for n, v in enumerate(value) for w, o in changes(v)
             )
-        elif get_origin(hints[field.name]) is Literal:
-            others = ((f"={choice}", choice) for choice in choices if choice != value)
+        elif choices:
+            others = ((f"={choice}", choice) for choice in choices[0] if choice != value)
         else:
             others = [(f"={other}", other) for other in [another(value)]]
         for where, other in others:
