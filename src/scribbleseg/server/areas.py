@@ -1,4 +1,4 @@
-"""Seed areas of one slice, grown while a person draws, as the training would grow them from these strokes."""
+"""Seed areas of one slice, grown while a person draws, as the training would grow them from this slice's strokes."""
 
 import threading
 from dataclasses import replace
