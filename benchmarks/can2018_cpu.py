@@ -30,7 +30,7 @@ from scribbleseg.data.slices import open_slices
 from scribbleseg.phantoms import write_phantoms
 from scribbleseg.pipeline import phase_recipe
 from scribbleseg.recipe import Recipe
-from scribbleseg.recipes import can2018
+from scribbleseg.recipes import can2018, default
 from scribbleseg.reproduce import Row, run_folder, summarise, train_rows
 from scribbleseg.review import dataset_of
 from scribbleseg.runs import open_run
@@ -130,6 +130,12 @@ def at_scale(title: str, data: str, iterations: int) -> Recipe:
     rows = {SCRIBBLES_ONLY: strokes, **can2018.table_1(family, iterations)}
     rows |= {variant: change(rows[can2018.TITLES["base"]]) for variant, change in VARIANTS.items()}
     return replace(rows[title], preprocess=GRIDS[data])
+
+
+def ours(data: str, iterations: int) -> Recipe:
+    """Our own recipe on this grid; areas stay within slices, for how far apart those of promise12 are is not known."""
+    row = default.sized(16, iterations)
+    return replace(row, preprocess=GRIDS[data], seeds=replace(row.seeds, dimensions=2))
 
 
 def report(name: str, rows: dict[str, Recipe], out: Path, seeds: list[int], peers: Iterable[str]) -> None:

@@ -11,16 +11,14 @@ on phantoms at a toy size.
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from can2018_cpu import GRIDS, drawn, figures_of, found, parse
+from can2018_cpu import drawn, figures_of, found, ours, parse
 from scribbleseg.annotate.simulate import Boundary, Rule, Skeleton
-from scribbleseg.recipes import default
 from scribbleseg.reproduce import Row, summarise, train_rows
 from scribbleseg.training.hardware import make_fabric
 from scribbleseg.types import UNLABELLED, Dataset
@@ -40,7 +38,7 @@ def main() -> None:
     if arguments.scribbles:
         sys.exit("how_to_draw.py draws its own scribbles: leave --scribbles out, and choose --rows")
     with found(arguments) as root:
-        recipe = replace(default.sized(16, arguments.iterations), preprocess=GRIDS[arguments.data])
+        recipe = ours(arguments.data, arguments.iterations)
         rows, ink = [], []
         for way in arguments.rows:
             dataset = drawn(root, WAYS[way], arguments.out / f"way_{list(WAYS).index(way)}", "masks")

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from can2018_cpu import GRIDS, at_scale, opened, parse, report
+from can2018_cpu import at_scale, opened, ours, parse, report
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.recipe import Recipe
 from scribbleseg.recipes import default
@@ -90,7 +90,7 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
         row, stages=default.training(sum(step.iterations for step in row.steps), e_steps=8)
     ),
     "E steps from a quarter on": from_a_quarter,
-    "areas within slices": lambda row: replace(row, seeds=replace(row.seeds, dimensions=2)),
+    "areas across slices": lambda row: replace(row, seeds=replace(row.seeds, dimensions=3)),
     "neighbouring slices": lambda row: replace(row, neighbours=1),
     "3-D": default.of_blocks,
 }
@@ -100,9 +100,9 @@ THEIRS = ("Base", "Fully supervised")
 def main() -> None:
     arguments = parse(__doc__, Path("runs/ours_acdc"), [*THEIRS, *VARIANTS], ["full masks", "scribbles"])
     with opened(arguments) as dataset:
-        ours = replace(default.sized(16, arguments.iterations), preprocess=GRIDS[arguments.data])
+        row = ours(arguments.data, arguments.iterations)
         rows = {
-            title: VARIANTS[title](ours) if title in VARIANTS else at_scale(title, arguments.data, arguments.iterations)
+            title: VARIANTS[title](row) if title in VARIANTS else at_scale(title, arguments.data, arguments.iterations)
             for title in arguments.rows
         }
         train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")

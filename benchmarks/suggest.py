@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from can2018_cpu import GRIDS, drawn, figures_of, found, split_of
+from can2018_cpu import drawn, figures_of, found, ours, split_of
 from scribbleseg.annotate.simulate import RULES
 from scribbleseg.api import load
 from scribbleseg.data import open_dataset
@@ -51,7 +51,7 @@ MOST_CASES = 20
 def main() -> None:
     arguments = parse()
     with opened(arguments) as (root, full):
-        recipe = replace(default.sized(16, arguments.iterations), preprocess=GRIDS[arguments.data])
+        recipe = ours(arguments.data, arguments.iterations)
         recipe = replace(recipe, stages=default.training(arguments.iterations, e_steps=1))
         annotator = Annotator(root, full, recipe, arguments.out)
         first = middles(full, arguments.first)

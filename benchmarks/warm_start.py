@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from can2018_cpu import GRIDS, figures_of
+from can2018_cpu import figures_of, ours
 from scribbleseg.api import train
 from scribbleseg.recipe import Recipe
 from scribbleseg.recipes import default
@@ -56,7 +56,7 @@ def main() -> None:
 
 def at_length(data: str, iterations: int) -> Recipe:
     """The recipe on this grid, with so many iterations in all and one E step."""
-    recipe = replace(default.sized(16, iterations), preprocess=GRIDS[data])
+    recipe = ours(data, iterations)
     return replace(recipe, stages=default.training(iterations, e_steps=1))
 
 
