@@ -224,7 +224,8 @@ def _fitted(session: Session[Recipe]) -> Seeder:
 
     def fit_tau() -> RandomWalker:
         some = spread(list(session.slices.rows), LOOKED_AT)
-        fitted = seeder.fitted(track(_volumes(session, some), "Choosing tau", total=len(some)))
+        volumes = track(_volumes(session, some), "Choosing tau", total=len(some))
+        fitted = seeder.fitted(volumes, (session.slices.inside[session.slices.rows[name]] for name in some))
         session.run.add(tau=fitted.tau)
         return fitted
 

@@ -305,6 +305,21 @@ def test_clear_edges_take_a_high_tau_and_none_a_low_one():
     assert RandomWalker(tau=None).fitted([disc(0.0, 0.3)]).tau < 0.99
 
 
+def test_what_grows_in_the_air_does_not_count():
+    image, scribbles, spacing = disc(1.0, 0.02)
+    wide = np.zeros((*image.shape[:2], 120, 120), np.float32)  # the walker is unsure of the air between two strokes
+    wide[..., 40:80, 40:80] = image[..., :40, :40]
+    drawn = np.full(wide.shape[1:], UNLABELLED, np.uint8)
+    drawn[:, 40:80, 40:80] = scribbles[:, :40, :40]
+    drawn[:, :, 5], drawn[:, :, 115] = 1, 0
+    shown = np.zeros(drawn.shape, bool)
+    shown[:, 40:80, 40:80] = True
+    walker = RandomWalker(tau=None)
+    alone = walker.fitted([(wide[..., 40:80, 40:80], drawn[:, 40:80, 40:80], spacing)])
+    assert walker.fitted([(wide, drawn, spacing)], [shown]).tau == alone.tau
+    assert walker.fitted([(wide, drawn, spacing)], [np.ones_like(shown)]).tau < alone.tau
+
+
 def test_where_no_structure_is_drawn_tau_is_the_largest():
     image, scribbles, spacing = disc(1.0)
     background = np.where(scribbles == 1, np.uint8(UNLABELLED), scribbles)

@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from itertools import starmap
+from itertools import starmap, zip_longest
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -27,6 +27,8 @@ from scribbleseg.workers import Workers
 
 Seeds = Int[np.ndarray, "depth height width"]
 """The column of each seed in the linear system, FREE elsewhere."""
+
+Shown = Bool[np.ndarray, "depth height width"]
 
 FREE = -1
 
@@ -168,20 +170,23 @@ class RandomWalker:
             raise ValueError("tau: expected a probability, got None; use `fitted`")
         return _grown(self.by_blocks(scaled, scribbles, spacing_mm, scaled=True), scribbles, self.tau)
 
-    def fitted(self, volumes: Iterable[Volume]) -> "RandomWalker":
+    def fitted(self, volumes: Iterable[Volume], shown: Iterable[Shown] = ()) -> "RandomWalker":
         """Returns the walker with a tau: the largest of TAUS at which structures grow in these volumes; else the least.
 
-        Where a walker at tau 0.99 hardly leaves the scribbles, a network has next to nothing to learn a structure from;
-        where it does leave them, a smaller tau labels more pixels wrongly. "Grow" is to the share GROWN of where the
-        structure is the likeliest label, for half of the structures or more.
+        What grows counts where the volume is `shown`, bool `depth height width` for each of them; if none is given,
+        everywhere. In the air around a brain a walker goes anywhere, and no training looks there. Where a walker at tau
+        0.99 hardly leaves the scribbles, a network has next to nothing to learn a structure from; where it does leave
+        them, a smaller tau labels more pixels wrongly. "Grow" is to the share GROWN of where the structure is the
+        likeliest label, for half of the structures or more.
         """
         if self.tau is not None:
             return self
         counts = np.zeros((len(TAUS) + 1, UNLABELLED), int)
-        for image, scribbles, spacing_mm in volumes:
+        for (image, scribbles, spacing_mm), inside in zip_longest(volumes, shown):
             for block, probabilities in self.by_blocks(image, scribbles, spacing_mm):
                 for n, tau in enumerate((*TAUS, LIKELIEST)):
                     areas = _areas(probabilities, scribbles[block], tau)
+                    areas = areas if inside is None else areas[inside[block]]
                     counts[n] += np.bincount(areas.ravel(), minlength=UNLABELLED + 1)[:UNLABELLED]
         *grown, likeliest = counts[:, 1:]
         structures = likeliest > 0
