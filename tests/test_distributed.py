@@ -21,6 +21,7 @@ from scribbleseg.pipeline import phase_recipe
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import predict
 from scribbleseg.runs import open_run
+from scribbleseg.training import loop
 from scribbleseg.training.hardware import shared_fabric
 from scribbleseg.types import UNLABELLED, DataError
 from scribbleseg.weights import load_segmenter
@@ -234,6 +235,30 @@ def test_two_processes_share_one_run(tmp_path):
     assert refused.returncode == 2
     assert refused.stderr.count("error: ") == 1, refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_training_that_one_process_left_within_a_round_is_gone_on_with_by_two(place, monkeypatch):
+    data, run = place / "hearts", place / "left"
+    command = ["train", str(data), "--out", str(run), *RECIPE, "--accelerator", "cpu", "--workers", "1"]
+    log = type(open_run(place / "run")).log
+
+    def stop(self, record):
+        log(self, record)
+        if record["event"] == "train" and record["iteration"] == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "LOG_EVERY", 1)
+        patch.setattr(loop, "CHECKPOINT_EVERY", 1)
+        patch.setattr("scribbleseg.runs.Run.log", stop)
+        call(*command, code=130)
+    assert open_run(run).checkpoint(0).exists()
+    assert not open_run(run).network(0).exists()
+    done = torchrun("-m", "scribbleseg", *command, "--resume")
+    assert done.returncode == 0, done.stdout + done.stderr
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["recursion"], r["iteration"]) for r in records if r["event"] == "train"] == [(0, 1), (0, 4), (1, 2)]
+    relabelled_by_the_saved_network(run)
 
 
 def relabelled_by_the_saved_network(folder: Path) -> None:
