@@ -309,6 +309,20 @@ def cdp_pen(page, kind, point, buttons=1):
     session.send("Input.dispatchMouseEvent", {**pressed, "pointerType": "pen"})
 
 
+def test_a_stroke_whose_voxels_are_saved_before_its_end_counts(hearts, serve):
+    page = serve(hearts).ready()
+    page.press("1")
+    page.stroke((5, 5), (20, 9))
+    page.press("2")
+    cdp_pen(page, "mousePressed", page.at((30, 5)))
+    cdp_pen(page, "mouseMoved", page.at((33, 30)))
+    page.saved()
+    cdp_pen(page, "mouseReleased", page.at((33, 30)), 0)
+    page.saved()
+    record = json.loads((hearts / "scribbles" / "test000_annotation.json").read_text())
+    assert record["strokes"] == {"RV": 1, "Myo": 1}
+
+
 def test_mouse_touch_and_pen_leave_what_the_brush_covers(hearts, serve):
     page = serve(hearts, has_touch=True).ready()
     shape = nib.load(hearts / "images" / "test000.nii.gz").shape[::-1]

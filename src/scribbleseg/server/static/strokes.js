@@ -80,7 +80,8 @@ export class Scribbles {
   }
 
   get unsaved() {
-    return this.pending.voxels.size > 0 || this.sending !== null;
+    // A stroke counts at its end, when all of its voxels may have been sent.
+    return this.pending.voxels.size > 0 || Object.keys(this.pending.strokes).length > 0 || this.sending !== null;
   }
 
   // What is to be sent now; `sent` says what became of it.
