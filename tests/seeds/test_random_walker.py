@@ -164,7 +164,7 @@ def test_a_large_volume_is_walked_in_parts_that_fit_together(monkeypatch):
     walker = RandomWalker(beta=130.0, dimensions=3)
     whole = walker.probabilities(image, scribbles, (1.0, 1.0, 1.0))
     monkeypatch.setattr("scribbleseg.data.dimensions.VOXELS", 16 * 144)
-    blocks = [block for block, _ in walker.by_blocks(image, scribbles, (1.0, 1.0, 1.0))]
+    blocks = [block for block, _ in walker._blocks(image, scribbles, (1.0, 1.0, 1.0))]
     assert blocks == [slice(n, n + 8) for n in range(0, 32, 8)]
     cut = walker.probabilities(image, scribbles, (1.0, 1.0, 1.0))
     assert np.abs(cut - whole).mean() < 0.01

@@ -75,8 +75,8 @@ class DenseCRF(Kernels):
         solid = self.dimensions == 3  # one image, its slices an axis of space
         stored = torch.from_numpy(images.copy())
         scaled = unit_range(stored.movedim(0, 1)[None])[0].movedim(1, 0) if solid else unit_range(stored)
-        each = ((slice(n, n + BATCH),) * 2 for n in range(0, len(images), BATCH))
-        for seen, given in parts(len(images), images[0, 0].size) if solid else each:
+        batches = ((slice(n, n + BATCH),) * 2 for n in range(0, len(images), BATCH))
+        for seen, given in parts(len(images), images[0, 0].size) if solid else batches:
             likely, clamped = (torch.from_numpy(array[seen].copy()).to(device) for array in (probabilities, seeds))
             image = scaled[seen].to(device)
             if solid:

@@ -132,9 +132,9 @@ class RandomWalker:
         Raises:
             DataError: shapes that do not fit, or an image that is not finite.
         """
-        return np.concatenate([found for _, found in self.by_blocks(image, scribbles, spacing_mm)], axis=1)
+        return np.concatenate([found for _, found in self._blocks(image, scribbles, spacing_mm)], axis=1)
 
-    def by_blocks(
+    def _blocks(
         self, image: Image | Block, scribbles: Labels, spacing_mm: Sequence[float], scaled: bool = False
     ) -> Iterator[tuple[slice, Probabilities]]:
         """Yields what `probabilities` returns block by block, with the slices of each: a volume's take memory."""
@@ -143,8 +143,8 @@ class RandomWalker:
         n_labels = max(int(scribbles.max(where=scribbles != UNLABELLED, initial=0)) + 1, 2)
         spacing = np.asarray(spacing_mm, dtype=np.float64) / spacing_mm[-1]
         across = self.dimensions == 3 or (self.dimensions is None and spacing[0] <= NEAR)
-        each = ((slice(z, z + 1),) * 2 for z in range(len(scribbles)))
-        for seen, given in parts(len(scribbles), scribbles[0].size) if across else each:
+        slices = ((slice(z, z + 1),) * 2 for z in range(len(scribbles)))
+        for seen, given in parts(len(scribbles), scribbles[0].size) if across else slices:
             drawn = np.asarray(scribbles[seen])
             probabilities = np.full((n_labels, *drawn.shape), 1.0 / n_labels, dtype=np.float32)
             _walk(scale(image[:, seen]), drawn, spacing, self.beta, probabilities)
@@ -158,7 +158,7 @@ class RandomWalker:
         """Returns the seed areas, uint8 `depth height width`. Arguments and errors as in `probabilities`."""
         if self.tau is None:
             return self.fitted([(image, scribbles, spacing_mm)])(image, scribbles, spacing_mm)
-        return _grown(self.by_blocks(image, scribbles, spacing_mm), scribbles, self.tau)
+        return _grown(self._blocks(image, scribbles, spacing_mm), scribbles, self.tau)
 
     def grow_scaled(self, scaled: Block, scribbles: Labels, spacing_mm: Sequence[float]) -> Labels:
         """Returns the seed areas in an image that is scaled to [0, 1] already; arguments and errors as in `__call__`.
@@ -168,7 +168,7 @@ class RandomWalker:
         """
         if self.tau is None:
             raise ValueError("tau: expected a probability, got None; use `fitted`")
-        return _grown(self.by_blocks(scaled, scribbles, spacing_mm, scaled=True), scribbles, self.tau)
+        return _grown(self._blocks(scaled, scribbles, spacing_mm, scaled=True), scribbles, self.tau)
 
     def fitted(self, volumes: Iterable[Volume], shown: Iterable[Shown] = ()) -> "RandomWalker":
         """Returns the walker with a tau: the largest of TAUS at which structures grow in these volumes; else the least.
@@ -183,7 +183,7 @@ class RandomWalker:
             return self
         counts = np.zeros((len(TAUS) + 1, UNLABELLED), int)
         for (image, scribbles, spacing_mm), inside in zip_longest(volumes, shown):
-            for block, probabilities in self.by_blocks(image, scribbles, spacing_mm):
+            for block, probabilities in self._blocks(image, scribbles, spacing_mm):
                 for n, tau in enumerate((*TAUS, LIKELIEST)):
                     areas = _areas(probabilities, scribbles[block], tau)
                     areas = areas if inside is None else areas[inside[block]]
