@@ -1,5 +1,6 @@
 """Trainings in 3-D and 2.5-D from beginning to end: blocks, or slices with their neighbours, and then as in 2-D."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,6 +143,18 @@ SETTINGS = (
     'network.arguments={"filters": [2, 4, 4], "dropout": 0.2}', "preprocess.spacing_mm=6.0", "patch=16",
     "stages.iterations=2", "stages.1.times=1", "seeds.tau=0.9",
 )  # fmt: skip
+
+
+def test_it_is_said_whether_areas_grow_across_slices(hearts, tmp_path):
+    assert "Grown within slices, for they are more than 1.5 pixels apart." in call("check", hearts)
+    near = tmp_path / "near"
+    shutil.copytree(hearts, near)
+    for file in near.glob("*/*.nii.gz"):
+        image = nib.load(file)
+        affine = image.affine @ np.diag([1, 1, 0.1, 1])
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), file)
+    said = " ".join(call("check", near).split())
+    assert "Grown across slices in 2 of 2 volumes, for there they are at most 1.5 pixels apart." in said
 
 
 def test_every_verb_works_in_3d(hearts, tmp_path):

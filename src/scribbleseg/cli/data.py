@@ -163,12 +163,28 @@ def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
     print_table(table)
     if tau := session.run.details.get("tau"):
         console.print(f"Grown with tau {tau}, chosen by how far the structures grow.")
+    _print_direction(session)
     if stuck and session.recipe.seeds.kind == "random_walker":
         console.print(
             f"{' and '.join(stuck)} hardly grew beyond the scribbles: a network has little to learn from there. "
             "Draw more of it, or let it grow further by a smaller seeds.tau or seeds.beta.",
             style="yellow",
         )
+
+
+def _print_direction(session: "Session[Recipe]") -> None:
+    """Whether areas grew across slices, where that was left to the data, and why."""
+    from scribbleseg.seeds.random_walker import NEAR
+
+    seeder, slices = session.recipe.seeds, session.slices
+    stacks = [slices.spacing_mm[name] for name, rows in slices.rows.items() if rows.stop - rows.start > 1]
+    if not stacks or seeder.kind != "random_walker" or seeder.dimensions is not None:
+        return
+    if across := sum(map(seeder.goes_across, stacks)):
+        volumes = f"{across} of {number_of(len(stacks), 'volume')}"
+        console.print(f"Grown across slices in {volumes}, for there they are at most {NEAR:g} pixels apart.")
+    else:
+        console.print(f"Grown within slices, for they are more than {NEAR:g} pixels apart.")
 
 
 @verb

@@ -116,6 +116,10 @@ class RandomWalker:
         if self.dimensions not in (2, 3, None):
             raise ValueError(f"dimensions: expected 2 (slices), 3 (the volume) or None, got {self.dimensions}")
 
+    def goes_across(self, spacing_mm: Sequence[float]) -> bool:
+        """Whether it walks from slice to slice of a volume with voxels of this size, along `(depth, height, width)`."""
+        return self.dimensions == 3 or (self.dimensions is None and spacing_mm[0] <= NEAR * spacing_mm[-1])
+
     def probabilities(self, image: Image, scribbles: Labels, spacing_mm: Sequence[float]) -> Probabilities:
         """Returns the probability of each label at each voxel.
 
@@ -142,7 +146,7 @@ class RandomWalker:
         scale = np.asarray if scaled else scaling(image, self.scale)
         n_labels = max(int(scribbles.max(where=scribbles != UNLABELLED, initial=0)) + 1, 2)
         spacing = np.asarray(spacing_mm, dtype=np.float64) / spacing_mm[-1]
-        across = self.dimensions == 3 or (self.dimensions is None and spacing[0] <= NEAR)
+        across = self.goes_across(spacing_mm)
         slices = ((slice(z, z + 1),) * 2 for z in range(len(scribbles)))
         for seen, given in parts(len(scribbles), scribbles[0].size) if across else slices:
             drawn = np.asarray(scribbles[seen])
