@@ -1,4 +1,4 @@
-"""Our own recipe family at CPU scale, on two organs: scribbles beside full masks, and each ingredient taken away.
+"""Our own recipe family at CPU scale, on two organs: scribbles beside full masks; ingredients taken away, or alone.
 
     SCRIBBLESEG_DATA=... python benchmarks/ours_cpu.py --data acdc --out runs/ours_acdc
     SCRIBBLESEG_DATA=... python benchmarks/ours_cpu.py --data promise12 --iterations 1000 --out runs/ours_promise12
@@ -15,12 +15,13 @@ from typing import Any
 
 from can2018_cpu import at_scale, opened, ours, parse, report
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.recipe import Recipe
+from scribbleseg.recipe import Recipe, Stage
 from scribbleseg.recipes import default
 from scribbleseg.recipes.can2018 import relabelled
 from scribbleseg.relabel.decide import Argmax
 from scribbleseg.reproduce import train_rows
 from scribbleseg.training.augment import Augment
+from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.losses import PartialCrossEntropy
 from scribbleseg.training.optimisers import Adam
 from scribbleseg.training.unet import UNet
@@ -50,6 +51,11 @@ def from_a_quarter(row: Recipe) -> Recipe:
     """The recipe with E steps from a quarter of the iterations on, as far apart as before."""
     first, then = row.stages
     return replace(row, stages=(replace(first, iterations=first.iterations // 2), replace(then, times=6)))
+
+
+def dense_crf_loss(row: Recipe) -> Recipe:
+    """The recipe with Ji et al.'s dense CRF loss beside the others, on squares of 2 x 2 pixels."""
+    return in_stages(row, losses=(*row.stages[0].losses, DenseCRFLoss(channels=(0,), scale=2)))
 
 
 def as_trained(row: Recipe) -> Recipe:
@@ -91,22 +97,48 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     ),
     "E steps from a quarter on": from_a_quarter,
     "areas across slices": lambda row: replace(row, seeds=replace(row.seeds, dimensions=3)),
+    "dense CRF loss": dense_crf_loss,
     "neighbouring slices": lambda row: replace(row, neighbours=1),
     "3-D": default.of_blocks,
 }
 THEIRS = ("Base", "Fully supervised")
+ADDED: dict[str, Callable[[Recipe, Recipe], Recipe]] = {
+    "Base, our network": lambda base, row: replace(base, network=row.network),
+    "Base, Dice": lambda base, row: in_stages(base, losses=row.stages[0].losses),
+    "Base, averaged weights": lambda base, row: in_stages(base, ema_decay=row.stages[0].ema_decay),
+    "Base, cosine": lambda base, row: in_stages(base, optimiser=row.stages[0].optimiser),
+    "Base, intensities": lambda base, row: replace(base, augment=row.augment),
+    "Base, test-time rotations": lambda base, row: replace(base, rotations=row.rotations),
+    "Base, single components": lambda base, row: replace(base, single_components=True),
+    "Base, our areas": lambda base, row: replace(base, seeds=row.seeds),
+    "Base, our E steps": lambda base, row: replace(
+        base, stages=tuple(replace(base.stages[0], **_when(step)) for step in row.stages)
+    ),
+}
+"""Can et al.'s row "Base" with an ingredient of ours."""
+
+
+def _when(step: Stage) -> dict[str, Any]:
+    """How long a stage of ours takes, how often it comes, and how it relabels."""
+    return {name: getattr(step, name) for name in ("iterations", "times", "relabel", "restarts")}
+
+
+def recipe_of(title: str, data: str, iterations: int) -> Recipe:
+    """The recipe of a row."""
+    row = ours(data, iterations)
+    if title in VARIANTS:
+        return VARIANTS[title](row)
+    if title in ADDED:
+        return ADDED[title](at_scale("Base", data, iterations), row)
+    return at_scale(title, data, iterations)
 
 
 def main() -> None:
-    arguments = parse(__doc__, Path("runs/ours_acdc"), [*THEIRS, *VARIANTS], ["full masks", "scribbles"])
+    arguments = parse(__doc__, Path("runs/ours_acdc"), [*THEIRS, *ADDED, *VARIANTS], ["full masks", "scribbles"])
     with opened(arguments) as dataset:
-        row = ours(arguments.data, arguments.iterations)
-        rows = {
-            title: VARIANTS[title](row) if title in VARIANTS else at_scale(title, arguments.data, arguments.iterations)
-            for title in arguments.rows
-        }
+        rows = {title: recipe_of(title, arguments.data, arguments.iterations) for title in arguments.rows}
         train_rows(rows, dataset, arguments.out, arguments.seeds, arguments.jobs, "cpu")
-        report("ours_cpu", rows, arguments.out, arguments.seeds, peers=("full masks", "scribbles"))
+        report("ours_cpu", rows, arguments.out, arguments.seeds, peers=("full masks", "scribbles", "Base"))
 
 
 if __name__ == "__main__":
