@@ -126,7 +126,7 @@ def label_quality(folder: Path, dataset: Dataset) -> np.ndarray:
     truth = np.full_like(slices.scribbles, UNLABELLED)
     for name, rows in slices.rows.items():
         truth[rows] = preprocess.labels(seen.reference(name), slices.geometry(name))
-    brain = np.concatenate([in_brain(slices.images[rows].swapaxes(0, 1)) for rows in slices.rows.values()])
+    brain = np.concatenate([in_brain(slices.images(rows).swapaxes(0, 1)) for rows in slices.rows.values()])
     inside = (truth != UNLABELLED) & brain
     labels = np.where(inside, slices.layer("labels", 0), UNLABELLED)
     labelled = labels != UNLABELLED

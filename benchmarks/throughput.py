@@ -94,9 +94,9 @@ def make_data(folder: Path, slices: int) -> tuple[Path, int]:
 
 
 def arrays(data: tuple[Path, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Memory-mapped images and labels."""
+    """Images in memory, and memory-mapped labels."""
     slices = open_slices(data[0] / "slices")
-    return slices.images, slices.layer("labels", 0)
+    return slices.images(), slices.layer("labels", 0)
 
 
 def network() -> torch.nn.Module:
@@ -145,11 +145,11 @@ def bare_train(data, iterations):
 
 
 def segment(data, iterations):
-    """Our E step's pass: probabilities of every slice of a memory map."""
-    images, _ = arrays(data)
+    """Our E step's pass: every slice read from the cache, and its probabilities."""
+    slices = open_slices(data[0] / "slices")
     fabric, module = make_fabric("cpu"), network()
     yield
-    predict(fabric, module, images)
+    predict(fabric, module, slices.images())
     yield
 
 

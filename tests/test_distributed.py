@@ -267,6 +267,6 @@ def relabelled_by_the_saved_network(folder: Path) -> None:
     slices = open_slices(run.slices)
     network = load_segmenter(phase_recipe(run), run, fabric, 0).network
     seeds = slices.layer("labels", 0)
-    expected = clamp(predict(fabric, network, np.array(slices.images)).argmax(axis=1).astype(np.uint8), seeds)
+    expected = clamp(predict(fabric, network, slices.images()).argmax(axis=1).astype(np.uint8), seeds)
     labels = slices.layer("labels", 1)
     assert (labels == np.where(slices.inside, expected, UNLABELLED)).mean() > 0.999  # batches differ in the last bit

@@ -97,7 +97,7 @@ def test_recursions_train_relabel_and_never_touch_seeds_or_references(dataset, t
 def test_the_e_step_is_the_argmax_of_the_network_off_the_seeds(trained, fabric):
     session, recursions = trained
     network = load_segmenter(TINY, session.run, fabric, 0).network.eval()
-    images = torch.from_numpy(np.array(session.slices.images))
+    images = torch.from_numpy(session.slices.images())
     with torch.inference_mode():
         expected = network(images).argmax(dim=1).numpy()
     free = (recursions[0].labels == UNLABELLED) & (recursions[1].labels != UNLABELLED)
@@ -110,7 +110,7 @@ def sure(trained):
     session, _ = trained
     torch.manual_seed(0)
     network = TINY.network.build(1, 4)
-    images = torch.from_numpy(np.array(session.slices.images))
+    images = torch.from_numpy(session.slices.images())
     with torch.no_grad():
         for _ in range(40):
             network(images)
@@ -137,7 +137,7 @@ def test_with_passes_labels_are_the_argmax_of_the_refined_mean_softmax_of_the_pa
     switch_dropout_on(plain)
     differs = unsure = 0
     for rows in slices.rows.values():
-        images = torch.from_numpy(np.array(slices.images[rows])).contiguous(memory_format=torch.channels_last)
+        images = torch.from_numpy(slices.images(rows)).contiguous(memory_format=torch.channels_last)
         torch.manual_seed(em.seed_of_passes(0, 1))
         with torch.inference_mode():
             logits = torch.stack([plain(images) for _ in range(6)]).numpy()
@@ -147,13 +147,13 @@ def test_with_passes_labels_are_the_argmax_of_the_refined_mean_softmax_of_the_pa
         a, b = (np.take_along_axis(logits, label[None, :, None], axis=2)[:, :, 0] for label in (first, second))
         moments = [f(logit.astype(np.float64), axis=0) for logit in (a, b) for f in (np.mean, partial(np.std, ddof=1))]
         p = ttest_ind_from_stats(*moments[:2], 6, *moments[2:], 6, equal_var=False).pvalue
-        refined = refine(mean, slices.images[rows], seeds[rows], fabric.device)
+        refined = refine(mean, slices.images(rows), seeds[rows], fabric.device)
         expected = np.where(p < 0.05, refined.argmax(axis=1), UNLABELLED)
         expected = np.where(seeds[rows] == UNLABELLED, expected, seeds[rows])
         inside = slices.inside[rows]
         assert (found[rows] == expected)[inside].mean() > 0.998  # p and probabilities are rounded
-        single = predict(fabric, sure, slices.images[rows])
-        alone = refine(single, slices.images[rows], seeds[rows], fabric.device).argmax(axis=1)
+        single = predict(fabric, sure, slices.images(rows))
+        alone = refine(single, slices.images(rows), seeds[rows], fabric.device).argmax(axis=1)
         free = inside & (seeds[rows] == UNLABELLED) & (found[rows] != UNLABELLED)
         differs += (alone != found[rows])[free].sum()
         unsure += (found[rows] == UNLABELLED)[inside].sum()
@@ -175,7 +175,7 @@ def test_only_scribbles_are_put_back_where_the_recipe_says_so(only, dataset, tra
     slices = session.slices
     found, scribbles = slices.layer("labels", 1), slices.scribbles
     for rows in slices.rows.values():
-        likely = predict(fabric, network, slices.images[rows], Views((20.0,)))
+        likely = predict(fabric, network, slices.images(rows), Views((20.0,)))
         expected = np.where(likely.max(axis=1) >= 0.4, likely.argmax(axis=1), UNLABELLED).astype(np.uint8)
         expected = np.where(scribbles[rows] == UNLABELLED, expected, scribbles[rows])
         if only:
@@ -196,7 +196,7 @@ def test_structures_in_one_component_are_found_by_their_scribbles_and_remembered
     first, *_, last = em.train(session)
     slices, pooled = session.slices, np.zeros((dataset.n_labels, 2))
     for rows in slices.rows.values():
-        labels = predict(fabric, last.segmenter.network, slices.images[rows]).argmax(axis=1).astype(np.uint8)
+        labels = predict(fabric, last.segmenter.network, slices.images(rows)).argmax(axis=1).astype(np.uint8)
         pooled += scribbles_in_components(labels, slices.scribbles[rows], dataset.n_labels)
     expected = {k for k in range(1, dataset.n_labels) if pooled[k, 0] and pooled[k, 1] >= 0.99 * pooled[k, 0]}
     assert last.segmenter.single == expected
@@ -425,7 +425,7 @@ def test_soft_labels_and_confidences_are_made_where_a_loss_needs_them(dataset, t
     seeds, labels = recursions[0].labels, recursions[1].labels
     network = load_segmenter(recipe, session.run, fabric, 0).network
     for rows in slices.rows.values():
-        refined = sample(fabric, network, slices.images[rows], 3, seed=1).probabilities.swapaxes(0, 1)
+        refined = sample(fabric, network, slices.images(rows), 3, seed=1).probabilities.swapaxes(0, 1)
         free = (seeds[rows] == UNLABELLED) & slices.inside[rows]
         assert np.allclose(soft[rows].swapaxes(0, 1)[:, free], refined[:, free], atol=1e-3)
     sown = seeds != UNLABELLED

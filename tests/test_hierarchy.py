@@ -101,7 +101,7 @@ def test_both_phases_train_and_are_told_apart(trained, dataset):
 def test_phase_2_learns_from_clusters_inside_the_tumour_and_their_scribbles(trained, dataset):
     run, _ = trained
     whole, parts = (open_slices(part.slices) for part in phases(run).values())
-    assert np.array_equal(whole.images, parts.images)
+    assert np.array_equal(whole.images(), parts.images())
     clusters, scribbles = parts.layer("labels", 0), parts.scribbles
     drawn = scribbles != UNLABELLED
     assert np.array_equal(clusters[drawn], scribbles[drawn])
@@ -232,7 +232,7 @@ def test_a_healthy_brain_trains_too(dataset, tmp_path, fabric):
     )
     whole, parts = (open_slices(part.slices) for part in phases(run).values())
     rows = whole.rows[healthy.name]
-    brain = (whole.images[rows] != 0).any(axis=1)
+    brain = (whole.images(rows) != 0).any(axis=1)
     areas = whole.layer("labels", 0)[rows]
     assert np.array_equal(areas[brain], whole.scribbles[rows][brain])  # one kind of scribbles does not grow
     assert (areas[brain] == 0).any()
@@ -329,7 +329,7 @@ def test_rows_share_the_first_phase_and_nothing_else(dataset, tmp_path):
     assert [r["event"] for r in others[0].metrics] == [r["event"] for r in first.metrics]
     taught = [open_slices(parts["substructures"].slices) for parts in runs[:2]]
     assert np.mean(taught[0].layer("labels", 0) != UNLABELLED) < 0.2
-    brain = (taught[1].images != 0).any(axis=1)
+    brain = (taught[1].images() != 0).any(axis=1)
     assert (taught[1].layer("labels", 0)[brain] != UNLABELLED).all()  # clusters, not the donor's scribbles
 
 

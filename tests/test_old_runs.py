@@ -272,7 +272,7 @@ def test_a_crf_rnns_weights_are_found_under_their_old_names(old, hearts):
     torch.manual_seed(0)
     expected = RNN.build(1, 4).eval()
     loaded = load(open_run(old["crf_rnn"]), Fabric(accelerator="cpu", devices=1)).network.eval()
-    images = torch.from_numpy(np.array(open_slices(old["crf_rnn"] / "slices").images))
+    images = torch.from_numpy(open_slices(old["crf_rnn"] / "slices").images())
     with torch.inference_mode():
         assert torch.equal(loaded(images), expected(images))
 

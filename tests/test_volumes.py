@@ -118,7 +118,7 @@ def test_held_out_slices_are_seen_in_their_stacks(name, dataset, fabric, tmp_pat
     places = np.flatnonzero((slices.held_out != UNLABELLED).any(axis=(1, 2)))
     assert len(places)
     found = em._likeliest(session, network, places)
-    whole = [em.predict(fabric, network, slices.images[rows], recipe.views) for rows in slices.rows.values()]
+    whole = [em.predict(fabric, network, slices.images(rows), recipe.views) for rows in slices.rows.values()]
     assert np.array_equal(found, np.concatenate(whole).argmax(axis=1)[places])
 
 

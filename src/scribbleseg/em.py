@@ -140,7 +140,7 @@ def single_components(session: Session[Recipe], network: NetworkModule) -> list[
     slices, n_labels = session.slices, session.dataset.n_labels
     counts = np.zeros((n_labels, 2), np.int64)
     for rows in slices.rows.values():
-        likely = predict(session.fabric, network, slices.images[rows], replace(session.recipe.views, rotations=()))
+        likely = predict(session.fabric, network, slices.images(rows), replace(session.recipe.views, rotations=()))
         labels = likely.argmax(axis=1).astype(np.uint8)
         counts += scribbles_in_components(labels, slices.scribbles[rows], n_labels)
     return [value for value in range(1, n_labels) if counts[value, 1] >= ENOUGH * counts[value, 0] > 0]
@@ -170,11 +170,11 @@ def _likeliest(session: Session[Recipe], network: NetworkModule, places: np.ndar
     """The likeliest labels in some slices of the cache; the whole cases are seen where the network sees stacks."""
     slices, views = session.slices, session.recipe.views
     if views.of_single_slices:
-        return predict(session.fabric, network, slices.images[places], views).argmax(axis=1).astype(np.uint8)
-    found = [np.empty((0, *slices.images.shape[2:]), np.uint8)]
+        return predict(session.fabric, network, slices.images(places), views).argmax(axis=1).astype(np.uint8)
+    found = [np.empty((0, *slices.scribbles.shape[1:]), np.uint8)]
     for rows in slices.rows.values():
         if len(here := places[(places >= rows.start) & (places < rows.stop)] - rows.start):
-            found.append(predict(session.fabric, network, slices.images[rows], views)[here].argmax(axis=1))
+            found.append(predict(session.fabric, network, slices.images(rows), views)[here].argmax(axis=1))
     return np.concatenate(found, dtype=np.uint8, casting="unsafe")
 
 
@@ -238,7 +238,7 @@ def _volumes(session: Session[Recipe], names: Iterable[str]) -> Iterator[Volume]
     for name in names:
         rows = slices.rows[name]
         # No name for the image, which would keep it while the next one is read.
-        yield np.ascontiguousarray(slices.images[rows].swapaxes(0, 1)), slices.scribbles[rows], slices.spacing_mm[name]
+        yield np.ascontiguousarray(slices.images(rows).swapaxes(0, 1)), slices.scribbles[rows], slices.spacing_mm[name]
 
 
 def train_network(session: Session[Recipe], index: int, start: Path | None = None) -> NetworkModule:
@@ -301,7 +301,7 @@ def e_step(session: Session[Recipe], network: NetworkModule, index: int) -> None
         slices, fabric = session.slices, session.fabric
         for name in track(session.cases, f"Relabelling {index}", disable=not session.leads):
             rows = slices.rows[name]
-            images, scribbles = slices.images[rows], slices.scribbles[rows]
+            images, scribbles = slices.images(rows), slices.scribbles[rows]
             seeds = slices.layer("labels", 0)[rows] if relabel.clamp == "areas" else scribbles
             # Section 2.4: the passes stand in the place of a single output.
             samples = sample(fabric, network, images, passes, draw, views) if passes else None

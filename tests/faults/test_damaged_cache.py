@@ -9,8 +9,9 @@ import pytest
 
 import scribbleseg as ss
 from faults import flip, flips
+from scribbleseg.data.checksums import CHECKSUM, checksum
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.data.slices import CHECKSUM, open_slices
+from scribbleseg.data.slices import open_slices
 from scribbleseg.files import FileError, read_json
 from scribbleseg.recipe import Recipe, Relabel, Stage
 from scribbleseg.seeds.strokes import Strokes
@@ -48,8 +49,8 @@ def test_every_flipped_bit_of_a_layer_is_told(kind, index, run):
 
 def test_a_layer_cut_short_or_with_a_damaged_checksum_is_told(run):
     file = file_of(run, "labels", 0)
-    for checksum in ("12e", "", "1" * 5000, "\0", "-1", "²"):
-        file.with_suffix(CHECKSUM).write_text(checksum)
+    for damage in ("12e", "", "1" * 5000, "\0", "-1", "²"):
+        file.with_suffix(CHECKSUM).write_text(damage)
         with pytest.raises(FileError, match="labels_0.raw"):
             open_slices(run.slices).layer("labels", 0)
     file = file_of(run, "images", None)
@@ -91,4 +92,14 @@ def test_caches_of_earlier_versions_have_no_checksums(hearts, run):
     (run.slices / "index.json").write_text(json.dumps(index))
     for file in run.slices.glob(f"*{CHECKSUM}"):
         file.unlink()
+    ss.train(hearts, run.path, TINY, resume=True, accelerator="cpu")
+
+
+def test_caches_of_earlier_versions_have_images_in_single_precision(hearts, run):
+    index, images = read_json(run.slices / "index.json", ""), run.slices / "images.raw"
+    assert index.pop("images_as") == "float16"
+    np.fromfile(images, np.float16).astype(np.float32).tofile(images)
+    index["checksums"]["images"] = checksum(images)
+    (run.slices / "index.json").write_text(json.dumps(index))
+    assert open_slices(run.slices).layer("images").dtype == np.float32
     ss.train(hearts, run.path, TINY, resume=True, accelerator="cpu")

@@ -35,7 +35,7 @@ def make_slices(tmp_path: Path) -> Callable[..., Slices]:
             "present": None,
             "geometry": geometry_to_plain(Geometry((n, *shape[1:]), np.eye(4))),
         }
-        return Slices(folder, {"shape": shape, "cases": {"a": case}})
+        return Slices(folder, {"shape": shape, "images_as": "float16", "cases": {"a": case}})
 
     return make
 

@@ -171,7 +171,7 @@ def test_no_structure_in_any_scribble_is_an_error_where_only_structures_are_want
 
 
 def test_without_augmentation_batches_are_the_slices_themselves(make_slices, boxes, fabric):
-    images, labels = boxes
+    images, labels = boxes[0].astype(np.float16), boxes[1]
     slices = make_slices(images, labels, scribbles=drawn_scribbles(labels), inside=np.ones_like(labels))
     training = Training(iterations=1, batch=7, losses=(ScribblesAndAreas(), DenseCRFLoss()))
     batch = Batches(Source(slices, 0), None, (0, 0))(0, training, fabric)
@@ -296,8 +296,9 @@ def test_a_batch_of_blocks_is_augmented_and_the_same_again(two_cases, fabric):
 
 def test_all_parts_of_a_batch_are_cut_out_of_the_same_window(make_slices, fabric):
     rng = np.random.default_rng(0)
-    numbers = np.arange(3 * 32 * 32, dtype=np.float32).reshape(3, 1, 32, 32)
-    labels = rng.choice(np.array([0, 1, UNLABELLED], np.uint8), (3, 32, 32), p=[0.05, 0.05, 0.9])
+    side = 24  # numbers up to 2048 are themselves in the cache
+    numbers = np.arange(3 * side * side, dtype=np.float32).reshape(3, 1, side, side)
+    labels = rng.choice(np.array([0, 1, UNLABELLED], np.uint8), (3, side, side), p=[0.05, 0.05, 0.9])
     slices = make_slices(numbers, labels, scribbles=labels, inside=np.ones(labels.shape, bool))
     batches = Batches(Source(slices, 0, patch=16), None, (0, 0))
     training = Training(iterations=1, batch=3, losses=(ScribblesAndAreas(),))

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 Part = TypeVar("Part", Tensor, nn.Module)
@@ -45,8 +45,8 @@ def cut(
 
 
 def with_neighbours(
-    images: Float32[np.ndarray, "slice channel height width"], window: Window, neighbours: int
-) -> Float32[np.ndarray, "channels rows columns"]:
+    images: Float[np.ndarray, "slice channel height width"], window: Window, neighbours: int
+) -> Float[np.ndarray, "channels rows columns"]:
     """The slice in a window with so many slices below it and above it as further channels: 2.5-D.
 
     The channels of the slice itself come first, so that they keep their numbers, then those of its neighbours from the

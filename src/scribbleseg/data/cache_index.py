@@ -64,6 +64,7 @@ class _Index(_Model):
     key: _Key
     fingerprint: str = ""  # 0.1 has none
     shape: Annotated[list[Count], Field(min_length=3, max_length=3)]
+    images_as: Literal["float16", "float32"] = "float32"  # before 0.3 there is none
     cases: Annotated[dict[Annotated[str, AfterValidator(_file_name)], _Case], Field(min_length=1)]
     checksums: dict[str, int] = {}
 

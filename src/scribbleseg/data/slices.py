@@ -5,7 +5,6 @@ import logging
 import math
 import os
 import shutil
-import zlib
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
@@ -16,10 +15,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float16, Float32, UInt8
 from rich.progress import track
 
 from scribbleseg.data.cache_index import made_again, read_index
+from scribbleseg.data.checksums import CHECKSUM, checksum, checksum_beside
 from scribbleseg.data.fingerprint import Fingerprint, digest_of_files, digest_of_strokes
 from scribbleseg.data.formats import geometry_from_plain, geometry_to_plain
 from scribbleseg.data.held_out import slices_to_hold_out
@@ -49,7 +49,7 @@ class Layer:
 
 
 LAYERS: dict[str, Layer] = {
-    "images": Layer(np.float32, "channel", "linear", None),
+    "images": Layer(np.float16, "channel", "linear", None),
     "inside": Layer(np.bool_, "pixel", "nearest", 0),
     "scribbles": Layer(np.uint8, "pixel", "nearest", UNLABELLED),
     "held_out": Layer(np.uint8, "pixel", "nearest", UNLABELLED),
@@ -60,32 +60,6 @@ LAYERS: dict[str, Layer] = {
 """Every kind of layer. The first four are written once, with the cache; the others once for each map of labels."""
 
 FIXED = ("images", "inside", "scribbles", "held_out")
-
-
-CHECKSUM = ".crc32"
-"""The ending of the file that holds the checksum of a layer of labels; those of the others are in the index."""
-
-
-MOST_DIGITS = 10
-"""The digits of the largest checksum."""
-
-
-def _checksum(path: Path) -> int:
-    """The checksum of a file: it tells damage, and costs less than reading the file does."""
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            value = zlib.crc32(chunk, value)
-    return value
-
-
-def _checksum_beside(path: Path) -> int | None:
-    """The checksum in the file beside a layer; None where there is none, as in caches of earlier versions."""
-    file = path.with_suffix(CHECKSUM)
-    if not file.exists():
-        return None
-    written = file.read_bytes().strip()
-    return int(written) if written.isdigit() and len(written) <= MOST_DIGITS else -1
 
 
 @dataclass(frozen=True)
@@ -134,10 +108,9 @@ class Slices:
         """The number of pixels of all slices together, without padding and the air around a brain."""
         return sum(case["pixels"] for case in self.index["cases"].values())
 
-    @cached_property
-    def images(self) -> Float32[np.ndarray, "slice channel size size"]:
-        """Normalised intensities, memory-mapped."""
-        return self.layer("images")
+    def images(self, places: slice | np.ndarray = slice(None)) -> Float32[np.ndarray, "slice channel size size"]:
+        """Normalised intensities of some slices, or of all; on disk they have half of the precision."""
+        return self.layer("images")[places].astype(np.float32)
 
     @cached_property
     def scribbles(self) -> UInt8[np.ndarray, "slice size size"]:
@@ -188,15 +161,15 @@ class Slices:
         path = self._path(kind, index)
         size = path.stat().st_size
         if path not in self._sound:
-            known = self.index.get("checksums", {}).get(kind) if index is None else _checksum_beside(path)
-            if known is not None and _checksum(path) != known:
+            known = self.index.get("checksums", {}).get(kind) if index is None else checksum_beside(path)
+            if known is not None and checksum(path) != known:
                 raise FileError(path, "its checksum does not match: it is damaged", made_again(self.folder))
             self._sound.add(path)
         shape = self._shape(kind, size)
-        if size != (claimed := math.prod(shape) * np.dtype(LAYERS[kind].dtype).itemsize) or not claimed:
+        if size != (claimed := math.prod(shape) * self._dtype(kind).itemsize) or not claimed:
             problem = f"expected {claimed} bytes, as index.json beside it says, found {size}"
             raise FileError(path, problem, made_again(self.folder))
-        return np.memmap(path, LAYERS[kind].dtype, "r", shape=shape)
+        return np.memmap(path, self._dtype(kind), "r", shape=shape)
 
     @cached_property
     def _sound(self) -> set[Path]:
@@ -229,8 +202,12 @@ class Slices:
     def finish(self, kind: str, index: int | str) -> None:
         """Declare a layer complete, in one atomic rename, with its checksum in a file beside it."""
         path = self._path(kind, index)
-        write_text(path.with_suffix(CHECKSUM), f"{_checksum(path.with_suffix('.partial'))}\n")
+        write_text(path.with_suffix(CHECKSUM), f"{checksum(path.with_suffix('.partial'))}\n")
         os.replace(path.with_suffix(".partial"), path)
+
+    def _dtype(self, kind: str) -> np.dtype:
+        """What a layer is stored as; caches of earlier versions have images in single precision."""
+        return np.dtype(self.index.get("images_as", np.float32) if kind == "images" else LAYERS[kind].dtype)
 
     def _path(self, kind: str, index: int | str | None) -> Path:
         return self.folder / (f"{kind}.raw" if index is None else f"{kind}_{index}.raw")
@@ -238,7 +215,7 @@ class Slices:
     def _shape(self, kind: str, n_bytes: int) -> tuple[int, ...]:
         """The shape of a layer, given the size of its file, which tells the number of labels."""
         channels, *space = self.index["shape"]
-        per_pixel = n_bytes // (len(self) * int(np.prod(space)) * np.dtype(LAYERS[kind].dtype).itemsize)
+        per_pixel = n_bytes // (len(self) * int(np.prod(space)) * self._dtype(kind).itemsize)
         values = {"pixel": (), "channel": (channels,), "label": (per_pixel,)}[LAYERS[kind].per]
         return (len(self), *values, *space)
 
@@ -281,7 +258,7 @@ def build_slices(
         index = _write_layers(cases, preprocess, partial, label_names, held_out)
         for name, digest in digests.items():
             index["cases"][name]["files"] = digest
-        checksums = {path.stem: _checksum(path) for path in sorted(partial.glob("*.raw"))}
+        checksums = {path.stem: checksum(path) for path in sorted(partial.glob("*.raw"))}
         write_json(partial / "index.json", {"key": key, **index, "checksums": checksums})
     return open_slices(folder)
 
@@ -324,7 +301,7 @@ def _write_layers(
                         f"case {name}: expected {shape[0]} channels as in the cases before, got {part.shape[1]}; "
                         "give every case the same channels"
                     )
-                files["images"].write(part.tobytes())
+                files["images"].write(halved(part).tobytes())
             strokes, shown = preprocess.labels_in_plane(case.scribbles, case.geometry), preprocess.inside(case)
             held = slices_to_hold_out(case.name, strokes, held_out, drawn)[:, None, None]
             kept, withheld = (
@@ -347,7 +324,17 @@ def _write_layers(
     _check_drawn(drawn, label_names)
     if not any_held:
         (folder / "held_out.raw").unlink()
-    return {"fingerprint": seen.hexdigest(), "shape": shape, "cases": index}
+    stored_as = {"images_as": np.dtype(LAYERS["images"].dtype).name}
+    return {"fingerprint": seen.hexdigest(), "shape": shape, "cases": index, **stored_as}
+
+
+def halved(images: Float32[np.ndarray, "*any"]) -> Float16[np.ndarray, "*any"]:
+    """Normalised intensities in half precision, for the cache: 11 bits of each, more than images have over noise.
+
+    What is beyond its range, 65504, is clipped: normalised intensities are small numbers.
+    """
+    largest = np.finfo(np.float16).max
+    return images.clip(-largest, largest).astype(np.float16)
 
 
 def _check_drawn(drawn: Set[int], label_names: Sequence[str]) -> None:
@@ -380,7 +367,7 @@ def derive_slices(slices: Slices, scribbles: UInt8[np.ndarray, "slice size size"
             for kind in ("images", "inside"):
                 link_or_copy(slices.folder / f"{kind}.raw", partial / f"{kind}.raw")
             scribbles.tofile(partial / "scribbles.raw")
-            checksums = {path.stem: _checksum(path) for path in sorted(partial.glob("*.raw"))}
+            checksums = {path.stem: checksum(path) for path in sorted(partial.glob("*.raw"))}
             write_json(partial / "index.json", {**slices.index, "checksums": checksums})
     return open_slices(folder)
 
