@@ -1,14 +1,14 @@
 """Memory and time that each verb takes for large volumes, or for many cases.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py --shape 300 512 512
-    OMP_NUM_THREADS=1 python benchmarks/memory.py --shape 24 160 160 --cases 8 32 128 512
+    OMP_NUM_THREADS=1 python benchmarks/memory.py --shape 24 160 160 --cases 8 32 128 512 --plot memory.png
 
 The data set is a made-up CT: int16, half of the cases with a few strokes and a mask to train on, half to test on. Each
 verb runs in a process of its own; seed areas are grown in one process, and the recipe is default.quick with a short
 training. The first command tells the bytes a voxel of one volume: two cases of each kind of SHAPE, which show whether
 one is kept while the next is read, and as many tiny ones; the figure is the difference of the largest resident sets of
 any one process, over the voxels of one volume. The second tells the largest resident sets and seconds for each number
-of cases.
+of cases, and draws both.
 """
 
 import argparse
@@ -33,6 +33,9 @@ ORGANS = {1: (0.35, 0.3), 2: (0.65, 0.6)}
 
 IGNORE = 3
 LABELS = '{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}}'
+Found = dict[str, list[tuple[int, float]]]
+"""Bytes and seconds, for each number of cases, by the verb."""
+
 SHORT = ("stages.iterations=2", "stages.batch=2", "stages.1.times=1")
 
 
@@ -115,20 +118,44 @@ def of_shape(shape: tuple[int, int, int], verbs: Sequence[str], scratch: Path) -
     return table
 
 
-def of_cases(shape: tuple[int, int, int], numbers: Sequence[int], verbs: Sequence[str], scratch: Path) -> Table:
-    """MB and seconds of each verb for each number of cases."""
-    table = Table("verb", *(f"{n} cases" for n in numbers), box=None)
-    found: dict[str, list[str]] = {verb: [] for verb in verbs}
+def of_cases(shape: tuple[int, int, int], numbers: Sequence[int], verbs: Sequence[str], scratch: Path) -> Found:
+    """Bytes and seconds of each verb for each number of cases."""
+    found: Found = {verb: [] for verb in verbs}
     for n in numbers:
         folder = scratch / str(n)
         write(folder / "data", shape, n)
         for verb in verbs:
-            size, seconds = largest_set(commands(folder)[verb])
-            found[verb].append(f"{size / 1e6:.0f} MB, {seconds:.0f} s")
+            found[verb].append(largest_set(commands(folder)[verb]))
+            Console().print(f"{n} cases, {verb}: {_cell(*found[verb][-1])}")
         shutil.rmtree(folder)
-    for verb, columns in found.items():
-        table.add_row(verb, *columns)
+    return found
+
+
+def _cell(size: int, seconds: float) -> str:
+    return f"{size / 1e6:.0f} MB, {seconds:.0f} s"
+
+
+def table_of(found: Found, numbers: Sequence[int]) -> Table:
+    """The same as a table."""
+    table = Table("verb", *(f"{n} cases" for n in numbers), box=None)
+    for verb, measured in found.items():
+        table.add_row(verb, *(_cell(*each) for each in measured))
     return table
+
+
+def plot(found: Found, numbers: Sequence[int], file: Path) -> None:
+    """Draws memory and time by the number of cases, a line for each verb."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, part, title in zip(figure.subplots(1, 2), (0, 1), ("largest resident set, GB", "seconds"), strict=True):
+        for verb, measured in found.items():
+            axes.plot(numbers, [each[part] / (1 if part else 1e9) for each in measured], "o-", label=verb)
+        axes.set(xscale="log", xticks=numbers, xticklabels=numbers, xlabel="cases", title=title)
+        axes.minorticks_off()
+        axes.set_ylim(bottom=0)
+    figure.axes[0].legend(fontsize="small")
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
@@ -136,6 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", type=int, nargs=3, default=SHAPE, help="depth, height and width of the volumes")
     parser.add_argument("--cases", type=int, nargs="+", help="data sets of so many cases")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw memory and time by the number of cases")
     parser.add_argument("--quick", action="store_true", help="small volumes, whose figures mean nothing")
     parser.add_argument("--verbs", nargs="+", help="these alone; default: all (each needs those before it)")
     arguments = parser.parse_args()
@@ -143,7 +171,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         verbs = arguments.verbs or list(commands(Path(scratch)))
         if arguments.cases:
-            table = of_cases(shape, arguments.cases, verbs, Path(scratch))
+            found = of_cases(shape, arguments.cases, verbs, Path(scratch))
+            table = table_of(found, arguments.cases)
+            if arguments.plot:
+                plot(found, arguments.cases, arguments.plot)
         else:
             table = of_shape(shape, verbs, Path(scratch))
     Console().print(table)
