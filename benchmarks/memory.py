@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 
 import nibabel as nib
@@ -64,7 +65,18 @@ def volume(shape: tuple[int, int, int], seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def write(folder: Path, shape: tuple[int, int, int], cases: int = 4) -> None:
-    """Write the data set in the layout `folder`, 0.8 x 0.8 x 1 mm, the same extent whatever the shape is."""
+    """Write the data set in the layout `folder`, 0.8 x 0.8 x 1 mm, the same extent whatever the shape is.
+
+    In a process of its own: the largest resident set of this one would be that of every program that it starts.
+    """
+    process = get_context("spawn").Process(target=_write, args=(folder, shape, cases))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"{folder} could not be written")
+
+
+def _write(folder: Path, shape: tuple[int, int, int], cases: int) -> None:
     step = 0.8 * 512 / shape[2]
     affine = np.diag([-step, -step, 300 / shape[0], 1.0])
     for n in range(cases):
