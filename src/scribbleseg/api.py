@@ -21,7 +21,8 @@ from scribbleseg.pipeline import AnyRecipe, AnySegmenter
 from scribbleseg.recipes import choose, find
 from scribbleseg.review import score_cases
 from scribbleseg.runs import Run, open_run
-from scribbleseg.seeds.random_walker import RandomWalker, Seeder
+from scribbleseg.seeds.grow import Seeder
+from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.session import Session
 from scribbleseg.training.hardware import make_fabric, shared_fabric
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Geometry, Image, Labels, Probabilities

@@ -18,7 +18,8 @@ from scribbleseg.relabel.components import ENOUGH, areas_of_lost, only_scribbled
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, predict, sample
 from scribbleseg.runs import Run
-from scribbleseg.seeds.random_walker import RandomWalker, Seeder, Volume, grow
+from scribbleseg.seeds.grow import Seeder, Volume, grow
+from scribbleseg.seeds.random_walker import RandomWalker
 from scribbleseg.session import Beliefs, Session
 from scribbleseg.settings import from_plain
 from scribbleseg.training.loop import Batches, Course, Source, m_step
@@ -217,19 +218,23 @@ def grow_seeds(session: Session[Recipe]) -> None:
 
 
 def _fitted(session: Session[Recipe]) -> Seeder:
-    """The recipe's seeder, with a tau of the scribbles where the recipe leaves it to them; written down in run.json."""
+    """The recipe's seeder, with what it leaves to the scribbles; written down in run.json."""
     seeder = session.recipe.seeds
-    if not isinstance(seeder, RandomWalker) or seeder.tau is not None:
+    if not isinstance(seeder, RandomWalker):
         return seeder
 
-    def fit_tau() -> RandomWalker:
-        some = spread(list(session.slices.rows), LOOKED_AT)
-        volumes = track(_volumes(session, some), "Choosing tau", total=len(some))
-        fitted = seeder.fitted(volumes, (session.slices.inside[session.slices.rows[name]] for name in some))
-        session.run.add(tau=fitted.tau)
+    def fit() -> RandomWalker:
+        some, slices = spread(list(session.slices.rows), LOOKED_AT), session.slices
+        fitted = seeder.with_likelihood(_volumes(session, some))
+        if seeder.likelihood is None:
+            session.run.add(likelihood=fitted.likelihood)
+        if seeder.tau is None:
+            volumes = track(_volumes(session, some), "Choosing tau", total=len(some))
+            fitted = fitted.with_tau(volumes, (slices.inside[slices.rows[name]] for name in some))
+            session.run.add(tau=fitted.tau)
         return fitted
 
-    return on_leader(fit_tau, session.fabric)
+    return on_leader(fit, session.fabric)
 
 
 def _volumes(session: Session[Recipe], names: Iterable[str]) -> Iterator[Volume]:

@@ -83,6 +83,7 @@ class _Details(BaseModel):
     data: _Data = _Data(folder="unknown", format="", options={})
     fingerprint: str = ""
     tau: FiniteFloat = 0.0
+    likelihood: FiniteFloat = 0.0
     start: str = ""
     date: Annotated[str, AfterValidator(datetime.fromisoformat)] = ""
     versions: dict[str, str] = {}
@@ -215,8 +216,7 @@ class Run:
                 shutil.rmtree(partial, ignore_errors=True)
                 shutil.copytree(donor.labels(index), partial, copy_function=link_or_copy)
                 finish_folder(partial, self.labels(index))
-        if tau := donor.details.get("tau"):
-            self.add(tau=tau)
+        self.add(**{name: donor.details[name] for name in ("tau", "likelihood") if name in donor.details})
         records = (json.dumps(record) + "\n" for record in donor.metrics if record["recursion"] in own)
         write_text(self.path / "metrics.jsonl", "".join(records))
         for index in own:

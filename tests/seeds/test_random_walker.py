@@ -291,18 +291,18 @@ def disc(contrast, noise=0.0, spots=((20, 20),)):
 @pytest.mark.parametrize(("contrast", "noise"), [(1.0, 0.02), (0.3, 0.1), (0.2, 0.2), (0.0, 0.2)])
 def test_a_tau_left_to_the_scribbles_is_the_largest_at_which_they_grow(contrast, noise):
     volume = disc(contrast, noise)
-    chosen = RandomWalker(tau=None).fitted([volume])
+    chosen = RandomWalker(tau=None).with_tau([volume])
     likely = RandomWalker().probabilities(*volume)[1] >= 0.5
     growth = {tau: np.sum(RandomWalker(tau=tau)(*volume) == 1) / likely.sum() for tau in TAUS}
     enough = [tau for tau in TAUS if growth[tau] >= GROWN]
     assert chosen.tau == (max(enough) if enough else 0.8)
     assert np.array_equal(RandomWalker(tau=None)(*volume), chosen(*volume))
-    assert chosen.fitted([volume]) is chosen
+    assert chosen.with_tau([volume]) is chosen
 
 
 def test_clear_edges_take_a_high_tau_and_none_a_low_one():
-    assert RandomWalker(tau=None).fitted([disc(1.0, 0.02)]).tau == 0.99
-    assert RandomWalker(tau=None).fitted([disc(0.0, 0.3)]).tau < 0.99
+    assert RandomWalker(tau=None).with_tau([disc(1.0, 0.02)]).tau == 0.99
+    assert RandomWalker(tau=None).with_tau([disc(0.0, 0.3)]).tau < 0.99
 
 
 def test_what_grows_in_the_air_does_not_count():
@@ -315,16 +315,16 @@ def test_what_grows_in_the_air_does_not_count():
     shown = np.zeros(drawn.shape, bool)
     shown[:, 40:80, 40:80] = True
     walker = RandomWalker(tau=None)
-    alone = walker.fitted([(wide[..., 40:80, 40:80], drawn[:, 40:80, 40:80], spacing)])
-    assert walker.fitted([(wide, drawn, spacing)], [shown]).tau == alone.tau
-    assert walker.fitted([(wide, drawn, spacing)], [np.ones_like(shown)]).tau < alone.tau
+    alone = walker.with_tau([(wide[..., 40:80, 40:80], drawn[:, 40:80, 40:80], spacing)])
+    assert walker.with_tau([(wide, drawn, spacing)], [shown]).tau == alone.tau
+    assert walker.with_tau([(wide, drawn, spacing)], [np.ones_like(shown)]).tau < alone.tau
 
 
 def test_where_no_structure_is_drawn_tau_is_the_largest():
     image, scribbles, spacing = disc(1.0)
     background = np.where(scribbles == 1, np.uint8(UNLABELLED), scribbles)
-    assert RandomWalker(tau=None).fitted([(image, background, spacing)]).tau == 0.99
-    assert RandomWalker(tau=None).fitted([]).tau == 0.99
+    assert RandomWalker(tau=None).with_tau([(image, background, spacing)]).tau == 0.99
+    assert RandomWalker(tau=None).with_tau([]).tau == 0.99
 
 
 def test_strokes_are_a_copy():

@@ -52,7 +52,7 @@ class Areas:
             tau: smallest probability of an area.
             beta: the larger, the harder an edge is to cross.
         """
-        walker = replace(AUTOMATIC, tau=tau, beta=beta)
+        walker = replace(AUTOMATIC, tau=tau, beta=beta, likelihood=0.0)
         with self._one:  # so that one core is left for everything else
             scaled = np.stack([_scaled(self.image[c, index], *window) for c, window in enumerate(self.windows)])
             return walker.grow_scaled(scaled[:, None], scribbles[None], self.spacing_mm)[0]
