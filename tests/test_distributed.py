@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import nibabel as nib
@@ -270,3 +272,31 @@ def relabelled_by_the_saved_network(folder: Path) -> None:
     expected = clamp(predict(fabric, network, slices.images()).argmax(axis=1).astype(np.uint8), seeds)
     labels = slices.layer("labels", 1)
     assert (labels == np.where(slices.inside, expected, UNLABELLED)).mean() > 0.999  # batches differ in the last bit
+
+
+def srun(rank: int, place) -> "subprocess.Popen[str]":
+    """`check` as srun would start one of two ranks on this machine."""
+    told = {"STEP_ID": 0, "NTASKS": 2, "JOB_ID": 7, "LOCALID": rank, "PROCID": rank, "NNODES": 1, "NODEID": 0}
+    told |= {"JOB_NAME": "ours", "NODELIST": "localhost"}
+    environment = os.environ | {f"SLURM_{name}": str(value) for name, value in told.items()} | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "scribbleseg", "check", str(place / "hearts")]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_ranks_of_srun_find_each_other_and_one_alone_says_that_it_waits(place):
+    ranks_of_it = [srun(rank, place) for rank in (1, 0)]
+    said = [each.communicate(timeout=300)[0] for each in ranks_of_it]
+    assert [each.returncode for each in ranks_of_it] == [0, 0], said
+    assert "0 faults" in said[1]
+    for rank in (0, 1):
+        with srun(rank, place) as alone:
+            line = alone.stdout.readline()
+            assert line.startswith("Waiting for 1 of the 2 processes that srun was to start"), line
+            alone.send_signal(signal.SIGINT)
+            assert alone.wait(timeout=60) != 0
+
+
+def test_ranks_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):
+    monkeypatch.setattr(ranks, "JOINING", timedelta(0))
+    with pytest.raises(DataError, match="expected 4 processes by srun, 3 did not come; start all of them with `srun`"):
+        ranks._Waiting(ranks.Started("srun", 0, 4, 0, 4)).tell(3)

@@ -25,6 +25,25 @@ def test_recipes_survive_json_and_take_overrides():
     assert changed.annotation == "masks"
 
 
+def test_a_part_of_another_kind_takes_all_of_its_fields_one_after_the_other():
+    words = [
+        "network.kind=monai",
+        "network.dimensions=3",
+        "network.name=DynUNet",
+        'network.arguments={"filters": [4, 8]}',
+    ]
+    network = override(TINY, words).network
+    assert (network.kind, network.name, network.dimensions) == ("monai", "DynUNet", 3)
+    assert network.arguments == {"filters": [4, 8]}
+    crf = ["refine.kind=dense_crf", *(f"refine.{name}=2.0" for name in ("w1", "w2", "sigma_alpha", "sigma_beta"))]
+    refine = (
+        override(TINY, [f"stages.1.relabel.{word}" for word in (*crf, "refine.sigma_gamma=3")]).stages[1].relabel.refine
+    )
+    assert (refine.kind, refine.w1, refine.sigma_gamma) == ("dense_crf", 2.0, 3.0)
+    with pytest.raises(DataError, match="network.nane"):
+        override(TINY, ["network.kind=monai", "network.nane=DynUNet"])
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -6,6 +6,8 @@ Without several of them nothing heavy is imported here.
 import atexit
 import logging
 import os
+import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -20,6 +22,15 @@ R = TypeVar("R")
 
 PATIENCE = timedelta(days=1)
 """How long ranks wait for each other, who may have large shares (ours). One that is lost is noticed by other means."""
+
+JOINING = timedelta(minutes=30)
+"""How long ranks wait for each other to begin; ours."""
+
+ATTEMPT = 3.0
+"""Seconds that an attempt to connect takes at most; ours."""
+
+SOON = 15.0
+"""Seconds after which a rank says that it waits; ours."""
 
 SHELLS = ("bash", "interactive")
 """Names of SLURM jobs that are people's shells, in which a command is a single process."""
@@ -72,14 +83,10 @@ def join() -> None:
 
     from scribbleseg.workers import end_with_parent
 
-    if one.by == "srun":
-        slurm = environment(one)
-        os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
     end_with_parent()
     atexit.register(leave)
-    store, _, _ = next(dist.rendezvous("env://", one.rank, one.number))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    _met.append(dist.PrefixStore(f"scribbleseg {attempt}", store))
+    _met.append(dist.PrefixStore(f"scribbleseg {attempt}", _store(one)))
     _wait_for_all(one, "begun")
 
 
@@ -232,11 +239,60 @@ def _among() -> Started | None:
     return one
 
 
+def _store(one: Started) -> Any:
+    """A connection to where all ranks meet. srun's ranks have to find rank 0, by attempts that a signal can end."""
+    import torch.distributed as dist
+
+    if one.by == "torchrun":  # which is there before its ranks
+        return next(dist.rendezvous("env://", one.rank, one.number))[0]
+    slurm = environment(one)
+    os.environ.update(MASTER_ADDR=slurm.main_address, MASTER_PORT=str(slurm.main_port))
+    here, first = (slurm.main_address, slurm.main_port), one.rank == 0
+    waiting = _Waiting(one)
+    while not first and not _answers(*here):
+        waiting.tell(1)
+    return dist.TCPStore(*here, None, first, PATIENCE, wait_for_workers=False, multi_tenant=True)
+
+
+def _answers(address: str, port: int) -> bool:
+    """Whether somebody listens there; torch's own attempts print pages where nobody does, and heed no signal."""
+    try:
+        socket.create_connection((address, port), timeout=ATTEMPT).close()
+    except OSError:
+        time.sleep(0.2)
+        return False
+    return True
+
+
 def _wait_for_all(one: Started, what: str) -> None:
     """Wait until all ranks have come here, in a way that a signal can end, which torch's own is not."""
     _met[0].add(what, 1)
-    while _met[0].add(what, 0) < one.number:
+    waiting = _Waiting(one)
+    while missing := one.number - _met[0].add(what, 0):
+        waiting.tell(missing)
         time.sleep(0.05)
+
+
+class _Waiting:
+    """Says once what is waited for, and ends the wait where it takes too long."""
+
+    def __init__(self, one: Started) -> None:
+        self.one, self.began, self.told = one, time.monotonic(), False
+
+    def tell(self, missing: int) -> None:
+        """To be called again and again. Raises DataError after JOINING."""
+        from scribbleseg.types import DataError
+
+        waited = time.monotonic() - self.began
+        if waited > SOON and not self.told:
+            missing_ones = f"{missing} of the {self.one.number} processes that {self.one.by} was to start"
+            print(f"Waiting for {missing_ones} (Ctrl-C ends this).", file=sys.stderr, flush=True)
+            self.told = True
+        if waited > JOINING.total_seconds():
+            raise DataError(
+                f"expected {self.one.number} processes by {self.one.by}, {missing} did not come; start all of them "
+                f"with `{self.one.by}`, or one alone without it"
+            )
 
 
 def _gathered(one: Started, mine: R) -> list[R]:

@@ -450,6 +450,23 @@ def test_levels_are_those_of_nnunet():
     assert levels((1.0, 1.0), (24, 10))[1] == [[1, 1], [2, 2], [2, 1]], "odd sides are not halved"
 
 
+@pytest.mark.parametrize(
+    ("spacing_mm", "sides"),
+    [
+        ((0.2, 1.0, 1.0), (20, 48, 48)),
+        ((1.0, 2.0, 2.0), (8, 16, 16)),
+        ((1.0, 1.0, 1.0), (50, 50, 50)),
+        ((1.0, 1.0), (50, 50)),
+    ],
+)
+def test_shapes_that_can_hardly_be_halved_have_levels_enough(spacing_mm, sides):
+    """DynUNet takes three or more."""
+    kernels, strides = levels(spacing_mm, sides)
+    assert len(kernels) == len(strides) == 3
+    spec = MONAINetwork(name="DynUNet", arguments={"filters": [4, 8, 8, 8]}, dimensions=len(sides))
+    spec.fitted(spacing_mm, sides).check_sides(*sides)
+
+
 def test_kernels_and_strides_are_fitted_where_nobody_gives_them():
     plain = MONAINetwork(name="DynUNet", arguments={"filters": [4, 8, 8], "dropout": 0.2}, dimensions=3)
     spec = plain.fitted((2.5, 1.0, 1.0), (8, 32, 32))
@@ -461,7 +478,7 @@ def test_kernels_and_strides_are_fitted_where_nobody_gives_them():
     network = spec.build(2, 3)
     for sides in ((8, 32, 32), (16, 48, 32)):
         assert network(torch.randn(1, 2, *sides)).shape == (1, 3, *sides)
-    with pytest.raises(ValueError, match=r"got \(7, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"got \(7, 32, 32\).*; change depth, patch or network.arguments"):
         spec.check_sides(7, 32, 32)
     spec.check_sides(512, 2048, 2048)  # nothing is computed
     for filters in (5, [], "x", [0, 1, 2]):

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from scribbleseg.data.blocks import channels_last
 from scribbleseg.training.network import NetworkModule, has_dropout, trial
 
+_WHAT = {1: "preprocess.size", 2: "preprocess.size", 3: "depth, patch or network.arguments"}
+"""The fields of the recipe that sides come from, by their number."""
+
+FEWEST = 3
+"""Levels that a DynUNet has at least; those that have nothing left to halve keep the size."""
+
 SMALLEST = 4
 """An axis is not pooled to fewer voxels; nnU-Net's."""
 
@@ -37,7 +43,8 @@ def levels(spacing_mm: Sequence[float], sides: Sequence[int]) -> tuple[list[list
         halved = [fits and mm < 2 * smallest for mm, fits in zip(spacing, can, strict=True)]
         alone = sum(halved) == 1 and size[halved.index(True)] < 3 * SMALLEST
         if alone or not any(halved):
-            return [*kernels, [3] * len(sides)], strides
+            fewest = max(0, FEWEST - len(strides)) * [[1] * len(sides)]
+            return [*kernels, *([3] * len(sides) for _ in range(1 + len(fewest)))], [*strides, *fewest]
         kernels.append(kernel)
         strides.append([1 + half for half in halved])
         spacing = [mm * (1 + half) for mm, half in zip(spacing, halved, strict=True)]
@@ -92,12 +99,12 @@ class MONAINetwork:
             shapes = {tuple(each.shape) for each in logits}
         except Exception as error:  # each of MONAI's networks has its own
             raise ValueError(
-                f"expected sides that MONAI's {self.name} takes, got {sides} ({error}); change preprocess.size"
+                f"expected sides that MONAI's {self.name} takes, got {sides} ({error}); change {_WHAT[len(sides)]}"
             ) from error
         if shapes != {(2, 2, *slices.shape[2:])}:
             raise ValueError(
                 f"expected logits of the slices' size {sides} from MONAI's {self.name}, got shape {max(shapes)}; "
-                "change preprocess.size or the network"
+                f"change {_WHAT[len(sides)]} or the network"
             )
 
     def build(self, channels: int, labels: int) -> "MONAIModule":
