@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from rich.progress import track
 
 from scribbleseg.evaluation.agreement import agreement
 from scribbleseg.files import atomically, link_or_copy
+from scribbleseg.progress import track
 from scribbleseg.ranks import on_leader
 from scribbleseg.recipe import Recipe, Stage, begins_as, resolve, seen_by
 from scribbleseg.relabel.components import ENOUGH, areas_of_lost, only_scribbled, scribbles_in_components

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import numpy as np
 from lightning_fabric import Fabric
 from pydantic import Field
-from rich.progress import track
 from torch import nn
 
 from scribbleseg import em
@@ -16,6 +15,7 @@ from scribbleseg.data import coarse
 from scribbleseg.data.brain import in_brain, surrounded
 from scribbleseg.data.slices import derive_slices, open_slices
 from scribbleseg.em import Recursion, check_channels, grow_seeds, recur
+from scribbleseg.progress import track
 from scribbleseg.recipe import Recipe, resolve
 from scribbleseg.relabel.decide import clamp
 from scribbleseg.relabel.predict import Segmenter, predict

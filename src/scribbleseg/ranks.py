@@ -171,8 +171,7 @@ def share(items: Sequence[T], work: Callable[[T], R], description: str) -> list[
     Raises:
         DataError: where one rank raised it; all raise it then, after the item that they are at.
     """
-    from rich.progress import track
-
+    from scribbleseg.progress import track
     from scribbleseg.types import DataError
 
     one = _among()

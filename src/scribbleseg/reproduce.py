@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from rich import get_console
-from rich.progress import track
 
 from scribbleseg.em import carries_on
 from scribbleseg.evaluation.metrics import Score, paired_interval
 from scribbleseg.pipeline import AnyRecipe, begin, first_phase, phase_recipe, phases, recipe_of, train
+from scribbleseg.progress import track
 from scribbleseg.recipe import Recipe, begins_as
 from scribbleseg.review import test_scores
 from scribbleseg.runs import Run, open_run

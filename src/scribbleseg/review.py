@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 from lightning_fabric import Fabric
-from rich.progress import track
 
 from scribbleseg.data import fingerprint, fully_annotated, open_dataset
 from scribbleseg.data.fingerprint import digest_of_files
@@ -22,6 +21,7 @@ from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scor
 from scribbleseg.evaluation.report import MAX_PICTURES, Origin, Picture, RunSummary
 from scribbleseg.files import first_of, read_json, write_json
 from scribbleseg.pipeline import AnySegmenter, data_of, load, phase_recipe, phases, recipe_of
+from scribbleseg.progress import track
 from scribbleseg.runs import Run
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Dataset, Labels, spread
 from scribbleseg.weights import load_segmenter

@@ -8,11 +8,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from scribbleseg.em import train
 from scribbleseg.evaluation.agreement import mean_agreement
 from scribbleseg.files import read_records, write_text
+from scribbleseg.progress import track
 from scribbleseg.recipe import Recipe
 from scribbleseg.relabel.predict import predict
 from scribbleseg.relabel.refine import DenseCRF

@@ -210,8 +210,8 @@ class TestFolder:
     def test_check_names_what_is_turned(self, root):
         faults = check(open_dataset(root)).faults
         assert [(fault.case, fault.severity, fault.problem) for fault in faults] == [
-            ("c2", "note", "stored as LPS (depth, height and width grow towards these), most training cases as SPL"),
-            ("c3", "note", "stored as RIA (depth, height and width grow towards these), most training cases as SPL"),
+            ("c2", "note", "stored as LPS (depth, height and width grow towards these), cut into slices as SPL"),
+            ("c3", "note", "stored as RIA (depth, height and width grow towards these), cut into slices as SPL"),
         ]
 
     def test_training_sees_the_same_slices_of_all(self, root, tmp_path):

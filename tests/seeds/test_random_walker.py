@@ -1,5 +1,7 @@
 """The random walker against a dense solve, against scikit-image, and its invariants."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -373,6 +375,19 @@ def test_in_a_volume_too_only_slices_with_background_strokes_alone_are_backgroun
     areas = RandomWalker(empty="background", dimensions=3)(image, scribbles, (1.0, 1.0, 1.0))
     assert (areas[[0, 3]] == 0).all()
     assert (areas[[1, 2]] == UNLABELLED).all()
+
+
+def test_a_walk_across_slices_is_not_overruled_where_background_alone_is_drawn():
+    """Strokes drawn in one plane are points in another: a slice of that one that holds none may cross the structure."""
+    scribbles = np.full((3, 16, 16), UNLABELLED, np.uint8)
+    scribbles[:, 0] = 0
+    scribbles[[0, 2], 8, 4:12] = 1
+    image = np.zeros((1, 3, 16, 16), np.float32)
+    image[0, :, 5:12] = 1.0
+    walker = RandomWalker(tau=0.9, empty="background", dimensions=3)
+    assert (walker(image, scribbles, (1.0, 1.0, 1.0))[1, 6:11] == 1).all()
+    within = replace(walker, dimensions=2)
+    assert (within(image, scribbles, (1.0, 1.0, 1.0))[1] == 0).all()
 
 
 def test_slices_on_the_scale_of_their_volume_have_the_areas_of_the_volume():

@@ -230,7 +230,7 @@ def _of_orientation(geometries: Mapping[Part, Mapping[str, Geometry]], usual: st
         if usual is None or turn == Turn():
             continue
         found, its = codes(geometry), plane("".join(codes(geometry)[axis] for axis in turn.axes))
-        problem = f"stored as {found} (depth, height and width grow towards these), most training cases as {usual}"
+        problem = f"stored as {found} (depth, height and width grow towards these), cut into slices as {usual}"
         if its != plane(usual):
             problem += f"; its slices are {its}, theirs {plane(usual)}"
         yield Fault(name, None, "note", problem, "its slices are turned, and its label maps turned back")

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, UInt8
-from rich.progress import track
 
 from scribbleseg.data.cache_index import made_again, read_index
 from scribbleseg.data.checksums import CHECKSUM, checksum, checksum_beside
@@ -26,6 +25,7 @@ from scribbleseg.data.held_out import slices_to_hold_out
 from scribbleseg.data.preprocess import Preprocess
 from scribbleseg.files import FileError, atomically, link_or_copy, write_json, write_text
 from scribbleseg.plural import number_of
+from scribbleseg.progress import track
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 log = logging.getLogger(__name__)

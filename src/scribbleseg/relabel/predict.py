@@ -21,6 +21,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from scribbleseg.data.blocks import Window, channels_last, cut, with_neighbours
 from scribbleseg.data.orientation import unit_of
 from scribbleseg.data.preprocess import Preprocess
+from scribbleseg.progress import within
 from scribbleseg.relabel.components import only_largest
 from scribbleseg.types import Case, DataError, Labels, Parts, Probabilities
 
@@ -123,7 +124,9 @@ def predict_parts(
         with _evaluating(network, fabric), fabric.autocast():
             return (_mean_of_views(seen, batch, views.rotations),)
 
-    for (part,) in _parts(look, images, views, fabric.device):
+    step = BATCH if views.depth is None else max(1, views.depth // 2)
+    parts = _parts(look, images, views, fabric.device)
+    for (part,) in within(parts, math.ceil(len(images) / step), len(images)):
         probabilities = part.cpu().numpy()
         if not np.isfinite(probabilities).all():
             raise DataError(DIVERGED)

@@ -6,8 +6,8 @@ from concurrent.futures import Future
 from itertools import starmap
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from scribbleseg.progress import track
 from scribbleseg.types import Image, Labels
 from scribbleseg.workers import Workers
 
@@ -45,17 +45,9 @@ def grow(
     """
     if workers < 1:
         raise ValueError(f"workers: expected at least 1, got {workers}")
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        # A generator expression would keep one volume while the next is read.
-        grown = starmap(seeder, volumes) if workers == 1 else _in_processes(seeder, volumes, workers)
-        yield from progress.track(grown, total=total, description=description)
+    # A generator expression would keep one volume while the next is read.
+    grown = starmap(seeder, volumes) if workers == 1 else _in_processes(seeder, volumes, workers)
+    yield from track(grown, description, total)
 
 
 def _in_processes(seeder: Seeder, volumes: Iterable[Volume], workers: int) -> Iterator[Labels]:

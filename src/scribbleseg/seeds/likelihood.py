@@ -30,7 +30,7 @@ class Likelihood:
     """Histograms of the intensities on the strokes of one volume. Channels are taken as independent.
 
     Args:
-        edges: of the bins of each channel, which span what the strokes show.
+        edges: the borders of the bins of each channel, which span what the strokes show.
         logs: float64 `channel label bin`; -inf for a label without a stroke.
     """
 

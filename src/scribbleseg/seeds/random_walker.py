@@ -16,6 +16,7 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 
 from scribbleseg.data.dimensions import parts
+from scribbleseg.progress import within
 from scribbleseg.seeds.checks import check_volume
 from scribbleseg.seeds.grow import Volume
 from scribbleseg.seeds.laplacian import Dirichlet, Nodes, elimination_places, solve_directly, solve_iteratively
@@ -103,7 +104,8 @@ class RandomWalker:
             walked in overlapping parts (`data.dimensions.parts`).
         scale: what is scaled to [0, 1]: the "volume", or each "slice" by itself, as the group's earlier code does.
         empty: what becomes of a slice in which background alone is scribbled: it stays "unlabelled", or is "background"
-            (ours): somebody looked at it, and drew no structure.
+            (ours): somebody looked at it, and drew no structure. Structures that a walker reaches across slices tell
+            more.
         likelihood: what the intensities on the volume's strokes count: from any pixel a walker also steps to label k,
             by an edge of weight `likelihood * P(k | intensities)` (Grady 2005, DOI 10.1109/CVPR.2005.239). 0 leaves
             them out, as Can et al. do; None is LIKELIHOOD where they tell strokes apart, else 0 (ours).
@@ -161,14 +163,16 @@ class RandomWalker:
         likely = (
             Likelihood.of(image, scribbles, n_labels) if self.likelihood and (scribbles != UNLABELLED).any() else None
         )
-        slices = ((slice(z, z + 1),) * 2 for z in range(len(scribbles)))
-        for seen, given in parts(len(scribbles), scribbles[0].size) if across else slices:
+        slices = [(slice(z, z + 1),) * 2 for z in range(len(scribbles))]
+        blocks = list(parts(len(scribbles), scribbles[0].size)) if across else slices
+        for seen, given in within(blocks, len(blocks), len(scribbles)):
             drawn = np.asarray(scribbles[seen])
             probabilities = np.full((n_labels, *drawn.shape), 1.0 / n_labels, dtype=np.float32)
             pull = None if likely is None else self.likelihood * likely(image[:, seen])
             _walk(scale(image[:, seen]), drawn, spacing, self.beta, probabilities, pull)
+            alone = self.empty == "background" and not (across and _of_structures(drawn))
             for z, drawn_here in enumerate(drawn):
-                if self.empty == "background" and set(np.unique(drawn_here)) - {UNLABELLED} == {0}:
+                if alone and set(np.unique(drawn_here)) - {UNLABELLED} == {0}:
                     probabilities[:, z] = 0.0
                     probabilities[0, z] = 1.0
             yield given, probabilities[:, given.start - seen.start :][:, : given.stop - given.start]

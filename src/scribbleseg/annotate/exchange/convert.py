@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
 
 from scribbleseg.annotate.exchange.drawings import Folder, find_drawings, read_strokes
 from scribbleseg.annotate.exchange.grids import on_grid
@@ -22,6 +21,7 @@ from scribbleseg.data.formats import label_ending, volumes_in, write_labels
 from scribbleseg.data.layouts import recognise
 from scribbleseg.files import FileError, first_of
 from scribbleseg.plural import number_of
+from scribbleseg.progress import track
 from scribbleseg.types import UNLABELLED, DataError, Dataset, Geometry, Labels
 
 IMAGES = ("", "images", "masks", "imagesTr", "imagesTs", "labelsTs", "masksTr")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.progress import track
 
 from scribbleseg.annotate.simulate.draw import shorten, simulate
 from scribbleseg.annotate.simulate.rules import Rule, ShiftedSkeleton
@@ -20,6 +19,7 @@ from scribbleseg.data.formats import label_ending, read_labels, volumes_in, writ
 from scribbleseg.data.layouts.present import read_present, write_present
 from scribbleseg.data.orientation import Turn, common_orientation, turn_to
 from scribbleseg.files import FileError, read_json, write_json, write_text
+from scribbleseg.progress import track
 from scribbleseg.runs import check_outside
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
 
