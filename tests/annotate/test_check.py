@@ -169,6 +169,10 @@ def test_a_case_in_both_parts_is_a_fault(tmp_path):
 def test_images_that_hold_nothing_and_odd_channels_are_faults(root):
     save(root / "images" / "a.nii.gz", np.full((12, 10, 2), 7, np.int16))
     assert "the same intensity 7 everywhere in channel 0" in found(root)[("a", "a.nii.gz")]
+    holes = image(7).astype(np.float32)
+    holes[0, :3] = 3e38
+    save(root / "images" / "a.nii.gz", holes)
+    assert "found 3e+38 in channel 0, which may stand for no data" in found(root, "warning")[("a", "a.nii.gz")]
     (root / "images" / "b.nii.gz").rename(root / "images" / "b_0000.nii.gz")
     save(root / "images" / "b_0001.nii.gz", image(7))
     assert "expected 1 channel, as in 2 cases, found 2" in found(root)[("b", "b_0000.nii.gz")]

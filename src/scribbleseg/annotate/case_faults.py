@@ -12,6 +12,9 @@ from scribbleseg.data import coarse
 from scribbleseg.data.orientation import slice_axis
 from scribbleseg.types import UNLABELLED, Case, Dataset, Labels
 
+LARGEST = 1e10
+"""Intensities beyond this are no measurement; ours. Those of positron emission, in Bq/ml, come to 1e8."""
+
 Severity = Literal["fault", "warning", "note"]
 
 
@@ -63,6 +66,15 @@ def of_image(case: Case) -> Iterator[Fault]:
             f"expected an image, found the same intensity {case.image[index].flat[0]:g} everywhere in channel {index}",
             "export it again or leave the case out",
         )
+    for index, channel in enumerate(case.image):
+        if (largest := float(max(channel.max(), -channel.min()))) > LARGEST:
+            yield Fault(
+                case.name,
+                case.files[index] if index < len(case.files) else file,
+                "warning",
+                f"expected intensities of some size, found {largest:g} in channel {index}, which may stand for no data",
+                "export it with the lowest intensity there; beside such values all others look alike",
+            )
 
 
 def _shown(case: Case, label_names: Sequence[str]) -> set[int]:
