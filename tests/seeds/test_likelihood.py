@@ -1,12 +1,13 @@
 """What the intensities on strokes say of other voxels, and what a walker makes of it."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from scribbleseg.seeds.likelihood import BINS, SMOOTHING, UNSEEN, Likelihood, told_apart
-from scribbleseg.seeds.random_walker import LIKELIHOOD, RandomWalker
+from scribbleseg.seeds.random_walker import LIKELIHOOD, MAJORITY, TAUS, RandomWalker
 from scribbleseg.types import UNLABELLED
 
 SPACING = (1.0, 1.0, 1.0)
@@ -107,6 +108,9 @@ def test_the_likelihood_is_chosen_by_the_strokes_alone():
     kept = RandomWalker(likelihood=0.5)
     assert kept.with_likelihood(clear) is kept
     chosen = RandomWalker(likelihood=LIKELIHOOD)(*clear[0])
+    automatic = replace(walker, tau=None)
+    assert automatic.with_likelihood(clear).with_tau(clear).tau == MAJORITY
+    assert automatic.with_likelihood(alike).with_tau(alike).tau in TAUS
     assert np.array_equal(walker(*clear[0]), chosen)
 
 

@@ -161,7 +161,10 @@ def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
         if 0 < grown < HARDLY * drawn:
             stuck.append(name)
     print_table(table)
-    if tau := session.run.details.get("tau"):
+    details = session.run.details
+    if details.get("likelihood"):
+        console.print("Grown by intensities, too, for these tell the scribbles of the labels apart.")
+    elif tau := details.get("tau"):
         console.print(f"Grown with tau {tau}, chosen by how far the structures grow.")
     _print_direction(session)
     if stuck and session.recipe.seeds.kind == "random_walker":

@@ -56,6 +56,9 @@ TAUS = (0.99, 0.95, 0.9, 0.8)
 LIKELIEST = 0.5
 """Where one label is likelier than all others together."""
 
+MAJORITY = 0.501
+"""The tau that labels nearly everything; ours."""
+
 NEAR = 1.5
 """Slices that are at most so many pixels apart are walked across; ours. It helps on BraTS, whose are half a pixel of a
 2 mm grid apart, and harms on PROMISE12, whose would be nearly two."""
@@ -206,7 +209,11 @@ class RandomWalker:
         return replace(self, likelihood=LIKELIHOOD if shares and np.mean(shares) >= APART else 0.0)
 
     def with_tau(self, volumes: Iterable[Volume], shown: Iterable[Shown] = ()) -> "RandomWalker":
-        """Returns the walker with a tau: the largest of TAUS at which structures grow in these volumes; else the least.
+        """Returns the walker with a tau that these volumes choose, where it has none.
+
+        Where intensities count it is MAJORITY: what the walker then finds is right on both sides of a border, and a
+        network learns more from all of it than from one side. Else it is the largest of TAUS at which structures grow
+        in these volumes, or the least.
 
         What grows counts where the volume is `shown`, bool `depth height width` for each of them; if none is given,
         everywhere. In the air around a brain a walker goes anywhere, and no training looks there. Where a walker at tau
@@ -216,6 +223,8 @@ class RandomWalker:
         """
         if self.tau is not None:
             return self
+        if self.likelihood:
+            return replace(self, tau=MAJORITY)
         counts = np.zeros((len(TAUS) + 1, UNLABELLED), int)
         for (image, scribbles, spacing_mm), inside in zip_longest(volumes, shown):
             for block, probabilities in self._blocks(image, scribbles, spacing_mm):
