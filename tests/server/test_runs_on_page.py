@@ -183,6 +183,9 @@ class TestRuns:
     def test_the_page_hears_which_tau_the_training_chose(self, trained, tmp_path):
         assert Client(trained.root, trained.run).get("/api/run")["tau"] == Run(trained.run).details["tau"]
         assert Client(trained.root, tmp_path / "none").get("/api/run")["tau"] is None
+        copy = shutil.copytree(trained.run, tmp_path / "bright")
+        Run(copy).add(likelihood=0.01)
+        assert Client(trained.root, copy).get("/api/run")["tau"] is None, "the page knows edges alone"
 
     def test_a_run_that_is_not_finished_shows_how_far_it_is_and_goes_on(self, trained):
         client = Client(trained.root, trained.run)

@@ -63,10 +63,13 @@ class Series:
         return found[:2]
 
     def tau(self, project: Project, but: Path | None = None) -> float | None:
-        """The tau that the newest shown run grew its areas with, chosen for its scribbles; None where none says it."""
+        """The tau that the newest shown run grew its areas with, chosen for its scribbles; None where none says it.
+
+        One that was chosen beside a likelihood is not for the page, whose walker heeds edges alone.
+        """
         for run in self.shown(project, but)[:1]:
-            tau = run.details.get("tau")
-            if isinstance(tau, float) and 0.5 < tau <= 1.0:
+            tau, beside = (run.details.get(name) for name in ("tau", "likelihood"))
+            if isinstance(tau, float) and 0.5 < tau <= 1.0 and not beside:
                 return tau
         return None
 
