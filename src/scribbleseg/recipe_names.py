@@ -35,7 +35,7 @@ SCALES = {
         "quick": "for any organ: an hour or two on a laptop's CPU",
         "standard": "for any organ: an afternoon on a CPU",
         "long": "for any organ: for a GPU",
-        "quick3d": "in 3-D, for volumes of thin slices: not measured yet",
+        "quick3d": "in 3-D, for volumes of thin slices: worse on a CPU, not measured on a GPU",
     },
     "can2018": {
         "acdc": "Can et al. 2018, hearts, the paper's scale: for a GPU",
