@@ -35,17 +35,28 @@ def test_probabilities_are_those_of_the_smoothed_histograms():
     likely = np.ones(2)
     for channel in image:
         drawn = channel[scribbles != UNLABELLED].astype(float)
-        edges = np.linspace(drawn.min(), drawn.max() + 1e-9, BINS + 1)
+        edges = np.linspace(drawn.min(), drawn.max(), BINS + 1)
         place = sum(edge <= channel[at] for edge in edges[1:-1])
         for label in (0, 1):
             values = channel[scribbles == label]
-            counts = np.array([sum((low <= values) & (values < high)) for low, high in pairwise(edges)])
+            counts = np.array(
+                [sum((low <= values) & ((values < high) | (high == edges[-1]))) for low, high in pairwise(edges)]
+            )
             distance = np.abs(np.arange(BINS)[:, None] - np.arange(BINS))
             smooth = (
                 np.exp(-0.5 * (distance / SMOOTHING) ** 2) @ (counts / len(values)) / (SMOOTHING * np.sqrt(2 * np.pi))
             )
             likely[label] *= (1 - UNSEEN) * smooth[place] + UNSEEN / BINS
     np.testing.assert_allclose(found[:2, *at], likely / likely.sum(), rtol=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_the_unit_of_intensities_says_nothing(factor):
+    image, scribbles, _ = volume(2.0)
+    plain, scaled = (Likelihood.of(each, scribbles, 2)(each) for each in (image, image * np.float32(factor)))
+    assert np.mean(np.abs(plain - scaled) < 1e-6) > 0.99, "but where rounding decides the bin"
+    flat = np.zeros_like(image)
+    np.testing.assert_allclose(Likelihood.of(flat, scribbles, 2)(flat), 0.5)
 
 
 @pytest.mark.parametrize(("apart", "least", "most"), [(4.0, 0.97, 1.0), (0.0, 0.3, 0.7)])

@@ -42,7 +42,7 @@ class Likelihood:
         """The histograms of an image `channel depth height width` with some strokes."""
         drawn = scribbles != UNLABELLED
         labels, values = scribbles[drawn], np.asarray(image[:, drawn], np.float64)
-        edges = np.linspace(values.min(axis=1), values.max(axis=1) + 1e-9, BINS + 1, axis=1)
+        edges = np.linspace(values.min(axis=1), values.max(axis=1), BINS + 1, axis=1)
         logs = np.full((len(image), n_labels, BINS), -np.inf)
         for channel, (its, bins) in enumerate(zip(values, edges, strict=True)):
             for label in np.unique(labels):
