@@ -40,6 +40,8 @@ def test_a_part_of_another_kind_takes_all_of_its_fields_one_after_the_other():
         override(TINY, [f"stages.1.relabel.{word}" for word in (*crf, "refine.sigma_gamma=3")]).stages[1].relabel.refine
     )
     assert (refine.kind, refine.w1, refine.sigma_gamma) == ("dense_crf", 2.0, 3.0)
+    whole = ['network={"kind": "monai"}', "network.name=SegResNet", "network.dimensions=3"]
+    assert override(TINY, whole).network.name == "SegResNet"
     with pytest.raises(DataError, match="network.nane"):
         override(TINY, ["network.kind=monai", "network.nane=DynUNet"])
 

@@ -75,7 +75,7 @@ def override(part: Part, settings: Sequence[str]) -> Part:
     Raises:
         DataError: for a field that there is not, or a value of the wrong type.
     """
-    data, changed = to_plain(part), set[int]()
+    data, bare = to_plain(part), set[int]()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
@@ -84,7 +84,7 @@ def override(part: Part, settings: Sequence[str]) -> Part:
             value = parsed(text)
         except ValueError:
             value = text
-        if not _assign(data, path.split("."), value, changed):
+        if not _assign(data, path.split("."), value, bare):
             closest = get_close_matches(path, set(_paths(part)), n=3, cutoff=0.4)
             raise DataError(
                 f"--set {setting}: expected a field of the recipe, got {path}; the closest are "
@@ -93,29 +93,32 @@ def override(part: Part, settings: Sequence[str]) -> Part:
     return from_plain(type(part), data)
 
 
-def _assign(node: Any, path: Sequence[str], value: Any, changed: set[int]) -> bool:
+def _assign(node: Any, path: Sequence[str], value: Any, bare: set[int]) -> bool:
     """Set what a path leads to, in every element of a list that it does not number; whether it leads anywhere.
 
-    A part whose kind has been changed takes any field, for all of its own are to come; it is noted among `changed`.
+    A part that has nothing but its kind takes any field, for all of its own are to come; it is noted in `bare`.
     """
     name, *rest = path
     if isinstance(node, list):
         if not (name.isascii() and name.isdigit()):
-            assigned = [_assign(each, path, value, changed) for each in node]  # all of them, not only until one is
+            assigned = [_assign(each, path, value, bare) for each in node]  # all of them, not only until one is
             return any(assigned)
         if int(name) >= len(node):
             return False
         if rest:
-            return _assign(node[int(name)], rest, value, changed)
+            return _assign(node[int(name)], rest, value, bare)
         node[int(name)] = value
         return True
-    if not isinstance(node, dict) or (name not in node and id(node) not in changed):
+    if not isinstance(node, dict):
+        return False
+    if set(node) == {"kind"}:
+        bare.add(id(node))
+    if name not in node and id(node) not in bare:
         return False
     if rest:
-        return name in node and _assign(node[name], rest, value, changed)
+        return name in node and _assign(node[name], rest, value, bare)
     if name == "kind" and node.get("kind") != value:
         node.clear()  # another kind of part has other fields, and its own defaults
-        changed.add(id(node))
     node[name] = value
     return True
 
