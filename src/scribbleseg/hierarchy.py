@@ -253,8 +253,9 @@ def divide_case(
         drawn = turn.back(simulate(reference, recipe.scribbles, name, inside))
         scribbles = whole.recipe.preprocess.labels(drawn, case.geometry)
         return scribbles, scribbles
-    images = np.ascontiguousarray(slices.images(rows).swapaxes(0, 1))
-    labels = predict(session.fabric, network, slices.images(rows), whole.recipe.views).argmax(axis=1).astype(np.uint8)
+    seen = slices.images(rows)
+    images = np.ascontiguousarray(seen.swapaxes(0, 1))
+    labels = predict(session.fabric, network, seen, whole.recipe.views).argmax(axis=1).astype(np.uint8)
     tumour = clamp(labels, slices.scribbles[rows]) * in_brain(images)
     present = slices.present[name]
     assert present is not None, "_check_present() first"

@@ -146,9 +146,10 @@ class Source:
         """
         layer = self.slices.layer(kind, None if kind in FIXED else self.labels)
         if self.neighbours and kind == "images":
-            return np.stack([with_neighbours(layer, window, self.neighbours) for window in windows]).astype(np.float32)
-        blocks = np.stack([cut(layer, window, LAYERS[kind].outside) for window in windows])
-        values = blocks[:, 0] if self.depth is None else np.ascontiguousarray(np.moveaxis(blocks, 1, -3))
+            values = np.stack([with_neighbours(layer, window, self.neighbours) for window in windows])
+        else:
+            blocks = np.stack([cut(layer, window, LAYERS[kind].outside) for window in windows])
+            values = blocks[:, 0] if self.depth is None else np.ascontiguousarray(np.moveaxis(blocks, 1, -3))
         return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
