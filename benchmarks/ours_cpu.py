@@ -20,6 +20,7 @@ from scribbleseg.recipes import default
 from scribbleseg.recipes.can2018 import relabelled
 from scribbleseg.relabel.decide import Argmax
 from scribbleseg.reproduce import train_rows
+from scribbleseg.seeds.random_walker import MAJORITY
 from scribbleseg.training.augment import Augment
 from scribbleseg.training.crf_loss import DenseCRFLoss
 from scribbleseg.training.losses import PartialCrossEntropy
@@ -45,6 +46,11 @@ def in_patches(row: Recipe) -> Recipe:
 def whole_field(row: Recipe) -> Recipe:
     """The recipe on whole slices at a coarser spacing, rather than on their centres."""
     return replace(row, preprocess=Preprocess(largest_size=128))
+
+
+def everything_labelled(row: Recipe) -> Recipe:
+    """The recipe with nearly every pixel of its seed areas labelled, as likely as it may be."""
+    return replace(row, seeds=replace(row.seeds, tau=MAJORITY))
 
 
 def from_a_quarter(row: Recipe) -> Recipe:
@@ -80,6 +86,8 @@ VARIANTS: dict[str, Callable[[Recipe], Recipe]] = {
     "U-Net of Can et al.": lambda row: replace(row, network=UNet(base=16, padded=True)),
     "fewer intensities": lambda row: replace(row, augment=Augment()),
     "tau 0.99": lambda row: replace(row, seeds=replace(row.seeds, tau=0.99)),
+    "everything labelled": everything_labelled,
+    "everything labelled, whole field": lambda row: everything_labelled(whole_field(row)),
     "tau 0.9": lambda row: replace(row, seeds=replace(row.seeds, tau=0.9)),
     "empty slices unlabelled": lambda row: replace(row, seeds=replace(row.seeds, empty="unlabelled")),
     "beta 130": lambda row: replace(row, seeds=replace(row.seeds, beta=130.0)),

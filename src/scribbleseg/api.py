@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 
 from scribbleseg import pipeline
 from scribbleseg.data import images, open_dataset
+from scribbleseg.data.drawn_plane import drawn_plane
 from scribbleseg.data.formats import read_image
 from scribbleseg.data.intensities import ct_windows, normalise
 from scribbleseg.data.layouts import recognise
@@ -251,8 +252,9 @@ def seed(case: Case, seeder: Seeder = RandomWalker()) -> Labels:  # noqa: B008  
     Raises:
         DataError: an image that is not finite, or a case that the seeder is not made for.
     """
-    turn = turn_to(common_orientation([case.geometry]), case.geometry)
-    windows = ct_windows(Cases([case.name], lambda _: case))
+    alone = Cases([case.name], lambda _: case)
+    turn = turn_to(common_orientation([case.geometry], drawn_plane(alone)), case.geometry)
+    windows = ct_windows(alone)
     image = normalise(case.image, windows) if windows else case.image
     grown = seeder(turn(image), turn(case.scribbles), turn.spacing_mm(case.geometry))
     return turn.back(grown)

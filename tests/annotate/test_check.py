@@ -337,3 +337,17 @@ def test_a_header_in_another_scale_is_a_fault_of_a_training_case_and_a_warning_e
     save(root / "images" / "b.nii.gz", image(1), np.diag([1000.0, 1000, 1000, 1]))
     save(root / "scribbles" / "b.nii.gz", strokes(), np.diag([1000.0, 1000, 1000, 1]))
     assert "found 1e+03 x 1e+03 x 1e+03 mm" in found(root)[("b", None)]
+
+
+def test_the_plane_of_the_strokes_is_that_of_the_slices_where_voxels_are_cubes(tmp_path):
+    rng = np.random.default_rng(0)
+    strokes = np.full((40, 36, 30), 2, np.uint8)
+    for x in range(4, 36, 2):
+        strokes[x, 3:30, rng.integers(5, 20)], strokes[x, rng.integers(30, 34), 3:25] = 1, 0
+    save(tmp_path / "images" / "a.nii.gz", rng.integers(0, 1000, strokes.shape).astype(np.int16))
+    save(tmp_path / "scribbles" / "a.nii.gz", strokes)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
+    said = found(tmp_path, "note")[("a", None)]
+    assert "stored as SAR" in said
+    assert "cut into slices as RSA, for strokes were drawn in sagittal slices" in said
+    assert check(folder(tmp_path)).coverage.n_slices == 16

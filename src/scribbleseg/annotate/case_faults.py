@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from scribbleseg.data import coarse
-from scribbleseg.data.orientation import slice_axis
+from scribbleseg.data.drawn_plane import stacked_along
 from scribbleseg.types import UNLABELLED, Case, Dataset, Labels
 
 LARGEST = 1e10
@@ -181,7 +181,7 @@ def _is_thin(drawn: np.ndarray) -> bool:
 
 def drawn_slices(case: Case) -> int:
     """Returns the number of slices in which something is drawn."""
-    slices = np.moveaxis(case.scribbles, slice_axis(case.geometry), 0)
+    slices = np.moveaxis(case.scribbles, stacked_along(case.scribbles, case.geometry), 0)
     return int(sum((slice_ != UNLABELLED).any() for slice_ in slices))
 
 
@@ -192,7 +192,7 @@ def _numbered(slices: Sequence[int]) -> str:
 
 def _without_background(case: Case) -> list[int]:
     """Returns the indices, from 0, of the slices with structures but no background."""
-    slices = np.moveaxis(case.scribbles, slice_axis(case.geometry), 0)
+    slices = np.moveaxis(case.scribbles, stacked_along(case.scribbles, case.geometry), 0)
     flat = slices.reshape(len(slices), -1)
     structures = ((flat != UNLABELLED) & (flat != 0)).any(axis=1)
     return np.flatnonzero(structures & ~(flat == 0).any(axis=1)).tolist()

@@ -13,9 +13,10 @@ import numpy as np
 from scribbleseg.annotate.case_faults import Fault, Severity, drawn_slices, of_case, of_image
 from scribbleseg.annotate.describe import Description, ImageProperties
 from scribbleseg.data import coarse
+from scribbleseg.data.drawn_plane import plane_of_strokes, usual_plane
 from scribbleseg.data.layouts.case_files import CaseError
 from scribbleseg.data.layouts.folder import draw_in
-from scribbleseg.data.orientation import Turn, codes, common_orientation, plane, turn_to
+from scribbleseg.data.orientation import Plane, Turn, codes, common_orientation, plane, turn_to
 from scribbleseg.data.preprocess import out_of_scale
 from scribbleseg.files import FileError, first_of
 from scribbleseg.plural import number_of
@@ -98,15 +99,23 @@ class _Looked:
 
 
 @dataclass(frozen=True)
+class _Strokes:
+    """What was seen of the scribbles of a training case: voxels of each label, slices with any, and their plane."""
+
+    counts: np.ndarray
+    n_slices: int
+    drawn_in: Plane | None
+
+
+@dataclass(frozen=True)
 class _Seen:
-    """What was seen of an image, and of the scribbles of a training case: voxels of each label, slices with any."""
+    """What was seen of an image, and of the scribbles of a training case."""
 
     image: ImageProperties
     file: Path | None
     digest: bytes
     present: frozenset[int] | None
-    counts: np.ndarray
-    n_slices: int
+    strokes: _Strokes | None
 
 
 Item = tuple[Part, str]
@@ -131,7 +140,8 @@ def check(
     duplicates = _Duplicates()
     described: dict[Part, Description] = {"train": Description(), "test": Description()}
     channels: dict[str, tuple[int, Path | None]] = {}
-    drawn: dict[str, _Seen] = {}
+    drawn: dict[str, _Strokes] = {}
+    present: dict[str, frozenset[int] | None] = {}
     geometries: dict[Part, dict[str, Geometry]] = {"train": {}, "test": {}}
     for one in looked:
         faults += one.of_mask
@@ -142,13 +152,14 @@ def check(
         channels[one.name] = one.seen.image.channels, one.seen.file
         described[one.part].add(one.seen.image)
         faults += [*one.faults, *duplicates.of(one.seen, one.name, one.part)]
-        if one.part == "train":
-            drawn[one.name] = one.seen
-    usual = common_orientation(geometries["train"].values())
-    faults += [*_of_channels(channels), *_without_present({name: seen.present for name, seen in drawn.items()})]
-    faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual)]
+        if one.seen.strokes is not None:
+            drawn[one.name], present[one.name] = one.seen.strokes, one.seen.present
+    drawn_in = usual_plane(geometries["train"], lambda name: drawn[name].drawn_in)
+    usual = common_orientation(geometries["train"].values(), drawn_in)
+    faults += [*_of_channels(channels), *_without_present(present)]
+    faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual, drawn_in)]
     counts = {name: seen.counts for name, seen in drawn.items()}
-    n_voxels = sum(math.prod(seen.image.geometry.shape) for seen in drawn.values())
+    n_voxels = sum(math.prod(geometries["train"][name].shape) for name in drawn)
     coverage = coverage_of(coarse(dataset).label_names, list(counts.values()), n_voxels)
     coverage = replace(coverage, n_slices=sum(seen.n_slices for seen in drawn.values()))
     faults += of_coverage(coverage, dataset.root)
@@ -175,8 +186,13 @@ def _look_at(dataset: Dataset, part: Part, name: str) -> _Looked:
         case.files[0] if case.files else None,
         _digest(case),
         case.present,
-        counted(case.scribbles)[: coarse(dataset).n_labels] if trains else np.empty(0, int),
-        drawn_slices(case) if trains else 0,
+        _Strokes(
+            counted(case.scribbles)[: coarse(dataset).n_labels],
+            drawn_slices(case),
+            plane_of_strokes(case.scribbles, case.geometry),
+        )
+        if trains
+        else None,
     )
     return _Looked(part, name, of_mask, faults, seen)
 
@@ -223,7 +239,9 @@ def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | 
         yield Fault(name, None, severity, problem, "correct its header or the unit in it, or leave the case out")
 
 
-def _of_orientation(geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None) -> Iterator[Fault]:
+def _of_orientation(
+    geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None, drawn_in: Plane | None
+) -> Iterator[Fault]:
     """Yields notes of cases that are turned before they are cut into slices, and of another plane than most."""
     for name, geometry in {**geometries["train"], **geometries["test"]}.items():
         turn = turn_to(usual, geometry)
@@ -231,6 +249,8 @@ def _of_orientation(geometries: Mapping[Part, Mapping[str, Geometry]], usual: st
             continue
         found, its = codes(geometry), plane("".join(codes(geometry)[axis] for axis in turn.axes))
         problem = f"stored as {found} (depth, height and width grow towards these), cut into slices as {usual}"
+        if its == drawn_in:
+            problem += f", for strokes were drawn in {its} slices"
         if its != plane(usual):
             problem += f"; its slices are {its}, theirs {plane(usual)}"
         yield Fault(name, None, "note", problem, "its slices are turned, and its label maps turned back")

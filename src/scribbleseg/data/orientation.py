@@ -18,7 +18,7 @@ from scribbleseg.types import Geometry
 
 Plane = Literal["axial", "coronal", "sagittal", "stored"]
 
-ACROSS: dict[str, str] = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}
+ACROSS: dict[Plane, str] = {"axial": "SI", "coronal": "AP", "sagittal": "LR"}
 """The anatomical axis, by its two ends, that slices of a plane are stacked along."""
 
 
@@ -87,7 +87,7 @@ def codes(geometry: Geometry) -> str:
     return "".join(code or "?" for code in reversed(nib.aff2axcodes(geometry.affine)))
 
 
-def plane(orientation: str) -> str:
+def plane(orientation: str) -> Plane:
     """The plane of slices of an orientation such as "SPL": axial, coronal or sagittal."""
     return next((plane for plane, ends in ACROSS.items() if orientation[0] in ends), "stored")
 
@@ -104,7 +104,7 @@ def common_orientation(geometries: Iterable[Geometry], asked: Plane | None = Non
     Returns:
         None where nothing is to be turned: for the plane "stored", and where nobody knows which way volumes lie.
     """
-    placed = [geometry for geometry in geometries if _placed(geometry)]
+    placed = [geometry for geometry in geometries if is_placed(geometry)]
     votes = Counter("".join(codes(geometry)[axis] for axis in _order(geometry)) for geometry in placed)
     if not votes or asked == "stored":
         return None
@@ -128,7 +128,7 @@ def turn_to(orientation: str | None, geometry: Geometry, asked: Plane | None = N
         asked: the plane of the slices, if a recipe names one.
     """
     own = codes(geometry)
-    if orientation is None or not _placed(geometry):
+    if orientation is None or not is_placed(geometry):
         return Turn()
     depth = None if asked else _through_plane(geometry)
     if depth is None:
@@ -150,7 +150,7 @@ def looked_at(geometry: Geometry, turn: Turn) -> Turn:
         geometry: the volume's, as stored.
         turn: cuts it into the slices that are to be looked at.
     """
-    if not _placed(geometry) or _oblique(geometry):
+    if not is_placed(geometry) or _oblique(geometry):
         return turn
     own, depth = codes(geometry), turn.axes[0]
     wanted = LOOKED_AT[plane(own[depth])]
@@ -164,7 +164,7 @@ def sides(geometry: Geometry, turn: Turn) -> str:
     Returns:
         "" where nobody knows them: for pictures, arrays and oblique volumes.
     """
-    if not _placed(geometry) or _oblique(geometry):
+    if not is_placed(geometry) or _oblique(geometry):
         return ""
     own = codes(geometry)
     ends = [own[axis] for axis in turn.axes]
@@ -193,7 +193,7 @@ def unit_of(geometry: Geometry) -> str:
     return "px" if is_picture(geometry) else "mm"
 
 
-def _placed(geometry: Geometry) -> bool:
+def is_placed(geometry: Geometry) -> bool:
     """Whether the file says which way it lies: pictures and arrays do not."""
     return not is_picture(geometry) and "?" not in codes(geometry)
 
@@ -201,6 +201,11 @@ def _placed(geometry: Geometry) -> bool:
 def _through_plane(geometry: Geometry) -> int | None:
     """The stored axis of a single voxel, or whose voxels are much longer than along both others, or None."""
     return geometry.shape.index(1) if 1 in geometry.shape else thick_axis(geometry.spacing_mm)
+
+
+def has_through_plane(geometry: Geometry) -> bool:
+    """Whether the voxels say which axis the slices are stacked along."""
+    return _through_plane(geometry) is not None
 
 
 def thick_axis(spacing_mm: Sequence[float]) -> int | None:

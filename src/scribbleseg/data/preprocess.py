@@ -12,6 +12,7 @@ from pydantic import Field
 from torch.nn import functional
 
 from scribbleseg.data.brain import brain_normaliser, in_brain
+from scribbleseg.data.drawn_plane import drawn_plane
 from scribbleseg.data.intensities import Windows, ct_windows, normaliser
 from scribbleseg.data.orientation import Orientation, Plane, Turn, common_orientation, turn_to
 from scribbleseg.data.through_plane import in_slices, resample_stack
@@ -59,7 +60,8 @@ class Preprocess:
             channel of which that is None, and all of them where there are none, is clipped at its own percentiles, for
             its intensities have no unit. None leaves it to `resolve`: CT has windows (`intensities.ct_windows`).
         depth_mm: the distance of the grid's slices; None keeps the slices of each case.
-        plane: that of the slices, where it is not to be found from the spacing.
+        plane: that of the slices. None stacks them along the axis of the longest voxels, or, where voxels are of much
+            the same length along all of them, cuts them in the plane that was drawn in (`drawn_plane`).
         orientation: that of the slices, written down by `resolve`: most training images'.
     """
 
@@ -87,7 +89,9 @@ class Preprocess:
                 `LARGEST_SIZE` pixels on a side.
         """
         geometries = {name: cases.geometry(name) for name in cases.names}
-        orientation = self.orientation or common_orientation(geometries.values(), self.plane)
+        orientation = self.orientation or common_orientation(
+            geometries.values(), self.plane or drawn_plane(cases, geometries)
+        )
         turns = {name: turn_to(orientation, each, self.plane) for name, each in geometries.items()}
         in_plane = {name: turns[name].spacing_mm(each)[1:] for name, each in geometries.items()}
         for name, usual in out_of_scale(in_plane).items():

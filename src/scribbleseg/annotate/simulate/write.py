@@ -13,6 +13,7 @@ from scribbleseg.annotate.simulate.draw import shorten, simulate
 from scribbleseg.annotate.simulate.rules import Rule, ShiftedSkeleton
 from scribbleseg.data import coarse
 from scribbleseg.data.brain import surrounded
+from scribbleseg.data.drawn_plane import drawn_plane
 from scribbleseg.data.encoding import declared, to_disk
 from scribbleseg.data.fingerprint import digest_of_files
 from scribbleseg.data.formats import label_ending, read_labels, volumes_in, write_labels
@@ -107,7 +108,9 @@ def _nothing_left(folder: Path) -> Iterator[None]:
 
 def _draw(dataset: Dataset, rule: Rule, folder: Path, seen: Dataset, shortens: bool) -> None:
     """Draws what is not there yet, and says what it was drawn from and which structures each mask has."""
-    orientation = common_orientation(dataset.train.geometry(name) for name in dataset.train.names)
+    cases = dataset.train
+    plane = drawn_plane(cases) if shortens else None  # slices are drawn on in the plane that they are trained in
+    orientation = common_orientation([cases.geometry(name) for name in cases.names], plane)
     drawn_from, there = _drawn_from(folder), volumes_in(folder)
     for name in dataset.train.names[:1]:  # a data set without masks is refused before there is a bar
         _expert(dataset.train.named(name)) if shortens else dataset.reference(name)
@@ -116,7 +119,7 @@ def _draw(dataset: Dataset, rule: Rule, folder: Path, seen: Dataset, shortens: b
         if name in there and drawn_from.get(name, digest) == digest:
             continue
         case = dataset.train.named(name)
-        turn = turn_to(orientation, case.geometry)  # slices are drawn on in the plane that they are trained in
+        turn = turn_to(orientation, case.geometry)
         drawn = turn.back(shorten(turn(_expert(case)), rule, name) if shortens else _drawn(case, seen, rule, turn))
         file = there.get(name) or folder / f"{name}{label_ending(case.geometry)}"
         _write(file, to_disk(drawn, seen.n_labels), case)
