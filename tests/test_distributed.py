@@ -50,12 +50,18 @@ if __name__ == "__main__":
 """
 
 KILLED = """
-import os, sys
-from scribbleseg.annotate import check
-if os.environ["RANK"] == "1":
-    check._look_at = lambda *_: os.kill(os.getpid(), 9)
+import os
+from scribbleseg import ranks
 from scribbleseg.cli import app
+
+def joined(join=ranks.join):
+    join()
+    from scribbleseg.annotate import check
+    if ranks.started().rank == int(os.environ["KILLED"]):
+        check._look_at = lambda *_: os.kill(os.getpid(), 9)
+
 if __name__ == "__main__":
+    ranks.join = joined
     app()
 """
 
@@ -177,7 +183,8 @@ def test_an_error_on_one_rank_is_said_once_and_ends_all(place):
     assert not (place / "no").exists()
 
 
-def test_a_rank_that_is_killed_ends_all_in_a_sentence(place):
+def test_a_rank_that_is_killed_ends_all_in_a_sentence(place, monkeypatch):
+    monkeypatch.setenv("KILLED", "1")
     (place / "killed.py").write_text(KILLED)
     done = torchrun(place / "killed.py", "check", place / "hearts")
     assert done.returncode == 1
@@ -274,13 +281,15 @@ def relabelled_by_the_saved_network(folder: Path) -> None:
     assert (labels == np.where(slices.inside, expected, UNLABELLED)).mean() > 0.999  # batches differ in the last bit
 
 
-def srun(rank: int, place) -> "subprocess.Popen[str]":
-    """`check` as srun would start one of two ranks on this machine."""
+def srun(rank: int, place, *program: str, **more: str) -> "subprocess.Popen[str]":
+    """`check`, by that program, as srun would start one of two ranks on this machine."""
     told = {"STEP_ID": 0, "NTASKS": 2, "JOB_ID": 7, "LOCALID": rank, "PROCID": rank, "NNODES": 1, "NODEID": 0}
     told |= {"JOB_NAME": "ours", "NODELIST": "localhost"}
     environment = os.environ | {f"SLURM_{name}": str(value) for name, value in told.items()} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "scribbleseg", "check", str(place / "hearts")]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [sys.executable, *(program or ("-m", "scribbleseg")), "check", str(place / "hearts")]
+    return subprocess.Popen(
+        command, env=environment | more, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def test_ranks_of_srun_find_each_other_and_one_alone_says_that_it_waits(place):
@@ -294,6 +303,15 @@ def test_ranks_of_srun_find_each_other_and_one_alone_says_that_it_waits(place):
             assert line.startswith("Waiting for 1 of the 2 processes that srun was to start"), line
             alone.send_signal(signal.SIGINT)
             assert alone.wait(timeout=60) != 0
+
+
+def test_where_the_first_rank_is_lost_the_second_says_so_in_a_sentence(place):
+    (place / "killed.py").write_text(KILLED)
+    both = [srun(rank, place, str(place / "killed.py"), KILLED="0") for rank in (1, 0)]
+    (said, _), _ = [each.communicate(timeout=300) for each in both]
+    assert both[0].returncode != 0
+    assert both[1].returncode == -signal.SIGKILL
+    assert said.replace("\n", " ").strip() == f"error: {RANK_LOST}"
 
 
 def test_ranks_that_do_not_come_are_not_waited_for_for_ever(monkeypatch):

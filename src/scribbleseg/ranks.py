@@ -79,6 +79,7 @@ def join() -> None:
     one = started()
     if one is None or _met:
         return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # a lost rank is one sentence, not pages of frames
     import torch.distributed as dist
 
     from scribbleseg.workers import end_with_parent
@@ -117,13 +118,17 @@ def leave() -> None:
 
 
 def may_say_why() -> bool:
-    """Whether this process is the one that says why the job ends: the first rank that asks; all others are silent."""
-    if not _met:
+    """Whether this process is the one that says why the job ends: the first rank that asks; all others are silent.
+
+    Where rank 0, which keeps count of that, is gone itself, it is rank 1.
+    """
+    one = started()
+    if not _met or one is None:
         return leads()
     try:
         return _met[0].add("said", 1) == 1
-    except RuntimeError:  # the process that keeps the count is gone
-        return leads()
+    except RuntimeError:
+        return one.rank <= 1
 
 
 def on_leader(work: Callable[[], T], fabric: "Fabric | None" = None) -> T:
