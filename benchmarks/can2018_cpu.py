@@ -108,7 +108,8 @@ def open_data(root: Path, scribbles: str | None, out: Path) -> Dataset:
     rule = scribbles or ("expert" if acdc else "full")
     if rule == "expert":
         return open_dataset(root, root.name, **split_of(root))
-    return drawn(root, RULES[rule], out / f"scribbles_{rule}", "scribbles" if acdc else "masks")
+    source: Source = "scribbles" if acdc and RULES[rule].kind == "skeleton" else "masks"
+    return drawn(root, RULES[rule], out / f"scribbles_{rule}", source)
 
 
 def split_of(root: Path) -> dict[str, list[int]]:

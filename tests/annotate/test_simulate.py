@@ -457,6 +457,12 @@ class TestWriteSimulation:
         with pytest.raises(DataError, match="case test000: expected scribbles to shorten, found none"):
             write_simulation(replace(dataset, train=dataset.test), RULES["full"], tmp_path / "b", "scribbles")
 
+    @pytest.mark.parametrize("rule", ["boundary", "ji2019"])
+    def test_scribbles_are_not_shortened_by_a_rule_that_says_where_lines_run(self, rule, phantoms, tmp_path):
+        with pytest.raises(DataError, match="expected a rule that shortens scribbles .full, half, quarter or spots."):
+            write_simulation(open_dataset(phantoms), RULES[rule], tmp_path / "a", "scribbles")
+        assert not (tmp_path / "a").exists()
+
 
 class TestWriteSimulationOfBrains:
     """Scribbles that are coarser than masks, an image with a zero surround, and present.json."""

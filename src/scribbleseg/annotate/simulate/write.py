@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from scribbleseg.annotate.simulate.draw import shorten, simulate
-from scribbleseg.annotate.simulate.rules import Rule, ShiftedSkeleton
+from scribbleseg.annotate.simulate.rules import Rule, ShiftedSkeleton, Skeleton
 from scribbleseg.data import coarse
 from scribbleseg.data.brain import surrounded
 from scribbleseg.data.drawn_plane import drawn_plane
@@ -67,8 +67,14 @@ def write_simulation(
 
     Raises:
         DataError: the folder holds something else, or is one of the data set or of a run; a case has changed since, or
-            cannot be drawn on; "all" is asked for of scribbles that are coarser; or a file cannot be written.
+            cannot be drawn on; "all" is asked for of scribbles that are coarser; scribbles are to be shortened by a
+            rule that says where lines run; or a file cannot be written.
     """
+    if source == "scribbles" and rule.kind != Skeleton.kind:
+        raise DataError(
+            f"{dataset.root}: expected a rule that shortens scribbles (full, half, quarter or spots), got {rule.kind}, "
+            "whose lines run where masks say; take another rule, or draw on the masks"
+        )
     folder = Path(folder)
     _check_folder(folder, dataset)
     if source == "scribbles" and labels == "all" and dataset.scribble_names:
