@@ -145,6 +145,16 @@ def test_a_patch_that_the_network_cannot_take_is_refused_before_training(dataset
 VOLUME = MONAINetwork(name="DynUNet", arguments={"filters": [2, 4, 4]}, dimensions=3)
 
 
+def test_blocks_that_are_much_deeper_than_the_data_are_told_of(dataset, caplog):
+    assert dataset.train[0].geometry.shape[0] == 1
+    resolve(replace(SMALL, network=VOLUME, depth=4), dataset)
+    assert not caplog.messages
+    resolve(replace(SMALL, network=VOLUME, depth=8), dataset)
+    assert (
+        "blocks of 8 slices are twice as deep as the data, or deeper (half of the cases have at most 1)" in caplog.text
+    )
+
+
 def test_blocks_and_their_network_are_fitted_to_the_data(dataset):
     recipe = resolve(replace(SMALL, network=VOLUME), dataset)
     assert recipe.depth == 4, "the stack has fewer slices"

@@ -1,5 +1,6 @@
 """Recipes of one network: its parts, the stages of its training, and what is left to the data."""
 
+import logging
 from dataclasses import dataclass, fields, is_dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -25,6 +26,8 @@ from scribbleseg.training.network import NetworkModule
 from scribbleseg.training.plain_unet import PlainUNet
 from scribbleseg.training.unet import UNet
 from scribbleseg.types import DataError, Dataset
+
+log = logging.getLogger(__name__)
 
 MADE_BY_RELABELLING = frozenset({"soft", "confidence"})
 """The parts of a batch that exist only after an E step."""
@@ -277,6 +280,13 @@ def _in_shape(recipe: Recipe, dataset: Dataset) -> Recipe:
     if recipe.network.dimensions == 3:
         stacks = Stacks.of(dataset.train, grid)
         spacing_mm = (stacks.distance_mm, *spacing_mm)
+        if recipe.depth and stacks.are_exceeded(recipe.depth):
+            log.warning(
+                "depth: blocks of %s slices are twice as deep as the data, or deeper (half of the cases have at most "
+                "%g): most of a block repeats a last slice and teaches nothing. Leave depth out, and blocks fit",
+                recipe.depth,
+                stacks.slices,
+            )
         recipe = replace(recipe, depth=recipe.depth or stacks.block_depth(recipe.window, pixel))
     return replace(recipe, network=recipe.network.fitted(spacing_mm, recipe.sides))
 

@@ -90,3 +90,7 @@ class Stacks:
         """The slices of a block that is as deep as wide, but no deeper than the stack: a multiple of 4, at least 4."""
         depth = min(side * pixel_mm / self.distance_mm, self.slices)
         return max(MULTIPLE, MULTIPLE * round(depth / MULTIPLE))
+
+    def are_exceeded(self, depth: int) -> bool:
+        """Whether blocks of so many slices are twice as deep as the stacks, and as the shallowest block, or deeper."""
+        return depth >= 2 * max(MULTIPLE, self.slices)
