@@ -70,6 +70,15 @@ def test_nobody_knows_the_planes_of_arrays():
     assert drawn_axis(lines(1), geometry(suffix="")) is None
 
 
+def test_oblique_volumes_are_cut_as_they_are_stored_and_counted_so():
+    cos, sin = np.cos(0.7), np.sin(0.7)
+    oblique = Geometry(SHAPE, np.array([[cos, -sin, 0, 0], [sin, cos, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
+    cases = Cases(["a"], lambda name: case(lines(1), oblique), lambda name: oblique)
+    assert drawn_plane(cases) is None
+    assert stacked_along(lines(1), oblique) == 0
+    assert Preprocess(windows=()).resolve(cases).turn(oblique).axes[0] == 0
+
+
 def test_most_volumes_decide_for_a_data_set_and_thick_ones_are_not_read():
     drawn = {"a": lines(1), "b": lines(2), "c": lines(1)}
     cases = Cases(list(drawn), lambda name: case(drawn[name], geometry(), name), lambda name: geometry())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from scipy import ndimage
 
-from scribbleseg.data.orientation import Plane, codes, has_through_plane, is_placed, plane, slice_axis
+from scribbleseg.data.orientation import Plane, codes, has_no_own_slices, plane, slice_axis
 from scribbleseg.types import UNLABELLED, Cases, Geometry, Labels, spread
 
 LOOKED_AT, SLICES = 3, 64
@@ -37,7 +37,7 @@ def drawn_plane(cases: Cases, geometries: Mapping[str, Geometry] | None = None) 
 
 def usual_plane(geometries: Mapping[str, Geometry], drawn_in: Callable[[str], Plane | None]) -> Plane | None:
     """The same, of grids by their names and a function that says in which plane somebody drew on one of them."""
-    left_open = [name for name, geometry in geometries.items() if _left_open(geometry)]
+    left_open = [name for name, geometry in geometries.items() if has_no_own_slices(geometry)]
     if 2 * len(left_open) <= len(geometries):
         return None
     votes = Counter(plane for name in spread(left_open, LOOKED_AT) if (plane := drawn_in(name)) is not None)
@@ -69,10 +69,10 @@ def drawn_axis(scribbles: Labels, geometry: Geometry) -> int | None:
         geometry: the volume's, as stored.
 
     Returns:
-        None where it is not clear, where voxels are longest along one axis, and where nobody knows which way they lie.
+        None where it is not clear, and for a volume that has slices of its own, is oblique, or lies nobody knows how.
     """
     drawn = scribbles != UNLABELLED
-    if not _left_open(geometry) or not drawn.any():
+    if not has_no_own_slices(geometry) or not drawn.any():
         return None
     drawn = drawn[ndimage.find_objects(drawn.view(np.uint8))[0]]
     stacks = [_some_slices(np.moveaxis(drawn, axis, 0)) for axis in range(3)]
@@ -84,10 +84,6 @@ def drawn_axis(scribbles: Labels, geometry: Geometry) -> int | None:
     inside = ndimage.binary_erosion(stacks[axis], np.ones((1, WIDE, WIDE)))
     thin = inside.sum() <= FILLED * stacks[axis].sum()
     return axis if thin and pieces[axis] <= CLEARLY * sorted(pieces)[1] else None
-
-
-def _left_open(geometry: Geometry) -> bool:
-    return is_placed(geometry) and not has_through_plane(geometry)
 
 
 def _some_slices(stack: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def common_orientation(geometries: Iterable[Geometry], asked: Plane | None = Non
     Returns:
         None where nothing is to be turned: for the plane "stored", and where nobody knows which way volumes lie.
     """
-    placed = [geometry for geometry in geometries if is_placed(geometry)]
+    placed = [geometry for geometry in geometries if _placed(geometry)]
     votes = Counter("".join(codes(geometry)[axis] for axis in _order(geometry)) for geometry in placed)
     if not votes or asked == "stored":
         return None
@@ -128,7 +128,7 @@ def turn_to(orientation: str | None, geometry: Geometry, asked: Plane | None = N
         asked: the plane of the slices, if a recipe names one.
     """
     own = codes(geometry)
-    if orientation is None or not is_placed(geometry):
+    if orientation is None or not _placed(geometry):
         return Turn()
     depth = None if asked else _through_plane(geometry)
     if depth is None:
@@ -150,7 +150,7 @@ def looked_at(geometry: Geometry, turn: Turn) -> Turn:
         geometry: the volume's, as stored.
         turn: cuts it into the slices that are to be looked at.
     """
-    if not is_placed(geometry) or _oblique(geometry):
+    if not _placed(geometry) or _oblique(geometry):
         return turn
     own, depth = codes(geometry), turn.axes[0]
     wanted = LOOKED_AT[plane(own[depth])]
@@ -164,7 +164,7 @@ def sides(geometry: Geometry, turn: Turn) -> str:
     Returns:
         "" where nobody knows them: for pictures, arrays and oblique volumes.
     """
-    if not is_placed(geometry) or _oblique(geometry):
+    if not _placed(geometry) or _oblique(geometry):
         return ""
     own = codes(geometry)
     ends = [own[axis] for axis in turn.axes]
@@ -175,6 +175,11 @@ def sides(geometry: Geometry, turn: Turn) -> str:
 def slice_axis(geometry: Geometry) -> int:
     """The stored axis that a volume's own slices are stacked along; the first where nothing says which."""
     return _through_plane(geometry) or 0
+
+
+def has_no_own_slices(geometry: Geometry) -> bool:
+    """Whether a volume may be cut into slices of any plane: its voxels do not say of which, and it is not oblique."""
+    return _placed(geometry) and not _oblique(geometry) and _through_plane(geometry) is None
 
 
 def _order(geometry: Geometry) -> list[int]:
@@ -193,7 +198,7 @@ def unit_of(geometry: Geometry) -> str:
     return "px" if is_picture(geometry) else "mm"
 
 
-def is_placed(geometry: Geometry) -> bool:
+def _placed(geometry: Geometry) -> bool:
     """Whether the file says which way it lies: pictures and arrays do not."""
     return not is_picture(geometry) and "?" not in codes(geometry)
 
@@ -201,11 +206,6 @@ def is_placed(geometry: Geometry) -> bool:
 def _through_plane(geometry: Geometry) -> int | None:
     """The stored axis of a single voxel, or whose voxels are much longer than along both others, or None."""
     return geometry.shape.index(1) if 1 in geometry.shape else thick_axis(geometry.spacing_mm)
-
-
-def has_through_plane(geometry: Geometry) -> bool:
-    """Whether the voxels say which axis the slices are stacked along."""
-    return _through_plane(geometry) is not None
 
 
 def thick_axis(spacing_mm: Sequence[float]) -> int | None:

@@ -82,7 +82,9 @@ class Preprocess:
                 raise ValueError(f"windows: expected the lower intensity first, got {list(window)}")
 
     def resolve(self, cases: Cases) -> "Preprocess":
-        """Returns the same with what was None set from the cases: from their grids, and `windows` from a few images.
+        """Returns the same with what was None set from the cases: from their grids; `windows` from a few images.
+
+        Where the grids do not say which plane the slices are of, the strokes of a few cases do.
 
         Raises:
             DataError: a case whose pixels are 10 times as large or as small as they usually are, or slices of more than
