@@ -7,8 +7,9 @@ The data set is a made-up CT: int16, half of the cases with a few strokes and a 
 verb runs in a process of its own; seed areas are grown in one process, and the recipe is default.quick with a short
 training. The first command tells the bytes a voxel of one volume: two cases of each kind of SHAPE, which show whether
 one is kept while the next is read, and as many tiny ones; the figure is the difference of the largest resident sets of
-any one process, over the voxels of one volume. The second tells the largest resident sets and seconds for each number
-of cases, and draws both.
+any one process, over the voxels of one volume. The second tells memory and seconds for each number of cases, and draws
+them: the largest resident set, and what of it is the process's own (on Linux). The rest are pages of files, the
+training cache most of all, which the system takes back when it needs them.
 """
 
 import argparse
@@ -17,10 +18,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -34,8 +37,23 @@ ORGANS = {1: (0.35, 0.3), 2: (0.65, 0.6)}
 
 IGNORE = 3
 LABELS = '{"labels": {"background": 0, "liver": 1, "spleen": 2, "ignore": 3}}'
-Found = dict[str, list[tuple[int, float]]]
-"""Bytes and seconds, for each number of cases, by the verb."""
+OFTEN = 0.05
+"""Seconds between two looks at what memory is a program's own."""
+
+
+class Measured(NamedTuple):
+    """What a verb took: bytes of the largest resident set, bytes of its own, seconds."""
+
+    resident: int
+    own: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.own / 1e6:.0f} of {self.resident / 1e6:.0f} MB, {self.seconds:.0f} s"
+
+
+Found = dict[str, list[Measured]]
+"""For each number of cases, by the verb."""
 
 SHORT = ("stages.iterations=2", "stages.batch=2", "stages.1.times=1")
 
@@ -103,17 +121,56 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def largest_set(arguments: list[str]) -> tuple[int, float]:
-    """The largest resident set of the program and its children, in bytes, and the seconds that it ran."""
+def measure(arguments: list[str]) -> Measured:
+    """Run the program; memory is the largest of any one process of it and its children."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "scribbleseg", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        watch = Watch(process.pid)
         said = process.stdout.read().decode() if process.stdout else ""
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}:\n{said[-2000:]}")
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024), time.perf_counter() - started
+    resident = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Measured(resident, watch.stop(), time.perf_counter() - started)
+
+
+class Watch:
+    """Looks from time to time at what memory is a program's own, not pages of files: 0 but on Linux."""
+
+    def __init__(self, pid: int) -> None:
+        self.largest, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(pid,), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """Returns the largest that was seen, in bytes."""
+        self._ended.set()
+        self._thread.join()
+        return self.largest
+
+    def _look(self, pid: int) -> None:
+        while not self._ended.wait(OFTEN):
+            self.largest = max(self.largest, *map(own_memory, family(pid)))
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it started."""
+    try:
+        children = " ".join(each.read_text() for each in Path(f"/proc/{pid}/task").glob("*/children")).split()
+    except OSError:  # it has ended, or this is not Linux
+        children = []
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
+def own_memory(pid: int) -> int:
+    """Bytes of a process that are no pages of files."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in status.splitlines() if line.startswith(("RssAnon", "RssShmem"))) * 1024
 
 
 def of_shape(shape: tuple[int, int, int], verbs: Sequence[str], scratch: Path) -> Table:
@@ -123,35 +180,31 @@ def of_shape(shape: tuple[int, int, int], verbs: Sequence[str], scratch: Path) -
     write(tiny / "data", TINY)
     write(large / "data", shape)
     for verb in verbs:
-        before, _ = largest_set(commands(tiny)[verb])
-        after, seconds = largest_set(commands(large)[verb])
-        each = (after - before) / float(np.prod(shape))
-        table.add_row(verb, f"{each:.1f}", f"{after / 1e6:.0f}", f"{before / 1e6:.0f}", f"{seconds:.0f}")
+        before, after = (measure(commands(folder)[verb]) for folder in (tiny, large))
+        each = (after.resident - before.resident) / float(np.prod(shape))
+        sizes = (f"{one.resident / 1e6:.0f}" for one in (after, before))
+        table.add_row(verb, f"{each:.1f}", *sizes, f"{after.seconds:.0f}")
     return table
 
 
 def of_cases(shape: tuple[int, int, int], numbers: Sequence[int], verbs: Sequence[str], scratch: Path) -> Found:
-    """Bytes and seconds of each verb for each number of cases."""
+    """What each verb takes for each number of cases."""
     found: Found = {verb: [] for verb in verbs}
     for n in numbers:
         folder = scratch / str(n)
         write(folder / "data", shape, n)
         for verb in verbs:
-            found[verb].append(largest_set(commands(folder)[verb]))
-            Console().print(f"{n} cases, {verb}: {_cell(*found[verb][-1])}")
+            found[verb].append(measure(commands(folder)[verb]))
+            Console().print(f"{n} cases, {verb}: {found[verb][-1]}")
         shutil.rmtree(folder)
     return found
-
-
-def _cell(size: int, seconds: float) -> str:
-    return f"{size / 1e6:.0f} MB, {seconds:.0f} s"
 
 
 def table_of(found: Found, numbers: Sequence[int]) -> Table:
     """The same as a table."""
     table = Table("verb", *(f"{n} cases" for n in numbers), box=None)
     for verb, measured in found.items():
-        table.add_row(verb, *(_cell(*each) for each in measured))
+        table.add_row(verb, *map(str, measured))
     return table
 
 
@@ -159,13 +212,16 @@ def plot(found: Found, numbers: Sequence[int], file: Path) -> None:
     """Draws memory and time by the number of cases, a line for each verb."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    for axes, part, title in zip(figure.subplots(1, 2), (0, 1), ("largest resident set, GB", "seconds"), strict=True):
+    titles = {"own": "memory of its own, GB", "resident": "largest resident set, GB", "seconds": "seconds"}
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, (part, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
         for verb, measured in found.items():
-            axes.plot(numbers, [each[part] / (1 if part else 1e9) for each in measured], "o-", label=verb)
+            values = np.array([getattr(each, part) for each in measured]) / (1 if part == "seconds" else 1e9)
+            axes.plot(numbers, values, "o-", label=verb)
         axes.set(xscale="log", xticks=numbers, xticklabels=numbers, xlabel="cases", title=title)
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
+    figure.axes[0].set_ylim(top=figure.axes[1].get_ylim()[1])
     figure.axes[0].legend(fontsize="small")
     figure.savefig(file, dpi=110)
 
