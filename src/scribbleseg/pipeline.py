@@ -197,6 +197,11 @@ def first_phase(session: Session) -> Session[Recipe]:
     return pipeline.part(session, pipeline.phases[0])
 
 
+def first_recipe(recipe: AnyRecipe) -> Recipe:
+    """The recipe of that phase."""
+    return recipe if isinstance(recipe, Recipe) else getattr(recipe, PIPELINES[recipe.kind].phases[0])
+
+
 def recipe_of(run: Run) -> AnyRecipe:
     """The recipe that a run was trained by, also of a run that scribbleseg 0.1 made. Raises DataError."""
     kind = _plain(run)["kind"]

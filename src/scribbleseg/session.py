@@ -107,7 +107,7 @@ class Session(Generic[RecipeT]):
         there = (self.run.slices / "index.json").exists()
         names, files = self.dataset.label_names, self.dataset.files
         masks = getattr(self.recipe, "is_upper_bound", False)
-        cases = self.dataset.train if checked or masks else watched(self.dataset)
+        cases = self.dataset.train if checked or masks else watched(self.dataset, preprocess.turn)
         slices = build_slices(cases, preprocess, self.run.slices, names, held_out, files)
         found = fingerprint(self.dataset.train) if there else slices.index["fingerprint"]
         if found != self.run.details.get("fingerprint", slices.index["fingerprint"]):

@@ -61,8 +61,9 @@ def redraw(root, change, names="ab"):
 def test_a_sound_data_set_has_no_faults(root):
     audit = check(folder(root))
     assert audit.sound
-    [note] = audit.faults
-    assert (note.severity, note.case) == ("note", DATA_SET)
+    assert {(fault.severity, fault.case) for fault in audit.faults} == {("note", DATA_SET)}
+    *_, of_strokes = (fault.problem for fault in audit.faults)
+    assert "strokes do not tell in which plane they were drawn: volumes are cut into axial slices" in of_strokes
 
 
 def test_coverage_counts_cases_and_voxels(root):
@@ -237,7 +238,7 @@ class TestOfTheWholeTumour:
         assert rows == [("background", 3, 48), ("WT", 2, 16)]
         assert self.problems(audit) == [("c2", "warning", "no scribble of WT")]
         notes = [fault.problem for fault in audit.faults if fault.severity == "note"]
-        assert len(notes) == 2
+        assert len(notes) == 3
         assert "scribbles from" in notes[0]
         assert "no present.csv or present.json" in notes[1]
 
@@ -339,15 +340,62 @@ def test_a_header_in_another_scale_is_a_fault_of_a_training_case_and_a_warning_e
     assert "found 1e+03 x 1e+03 x 1e+03 mm" in found(root)[("b", None)]
 
 
-def test_the_plane_of_the_strokes_is_that_of_the_slices_where_voxels_are_cubes(tmp_path):
-    rng = np.random.default_rng(0)
+def lines(axis):
+    """A line of the liver and one of background in every second slice along a stored axis of 40 x 36 x 30 voxels."""
+    rng = np.random.default_rng(axis)
     strokes = np.full((40, 36, 30), 2, np.uint8)
-    for x in range(4, 36, 2):
-        strokes[x, 3:30, rng.integers(5, 20)], strokes[x, rng.integers(30, 34), 3:25] = 1, 0
-    save(tmp_path / "images" / "a.nii.gz", rng.integers(0, 1000, strokes.shape).astype(np.int16))
-    save(tmp_path / "scribbles" / "a.nii.gz", strokes)
-    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
+    slices = np.moveaxis(strokes, axis, 0)
+    for n in range(4, len(slices) - 3, 2):
+        slices[n, 3:25, rng.integers(5, 20)], slices[n, rng.integers(25, 30), 3:25] = 1, 0
+    return strokes
+
+
+def cubes(root, drawn, thick=""):
+    """A data set of 1 mm voxels with these strokes by case; those of some cases are 5 mm long along the last axis."""
+    for name, strokes in drawn.items():
+        image = np.random.default_rng(ord(name)).integers(0, 1000, strokes.shape).astype(np.int16)
+        affine = np.diag([1.0, 1.0, 5.0 if name in thick else 1.0, 1.0])
+        save(root / "images" / f"{name}.nii.gz", image, affine)
+        save(root / "scribbles" / f"{name}.nii.gz", strokes, affine)
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "ignore": 2}}))
+    return root
+
+
+def test_the_plane_of_the_strokes_is_that_of_the_slices_where_voxels_are_cubes(tmp_path):
+    cubes(tmp_path, {"a": lines(0)})
     said = found(tmp_path, "note")[("a", None)]
     assert "stored as SAR" in said
     assert "cut into slices as RSA, for strokes were drawn in sagittal slices" in said
-    assert check(folder(tmp_path)).coverage.n_slices == 16
+    assert check(folder(tmp_path)).coverage.n_slices == 17
+    assert not found(tmp_path, "warning").keys() & {("a", "a.nii.gz")}
+
+
+def test_strokes_of_another_plane_than_most_are_told_and_counted_as_they_are_cut(tmp_path):
+    cubes(tmp_path, {"a": lines(1), "b": lines(0), "c": lines(1)})
+    said = found(tmp_path, "warning")
+    assert [name for name, _ in said] == ["b"]
+    problem = said[("b", "b.nii.gz")]
+    assert "strokes were drawn in sagittal slices, but training cuts coronal ones, in which they are dots" in problem
+    b_cut = np.any(lines(0) != 2, axis=(0, 2)).sum()
+    assert check(folder(tmp_path)).coverage.n_slices == 2 * 15 + b_cut
+
+
+def test_a_plane_that_a_recipe_asks_for_is_that_of_the_slices(tmp_path):
+    audit = check(folder(cubes(tmp_path, {"a": lines(1)})), asked="axial")
+    [warning] = [fault.problem for fault in audit.faults if "drawn in" in fault.problem]
+    assert "strokes were drawn in coronal slices, but training cuts axial ones" in warning
+    assert audit.coverage.n_slices == np.any(lines(1) != 2, axis=(0, 1)).sum()
+
+
+def test_strokes_do_not_decide_over_thick_slices(tmp_path):
+    cubes(tmp_path, {"a": lines(1), "b": lines(2), "c": lines(2)}, thick="bc")
+    assert [name for name, _ in found(tmp_path, "warning")] == ["a"]
+    assert not any("for strokes were drawn" in said for said in found(tmp_path, "note").values())
+
+
+def test_slices_without_background_are_named_by_the_plane_that_is_cut(tmp_path):
+    bare = lines(1)
+    bare[:, 8][bare[:, 8] == 0] = 2
+    cubes(tmp_path, {"a": bare, "b": lines(1)})
+    [said] = found(tmp_path, "warning").values()
+    assert "structures are scribbled but no background in coronal slice 9 (the first is 1)" in said

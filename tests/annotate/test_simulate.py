@@ -1,6 +1,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -399,6 +400,14 @@ class TestShorten:
         assert min(counts) >= 1
         assert max(counts) <= 13
 
+    @pytest.mark.parametrize("every", [2, 3, 100])
+    def test_slices_are_counted_among_those_that_are_drawn_on(self, every):
+        drawn = np.full((50, *VOLUME.shape[1:]), UNLABELLED, np.uint8)
+        drawn[3:50:7] = simulate(VOLUME, Skeleton(), "case")[1]  # 3, 10, ..., 45
+        kept = shorten(drawn, Skeleton(every=every), "case")
+        expected = {2: [10, 24, 38], 3: [10, 31], 100: [45]}[every]
+        assert np.flatnonzero((kept != UNLABELLED).any(axis=(1, 2))).tolist() == expected
+
     def test_no_scribbles_give_none(self):
         nothing = np.full((2, 5, 5), UNLABELLED, np.uint8)
         np.testing.assert_array_equal(shorten(nothing, RULES["quarter"], "case"), nothing)
@@ -441,6 +450,20 @@ class TestWriteSimulation:
             "dataset.json",
             "drawn_from.json",
         }
+
+    def test_scribbles_are_shortened_in_the_plane_that_they_were_drawn_in(self, tmp_path, caplog):
+        rng, strokes = np.random.default_rng(0), np.full((40, 36, 30), 2, np.uint8)
+        for y in range(4, 32, 2):  # coronal lines of a volume of cubes
+            strokes[3:33, y, rng.integers(5, 20)], strokes[rng.integers(34, 38), y, 3:23] = 1, 0
+        for part, voxels in (("images", rng.integers(0, 99, strokes.shape).astype(np.int16)), ("scribbles", strokes)):
+            (tmp_path / "data" / part).mkdir(parents=True)
+            nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "data" / part / "a.nii.gz")
+        (tmp_path / "data" / "dataset.json").write_text('{"labels": {"background": 0, "liver": 1, "ignore": 2}}')
+        folder = write_simulation(open_dataset(tmp_path / "data"), RULES["half"], tmp_path / "half", "scribbles")
+        halves = open_dataset(tmp_path / "data", scribbles=str(folder)).train[0].scribbles
+        lengths = np.moveaxis(halves == 1, 1, 0)[4:32:2].sum(axis=(1, 2))
+        assert (lengths == 15).all()
+        assert "drawn in coronal slices" in caplog.text
 
     def test_another_rule_needs_another_folder(self, phantoms, tmp_path):
         dataset = open_dataset(phantoms)

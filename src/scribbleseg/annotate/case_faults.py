@@ -9,11 +9,15 @@ import numpy as np
 from scipy import ndimage
 
 from scribbleseg.data import coarse
-from scribbleseg.data.drawn_plane import stacked_along
+from scribbleseg.data.drawn_plane import plane_of_strokes
+from scribbleseg.data.orientation import Plane, Turn, codes, plane
 from scribbleseg.types import UNLABELLED, Case, Dataset, Labels
 
 LARGEST = 1e10
 """Intensities beyond this are no measurement; ours. Those of positron emission, in Bq/ml, come to 1e8."""
+
+DATA_SET = "(data set)"
+"""Stands for a case's name where the fault is one of the whole data set."""
 
 Severity = Literal["fault", "warning", "note"]
 
@@ -37,12 +41,13 @@ class Fault:
     remedy: str
 
 
-def of_case(case: Case, dataset: Dataset, reference: Labels | None = None) -> Iterator[Fault]:
+def of_case(case: Case, dataset: Dataset, turn: Turn, reference: Labels | None = None) -> Iterator[Fault]:
     """Yields what is wrong with a training case.
 
     Args:
         case: the case.
         dataset: its data set, or that in the labels of its scribbles (`data.coarse`).
+        turn: how it is brought into the slices that are trained on.
         reference: its mask, to compare with the image-level labels; None compares nothing.
     """
     label_names = coarse(dataset).label_names  # what scribbles tell apart
@@ -50,7 +55,7 @@ def of_case(case: Case, dataset: Dataset, reference: Labels | None = None) -> It
     drawn_in = case.files[len(dataset.train.images.get(case.name, case.files[:1])) :]
     file = drawn_in[-1] if drawn_in else None
     yield from of_image(case)
-    yield from _of_scribbles(case, label_names, shown, file)
+    yield from _of_scribbles(case, label_names, shown, turn, file)
     yield from _of_present(case, dataset, shown, reference, file)
 
 
@@ -108,7 +113,9 @@ def _names(label_names: Sequence[str], labels: Iterable[int]) -> str:
     return ", ".join(label_names[label] for label in sorted(labels)) or "nothing"
 
 
-def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int], file: Path | None) -> Iterator[Fault]:
+def _of_scribbles(
+    case: Case, label_names: Sequence[str], shown: set[int], turn: Turn, file: Path | None
+) -> Iterator[Fault]:
     labelled = case.scribbles != UNLABELLED
     if not labelled.any():
         yield Fault(case.name, file, "warning", "expected scribbles, found every voxel unlabelled", "draw some")
@@ -125,13 +132,23 @@ def _of_scribbles(case: Case, label_names: Sequence[str], shown: set[int], file:
             "structures are scribbled but no background: their areas do not grow",
             "draw some background in each slice that has other scribbles",
         )
-    elif slices := _without_background(case):
+    elif slices := _without_background(case, turn):
+        turned = f"{_plane_of(case, turn)} " if turn.axes[0] else ""
         yield Fault(
             case.name,
             file,
             "warning",
-            f"structures are scribbled but no background in {_numbered(slices)} (the first is 1)",
+            f"structures are scribbled but no background in {turned}{_numbered(slices)} (the first is 1)",
             "draw some background there",
+        )
+    its, drawn_in = _plane_of(case, turn), plane_of_strokes(case.scribbles, case.geometry)
+    if drawn_in not in (None, its):
+        yield Fault(
+            case.name,
+            file,
+            "warning",
+            f"strokes were drawn in {drawn_in} slices, but training cuts {its} ones, in which they are dots",
+            f"draw in {its} slices, or have all volumes cut into {drawn_in} ones: --set preprocess.plane={drawn_in}",
         )
     if missing := shown - drawn:
         yield Fault(
@@ -179,10 +196,9 @@ def _is_thin(drawn: np.ndarray) -> bool:
     return bool(ndimage.binary_erosion(drawn, np.ones((1, 5, 5), bool)).sum() <= 0.05 * drawn.sum())
 
 
-def drawn_slices(case: Case) -> int:
-    """Returns the number of slices in which something is drawn."""
-    slices = np.moveaxis(case.scribbles, stacked_along(case.scribbles, case.geometry), 0)
-    return int(sum((slice_ != UNLABELLED).any() for slice_ in slices))
+def drawn_slices(case: Case, turn: Turn) -> int:
+    """Returns the number of slices in which something is drawn, of those that are trained on."""
+    return int(_slices_with(case.scribbles != UNLABELLED, turn).sum())
 
 
 def _numbered(slices: Sequence[int]) -> str:
@@ -190,9 +206,17 @@ def _numbered(slices: Sequence[int]) -> str:
     return f"slice{'' if len(slices) == 1 else 's'} {', '.join(str(index + 1) for index in slices)}"
 
 
-def _without_background(case: Case) -> list[int]:
-    """Returns the indices, from 0, of the slices with structures but no background."""
-    slices = np.moveaxis(case.scribbles, stacked_along(case.scribbles, case.geometry), 0)
-    flat = slices.reshape(len(slices), -1)
-    structures = ((flat != UNLABELLED) & (flat != 0)).any(axis=1)
-    return np.flatnonzero(structures & ~(flat == 0).any(axis=1)).tolist()
+def _without_background(case: Case, turn: Turn) -> list[int]:
+    """Returns the indices, from 0, of the slices with structures but no background, as they are stored."""
+    structures = _slices_with((case.scribbles != UNLABELLED) & (case.scribbles != 0), turn)
+    return np.flatnonzero(structures & ~_slices_with(case.scribbles == 0, turn)).tolist()
+
+
+def _slices_with(drawn: np.ndarray, turn: Turn) -> np.ndarray:
+    """Returns of each slice whether anything in it is true."""
+    return np.asarray(drawn.any(axis=turn.axes[1:]))
+
+
+def _plane_of(case: Case, turn: Turn) -> Plane:
+    """Returns the plane of the slices that are trained on."""
+    return plane(codes(case.geometry)[turn.axes[0]])

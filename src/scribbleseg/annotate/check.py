@@ -10,20 +10,17 @@ from typing import Literal
 
 import numpy as np
 
-from scribbleseg.annotate.case_faults import Fault, Severity, drawn_slices, of_case, of_image
+from scribbleseg.annotate.case_faults import DATA_SET, Fault, Severity, drawn_slices, of_case, of_image
 from scribbleseg.annotate.describe import Description, ImageProperties
+from scribbleseg.annotate.planes import common_of, of_planes
 from scribbleseg.data import coarse
-from scribbleseg.data.drawn_plane import plane_of_strokes, usual_plane
 from scribbleseg.data.layouts.case_files import CaseError
 from scribbleseg.data.layouts.folder import draw_in
-from scribbleseg.data.orientation import Plane, Turn, codes, common_orientation, plane, turn_to
+from scribbleseg.data.orientation import Plane, turn_to
 from scribbleseg.data.preprocess import out_of_scale
 from scribbleseg.files import FileError, first_of
 from scribbleseg.plural import number_of
 from scribbleseg.types import Case, DataError, Dataset, Geometry, Labels
-
-DATA_SET = "(data set)"
-"""Stands for a case's name where the fault is one of the whole data set."""
 
 Part = Literal["train", "test"]
 
@@ -100,11 +97,10 @@ class _Looked:
 
 @dataclass(frozen=True)
 class _Strokes:
-    """What was seen of the scribbles of a training case: voxels of each label, slices with any, and their plane."""
+    """What was seen of the scribbles of a training case: voxels of each label, and slices with any."""
 
     counts: np.ndarray
     n_slices: int
-    drawn_in: Plane | None
 
 
 @dataclass(frozen=True)
@@ -125,16 +121,19 @@ Item = tuple[Part, str]
 def check(
     dataset: Dataset,
     each: Callable[[Callable[[Item], _Looked], Sequence[Item]], Iterable[_Looked]] = map,
+    asked: Plane | None = None,
 ) -> Audit:
     """Reads every file of a data set and reports everything that is wrong, without stopping at the first fault.
 
     Args:
         dataset: the data set to audit.
         each: calls a function for each `(part, case name)`, as `map` does; with a progress bar, or on several ranks.
+        asked: the plane of the slices that a recipe asks for.
     """
     names: list[Item] = [("train", name) for name in dataset.train.names]
     names += [("test", name) for name in dataset.test.names]
-    looked = list(each(lambda item: _look_at(dataset, *item), names))
+    usual, drawn_in = common_of(dataset.train, asked)
+    looked = list(each(lambda item: _look_at(dataset, *item, usual, asked), names))
     faults = [Fault(DATA_SET, None, "note", note, "nothing to do if that is intended") for note in dataset.notes]
     faults += in_both_parts(dataset)
     duplicates = _Duplicates()
@@ -154,10 +153,8 @@ def check(
         faults += [*one.faults, *duplicates.of(one.seen, one.name, one.part)]
         if one.seen.strokes is not None:
             drawn[one.name], present[one.name] = one.seen.strokes, one.seen.present
-    drawn_in = usual_plane(geometries["train"], lambda name: drawn[name].drawn_in)
-    usual = common_orientation(geometries["train"].values(), drawn_in)
-    faults += [*_of_channels(channels), *_without_present(present)]
-    faults += [*_of_spacing(geometries, usual), *_of_orientation(geometries, usual, drawn_in)]
+    faults += [*_of_channels(channels), *_without_present(present), *_of_spacing(geometries, usual, asked)]
+    faults += of_planes({**geometries["train"], **geometries["test"]}, usual, drawn_in, asked)
     counts = {name: seen.counts for name, seen in drawn.items()}
     n_voxels = sum(math.prod(geometries["train"][name].shape) for name in drawn)
     coverage = coverage_of(coarse(dataset).label_names, list(counts.values()), n_voxels)
@@ -167,8 +164,8 @@ def check(
     return Audit(tuple(faults), coverage, described_parts, _drawn(counts))
 
 
-def _look_at(dataset: Dataset, part: Part, name: str) -> _Looked:
-    """Read a case and its mask."""
+def _look_at(dataset: Dataset, part: Part, name: str, usual: str | None, asked: Plane | None) -> _Looked:
+    """Read a case and its mask; the last two are the slices' orientation and the plane that a recipe asks for."""
     reference: Labels | None = None
     of_mask: tuple[Fault, ...] = ()
     try:
@@ -180,19 +177,14 @@ def _look_at(dataset: Dataset, part: Part, name: str) -> _Looked:
     except DataError as error:
         return _Looked(part, name, of_mask, tuple(_of_error(name, error)), None)
     trains = part == "train"
-    faults = tuple(of_case(case, dataset, reference) if trains else of_image(case))
+    turn = turn_to(usual, case.geometry, asked)
+    faults = tuple(of_case(case, dataset, turn, reference) if trains else of_image(case))
     seen = _Seen(
         ImageProperties.of(case),
         case.files[0] if case.files else None,
         _digest(case),
         case.present,
-        _Strokes(
-            counted(case.scribbles)[: coarse(dataset).n_labels],
-            drawn_slices(case),
-            plane_of_strokes(case.scribbles, case.geometry),
-        )
-        if trains
-        else None,
+        _Strokes(counted(case.scribbles)[: coarse(dataset).n_labels], drawn_slices(case, turn)) if trains else None,
     )
     return _Looked(part, name, of_mask, faults, seen)
 
@@ -226,10 +218,12 @@ def _of_channels(channels: Mapping[str, tuple[int, Path | None]]) -> Iterator[Fa
             yield Fault(name, file, "fault", problem, "give every case the same channels, or leave this one out")
 
 
-def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None) -> Iterator[Fault]:
+def _of_spacing(
+    geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None, asked: Plane | None
+) -> Iterator[Fault]:
     """Yields headers that are likely wrong: faults where pixels of a training case are, for `train` refuses those."""
     sizes = {name: geometry.spacing_mm for part in geometries.values() for name, geometry in part.items()}
-    of_pixels = {name: turn_to(usual, each).spacing_mm(each)[1:] for name, each in geometries["train"].items()}
+    of_pixels = {name: turn_to(usual, each, asked).spacing_mm(each)[1:] for name, each in geometries["train"].items()}
     refused = out_of_scale(of_pixels) if of_pixels else {}
     doubtful = out_of_scale(sizes) if sizes else {}
     for name, usual_mm in {**doubtful, **refused}.items():
@@ -237,23 +231,6 @@ def _of_spacing(geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | 
         problem = f"expected voxels of about {usual_mm:.3g} mm as in most cases, found {found} mm"
         severity: Literal["fault", "warning"] = "fault" if name in refused else "warning"
         yield Fault(name, None, severity, problem, "correct its header or the unit in it, or leave the case out")
-
-
-def _of_orientation(
-    geometries: Mapping[Part, Mapping[str, Geometry]], usual: str | None, drawn_in: Plane | None
-) -> Iterator[Fault]:
-    """Yields notes of cases that are turned before they are cut into slices, and of another plane than most."""
-    for name, geometry in {**geometries["train"], **geometries["test"]}.items():
-        turn = turn_to(usual, geometry)
-        if usual is None or turn == Turn():
-            continue
-        found, its = codes(geometry), plane("".join(codes(geometry)[axis] for axis in turn.axes))
-        problem = f"stored as {found} (depth, height and width grow towards these), cut into slices as {usual}"
-        if its == drawn_in:
-            problem += f", for strokes were drawn in {its} slices"
-        if its != plane(usual):
-            problem += f"; its slices are {its}, theirs {plane(usual)}"
-        yield Fault(name, None, "note", problem, "its slices are turned, and its label maps turned back")
 
 
 def _without_present(present: Mapping[str, frozenset[int] | None]) -> Iterator[Fault]:

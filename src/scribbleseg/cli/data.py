@@ -23,6 +23,7 @@ from scribbleseg.cli.app import (
     Settings,
     Split,
     Workers,
+    chosen,
     chosen_or_fitting,
     command,
     console,
@@ -72,11 +73,12 @@ def check(
     """
     from scribbleseg.annotate.check import check as audit_of
     from scribbleseg.annotate.check import sentences
-    from scribbleseg.pipeline import begin, plan
+    from scribbleseg.pipeline import begin, first_recipe, plan
     from scribbleseg.training.hardware import make_fabric
 
     dataset = open_at(Place(data, format, split, fold, scribbles), notes=False)
-    audit = audit_of(dataset, lambda look, cases: ranks.share(cases, look, "Checking"))
+    asked = first_recipe(chosen(recipe or "default.quick", set)).preprocess.plane  # all of our own leave it open
+    audit = audit_of(dataset, lambda look, cases: ranks.share(cases, look, "Checking"), asked)
     if not ranks.leads():
         return
     print_images(audit.images)

@@ -1,16 +1,16 @@
 """In which plane of a volume somebody drew, read off the strokes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from scribbleseg.data.orientation import Plane, codes, has_no_own_slices, plane, slice_axis
+from scribbleseg.data.orientation import Plane, codes, has_no_own_slices, plane
 from scribbleseg.types import UNLABELLED, Cases, Geometry, Labels, spread
 
-LOOKED_AT, SLICES = 3, 64
-"""So many volumes are looked at, and so many slices of each along every axis at most; ours."""
+LOOKED_AT, SLICES = 5, 64
+"""So many drawn volumes are looked at, and so many slices of each along every axis at most; ours."""
 
 CLEARLY = 0.2
 """Strokes are of a plane in whose slices they are at most this share of the pieces that they are in those of either
@@ -25,38 +25,43 @@ def drawn_plane(cases: Cases, geometries: Mapping[str, Geometry] | None = None) 
     """The plane that most of these cases were drawn on in, if their voxels do not say how they are sliced.
 
     Args:
-        cases: a few of them are read; none where most have thick slices, or nobody knows which way they lie.
+        cases: a few that are drawn on are looked at; none where half or more have slices of their own, are oblique, or
+            lie nobody knows how.
         geometries: the grid of each by its name, where they have been read already.
 
     Returns:
-        None where nothing says.
+        None where nothing says, and where as many were drawn on in one plane as in another.
+
+    Raises:
+        DataError: a case that is looked at cannot be read.
     """
     grids = geometries or {name: cases.geometry(name) for name in cases.names}
-    return usual_plane(grids, lambda name: plane_of_strokes(cases.named(name).scribbles, grids[name]))
-
-
-def usual_plane(geometries: Mapping[str, Geometry], drawn_in: Callable[[str], Plane | None]) -> Plane | None:
-    """The same, of grids by their names and a function that says in which plane somebody drew on one of them."""
-    left_open = [name for name, geometry in geometries.items() if has_no_own_slices(geometry)]
-    if 2 * len(left_open) <= len(geometries):
+    left_open = [name for name, geometry in grids.items() if has_no_own_slices(geometry)]
+    if 2 * len(left_open) <= len(grids):
         return None
-    votes = Counter(plane for name in spread(left_open, LOOKED_AT) if (plane := drawn_in(name)) is not None)
-    return votes.most_common(1)[0][0] if votes else None
+    votes: Counter[Plane | None] = Counter()
+    for name in _from_everywhere(left_open):
+        scribbles = cases.named(name).scribbles
+        if (scribbles != UNLABELLED).any():
+            votes[plane_of_strokes(scribbles, grids[name])] += 1
+        if votes.total() == LOOKED_AT:
+            break
+    del votes[None]
+    (usual, most), (_, second) = [*votes.most_common(2), (None, 0), (None, 0)][:2]
+    return usual if most > second else None
+
+
+def _from_everywhere(names: Sequence[str]) -> Iterator[str]:
+    """All of the names, some that are spread evenly first."""
+    first = spread(names, LOOKED_AT)
+    yield from first
+    yield from (name for name in names if name not in first)
 
 
 def plane_of_strokes(scribbles: Labels, geometry: Geometry) -> Plane | None:
     """The plane of the slices that somebody drew in; arguments and None as in `drawn_axis`."""
     axis = drawn_axis(scribbles, geometry)
     return None if axis is None else plane(codes(geometry)[axis])
-
-
-def stacked_along(scribbles: Labels, geometry: Geometry) -> int:
-    """The stored axis that a volume's slices are stacked along, by its voxels or else by its strokes.
-
-    It is the first where neither says.
-    """
-    drawn = drawn_axis(scribbles, geometry)
-    return slice_axis(geometry) if drawn is None else drawn
 
 
 def drawn_axis(scribbles: Labels, geometry: Geometry) -> int | None:
@@ -75,16 +80,13 @@ def drawn_axis(scribbles: Labels, geometry: Geometry) -> int | None:
     if not has_no_own_slices(geometry) or not drawn.any():
         return None
     drawn = drawn[ndimage.find_objects(drawn.view(np.uint8))[0]]
-    stacks = [_some_slices(np.moveaxis(drawn, axis, 0)) for axis in range(3)]
+    stacks = [stack[stack.any(axis=(1, 2))] for stack in (np.moveaxis(drawn, axis, 0) for axis in range(3))]
+    some = [stack[np.linspace(0, len(stack) - 1, min(len(stack), SLICES)).round().astype(int)] for stack in stacks]
     pieces = [
-        side * np.mean([ndimage.label(slice_, np.ones((3, 3)))[1] for slice_ in stack])
-        for side, stack in zip(drawn.shape, stacks, strict=True)
+        len(stack) * np.mean([ndimage.label(slice_, np.ones((3, 3)))[1] for slice_ in looked_at])
+        for stack, looked_at in zip(stacks, some, strict=True)
     ]
     axis = int(np.argmin(pieces))
-    inside = ndimage.binary_erosion(stacks[axis], np.ones((1, WIDE, WIDE)))
-    thin = inside.sum() <= FILLED * stacks[axis].sum()
+    inside = ndimage.binary_erosion(some[axis], np.ones((1, WIDE, WIDE)))
+    thin = inside.sum() <= FILLED * some[axis].sum()
     return axis if thin and pieces[axis] <= CLEARLY * sorted(pieces)[1] else None
-
-
-def _some_slices(stack: np.ndarray) -> np.ndarray:
-    return stack[np.linspace(0, len(stack) - 1, min(len(stack), SLICES)).round().astype(int)]

@@ -120,7 +120,7 @@ def turn_to(orientation: str | None, geometry: Geometry, asked: Plane | None = N
     Pictures and arrays are not turned: nobody knows which way they lie.
 
     Slices are stacked along its own through-plane axis where it has one. Where it has none, or a plane is `asked` for,
-    they are stacked along the orientation's. The sides of slices of oblique volumes are not turned.
+    they are stacked along the orientation's. Oblique volumes keep theirs, or the first, and their sides are not turned.
 
     Args:
         orientation: what `common_orientation` gave.
@@ -130,11 +130,11 @@ def turn_to(orientation: str | None, geometry: Geometry, asked: Plane | None = N
     own = codes(geometry)
     if orientation is None or not _placed(geometry):
         return Turn()
+    if _oblique(geometry):
+        return Turn(tuple(_order(geometry)))  # type: ignore[arg-type]
     depth = None if asked else _through_plane(geometry)
     if depth is None:
-        depth = 0 if _oblique(geometry) else _along(own, orientation[0])
-    if _oblique(geometry):
-        return Turn((depth, *(axis for axis in range(3) if axis != depth)))  # type: ignore[arg-type]
+        depth = _along(own, orientation[0])
     wanted = sorted(orientation, key=lambda end: _along(own, end) != depth)
     axes = tuple(_along(own, end) for end in wanted)
     flips = tuple(own[axis] != end for axis, end in zip(axes, wanted, strict=True))
@@ -172,19 +172,14 @@ def sides(geometry: Geometry, turn: Turn) -> str:
     return OPPOSITE[right] + right + OPPOSITE[bottom] + bottom
 
 
-def slice_axis(geometry: Geometry) -> int:
-    """The stored axis that a volume's own slices are stacked along; the first where nothing says which."""
-    return _through_plane(geometry) or 0
-
-
 def has_no_own_slices(geometry: Geometry) -> bool:
     """Whether a volume may be cut into slices of any plane: its voxels do not say of which, and it is not oblique."""
     return _placed(geometry) and not _oblique(geometry) and _through_plane(geometry) is None
 
 
 def _order(geometry: Geometry) -> list[int]:
-    """The stored axes with the through-plane one first."""
-    depth = slice_axis(geometry)
+    """The stored axes with the through-plane one first, or as they are where nothing says which that is."""
+    depth = _through_plane(geometry) or 0
     return [depth, *(axis for axis in range(3) if axis != depth)]
 
 
@@ -219,6 +214,11 @@ def _along(own: str, end: str) -> int:
     """The stored axis that runs along the same anatomical axis as this end of it."""
     ends = next(ends for ends in ACROSS.values() if end in ends)
     return next(axis for axis, code in enumerate(own) if code in ends)
+
+
+def is_oblique(geometry: Geometry) -> bool:
+    """Whether a volume lies askew, so that its slices have no plane with a name: it is cut as its file has it."""
+    return _placed(geometry) and _oblique(geometry)
 
 
 def _oblique(geometry: Geometry) -> bool:

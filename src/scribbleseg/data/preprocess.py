@@ -1,5 +1,6 @@
 """Brings images and labels from native grids to the recipe's and back: resampling, cropping, normalisation."""
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -14,9 +15,12 @@ from torch.nn import functional
 from scribbleseg.data.brain import brain_normaliser, in_brain
 from scribbleseg.data.drawn_plane import drawn_plane
 from scribbleseg.data.intensities import Windows, ct_windows, normaliser
-from scribbleseg.data.orientation import Orientation, Plane, Turn, common_orientation, turn_to
+from scribbleseg.data.orientation import Orientation, Plane, Turn, common_orientation, is_oblique, plane, turn_to
 from scribbleseg.data.through_plane import in_slices, resample_stack
+from scribbleseg.files import first_of
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry, Labels, Probabilities
+
+log = logging.getLogger(__name__)
 
 OUT_OF_SCALE = 10
 """A voxel that is so many times as large or as small as the others is a mistake in a header (ours)."""
@@ -91,9 +95,9 @@ class Preprocess:
                 `LARGEST_SIZE` pixels on a side.
         """
         geometries = {name: cases.geometry(name) for name in cases.names}
-        orientation = self.orientation or common_orientation(
-            geometries.values(), self.plane or drawn_plane(cases, geometries)
-        )
+        drawn = None if self.plane else drawn_plane(cases, geometries)
+        orientation = self.orientation or common_orientation(geometries.values(), self.plane or drawn)
+        self._say_what_is_not_cut_so(geometries, orientation, drawn)
         turns = {name: turn_to(orientation, each, self.plane) for name, each in geometries.items()}
         in_plane = {name: turns[name].spacing_mm(each)[1:] for name, each in geometries.items()}
         for name, usual in out_of_scale(in_plane).items():
@@ -114,6 +118,22 @@ class Preprocess:
         crops = extent_mm / spacing > size + 1 if self.crops is None else self.crops
         resolved = replace(self, spacing_mm=spacing, size=size, usual_mm=usual_mm, crops=crops, orientation=orientation)
         return replace(resolved, windows=ct_windows(cases)) if self.windows is None else resolved
+
+    def _say_what_is_not_cut_so(
+        self, geometries: Mapping[str, Geometry], orientation: str | None, drawn: Plane | None
+    ) -> None:
+        """Warns of volumes to which the plane that is asked for does not apply, and of strokes of another plane."""
+        if drawn and orientation and plane(orientation) != drawn:
+            log.warning(
+                f"scribbles were drawn in {drawn} slices, and the recipe's orientation {orientation} cuts "
+                f"{plane(orientation)} ones, in which they are dots; draw in these, or leave preprocess.orientation out"
+            )
+        askew = [name for name, geometry in geometries.items() if is_oblique(geometry)]
+        if askew and self.plane not in (None, "stored"):
+            log.warning(
+                f"preprocess.plane={self.plane} does not apply to volumes that lie askew ({first_of(askew)}): they are "
+                "cut into slices as their files have them"
+            )
 
     def turn(self, geometry: Geometry) -> Turn:
         """Returns how arrays on a native grid are brought into the grid's plane and orientation."""

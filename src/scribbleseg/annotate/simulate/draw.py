@@ -64,7 +64,8 @@ def shorten(scribbles: Labels, rule: Rule, name: str) -> Labels:
         name: the case's name.
 
     Returns:
-        An array of the same shape: equal to `scribbles` where kept, UNLABELLED elsewhere.
+        An array of the same shape: equal to `scribbles` where kept, UNLABELLED elsewhere. Some are kept in every
+        volume that has any: `rule.every` counts the slices with scribbles.
 
     Raises:
         ValueError: the rule has lengths for fewer labels than there are.
@@ -80,8 +81,9 @@ def shorten(scribbles: Labels, rule: Rule, name: str) -> Labels:
 
 
 def _in_drawn_slices(scribbles: Labels, rule: Rule) -> Labels:
-    """Returns the scribbles of the slices that the rule draws on."""
-    kept, chosen = np.full_like(scribbles, UNLABELLED), rule.drawn_slices(len(scribbles))
+    """Returns the scribbles of some of the slices that have any, as the rule says."""
+    kept, drawn = np.full_like(scribbles, UNLABELLED), np.flatnonzero((scribbles != UNLABELLED).any(axis=(1, 2)))
+    chosen = drawn[rule.drawn_slices(len(drawn))] if len(drawn) else drawn
     kept[chosen] = scribbles[chosen]
     return kept
 

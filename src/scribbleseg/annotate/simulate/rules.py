@@ -42,7 +42,7 @@ class Rule(ABC):
             or one for each label, background first.
         width: the pen's, in pixels; it draws inside the structure only.
         seed: seed of the random numbers; not negative.
-        every: slices are drawn on with a distance of so many, from half of it on; 1 is all of them.
+        every: the slices that may be drawn on are drawn on with a distance of so many, from half of it on; 1 is all.
 
     Raises:
         ValueError: a number is out of its range.

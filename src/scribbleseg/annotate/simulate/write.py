@@ -1,6 +1,7 @@
 """Writes simulated scribbles for a data set, as a folder that data sets can be opened with."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +24,8 @@ from scribbleseg.files import FileError, read_json, write_json, write_text
 from scribbleseg.progress import track
 from scribbleseg.runs import check_outside
 from scribbleseg.types import UNLABELLED, Case, DataError, Dataset, Labels
+
+log = logging.getLogger(__name__)
 
 Source = Literal["masks", "scribbles"]
 Drawn = Literal["scribbled", "all"]
@@ -117,6 +120,11 @@ def _draw(dataset: Dataset, rule: Rule, folder: Path, seen: Dataset, shortens: b
     cases = dataset.train
     plane = drawn_plane(cases) if shortens else None  # slices are drawn on in the plane that they are trained in
     orientation = common_orientation([cases.geometry(name) for name in cases.names], plane)
+    if plane:
+        log.warning(
+            f"drawn in {plane} slices, as the scribbles were; if `check` does not see that in the short ones, train on "
+            f"them with --set preprocess.plane={plane}"
+        )
     drawn_from, there = _drawn_from(folder), volumes_in(folder)
     for name in dataset.train.names[:1]:  # a data set without masks is refused before there is a bar
         _expert(dataset.train.named(name)) if shortens else dataset.reference(name)
