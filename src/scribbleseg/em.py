@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import eq, ne
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from scribbleseg.data.slices import is_labelled
 from scribbleseg.evaluation.agreement import agreement
 from scribbleseg.files import atomically, link_or_copy
 from scribbleseg.progress import track
@@ -157,7 +160,7 @@ def _agreement(session: Session[Recipe], network: NetworkModule, index: int) -> 
         for record in run.metrics:
             if _is(record, "agreement", index):
                 return record["agreement"]
-        drawn = np.flatnonzero((held_out != UNLABELLED).any(axis=(1, 2)))
+        drawn = session.slices.places(is_labelled, held_out)
         agreed = agreement(_likeliest(session, network, drawn), held_out[drawn])
         found = {session.dataset.label_names[label]: value for label, value in agreed.items()}
         mean = float(np.mean(list(found.values())))
@@ -342,13 +345,13 @@ def _taught(session: Session[Recipe], index: int) -> dict[str, Any]:
     """The labels of recursion `index`, how much they cover, and how much its E step changed; recorded once."""
     recipe, slices, run = session.recipe, session.slices, session.run
     labels = slices.layer("labels", recipe.labels_of(index))
-    labelled, changed = slices.share(labels != UNLABELLED), None
+    labelled, changed = slices.share(is_labelled, labels), None
     if recipe.steps[index].relabel:
-        changed = slices.share(labels != slices.layer("labels", recipe.labels_of(index - 1)))
+        changed = slices.share(ne, labels, slices.layer("labels", recipe.labels_of(index - 1)))
     if session.leads and not any(_is(r, "relabel", index) for r in run.metrics):
         names = enumerate(session.dataset.label_names)
         record = {"event": "relabel", "recursion": index, "labelled": labelled}
-        record["per_label"] = {name: slices.share(labels == value) for value, name in names}
+        record["per_label"] = {name: slices.share(partial(eq, value), labels) for value, name in names}
         run.log(record if changed is None else {**record, "changed": changed})
     return {"labels": labels, "labelled": labelled, "changed": changed}
 

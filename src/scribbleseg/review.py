@@ -15,7 +15,7 @@ from scribbleseg.data import fingerprint, fully_annotated, open_dataset
 from scribbleseg.data.fingerprint import digest_of_files
 from scribbleseg.data.orientation import Turn, is_picture, looked_at, sides
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.data.slices import open_slices
+from scribbleseg.data.slices import is_labelled, open_slices
 from scribbleseg.data.views import in_labels
 from scribbleseg.evaluation.metrics import Score, read_scores, score, write_scores
 from scribbleseg.evaluation.report import MAX_PICTURES, Origin, Picture, RunSummary
@@ -203,7 +203,7 @@ def origin_of(run: Run) -> Origin:
     """What a run was made from, as its folder says."""
     data, (first, *_) = data_of(run), phases(run).values()
     slices = open_slices(first.slices)
-    drawn = sum(slices.share(layer != UNLABELLED) for layer in (slices.scribbles, slices.held_out) if layer is not None)
+    drawn = sum(slices.share(is_labelled, layer) for layer in (slices.scribbles, slices.held_out) if layer is not None)
     return Origin(
         data_set=f"{Path(data['folder']).name} ({data['format']})",
         begun=run.details.get("date", ""),

@@ -9,7 +9,7 @@ import pytest
 from scribbleseg.data import fingerprint
 from scribbleseg.data.formats import label_ending, read_image, write_labels
 from scribbleseg.data.preprocess import Preprocess
-from scribbleseg.data.slices import FIXED, LAYERS, build_slices, derive_slices, open_slices
+from scribbleseg.data.slices import FIXED, LAYERS, build_slices, derive_slices, is_labelled, open_slices
 from scribbleseg.types import UNLABELLED, Case, Cases, DataError, Geometry
 
 GRID = Preprocess(spacing_mm=2.0, size=16)
@@ -124,8 +124,10 @@ def test_inside_is_where_the_grid_shows_the_image(tmp_path, grid):
 
 def test_a_share_is_one_of_the_pixels_inside(tmp_path):
     slices = build_slices(make_cases(), replace(GRID, size=32), tmp_path / "slices")
-    assert slices.share(slices.inside) == 1
-    assert slices.share(slices.scribbles != UNLABELLED) == pytest.approx(4 / 20**2)
+    assert slices.share(lambda inside: inside, slices.inside) == 1
+    assert slices.share(is_labelled, slices.scribbles) == pytest.approx(4 / 20**2)
+    drawn = (slices.scribbles != UNLABELLED).any(axis=(1, 2))
+    assert slices.places(is_labelled, slices.scribbles).tolist() == np.flatnonzero(drawn).tolist()
 
 
 AFFINE = np.array([[0, -1.7, 0.1, 3], [1.6, 0, 0.2, -40.5], [0, 0.3, 9, 0.125], [0, 0, 0, 1]])

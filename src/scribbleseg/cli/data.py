@@ -4,6 +4,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -158,7 +160,8 @@ def print_growth(session: "Session[Recipe]", title: str | None = None) -> None:
     table = Table("class", "scribbles", "seed areas", title=title, box=None)
     stuck = []
     for value, name in enumerate(session.dataset.label_names):
-        drawn, grown = (slices.share(labels == value) for labels in (slices.scribbles, slices.layer("labels", 0)))
+        layers, is_of_it = (slices.scribbles, slices.layer("labels", 0)), partial(eq, value)
+        drawn, grown = (slices.share(is_of_it, labels) for labels in layers)
         table.add_row(name, f"{drawn:.2%}", f"{grown:.2%}")
         if 0 < grown < HARDLY * drawn:
             stuck.append(name)

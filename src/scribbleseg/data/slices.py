@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float16, Float32, UInt8
+from jaxtyping import Bool, Float16, Float32, Int, UInt8
 
 from scribbleseg.data.cache_index import made_again, read_index
 from scribbleseg.data.checksums import CHECKSUM, checksum, checksum_beside
@@ -60,6 +60,11 @@ LAYERS: dict[str, Layer] = {
 """Every kind of layer. The first four are written once, with the cache; the others once for each map of labels."""
 
 FIXED = ("images", "inside", "scribbles", "held_out")
+
+
+def is_labelled(labels: UInt8[np.ndarray, "*any"]) -> Bool[np.ndarray, "*any"]:
+    """Where there is a label."""
+    return labels != UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,16 @@ class Slices:
             problem = f"expected the grid of case {name}, found a damaged one ({error})"
             raise FileError(self.folder / "index.json", problem, made_again(self.folder)) from error
 
-    def share(self, mask: Bool[np.ndarray, "slice size size"]) -> float:
-        """The share of the pixels that show an image (see `Preprocess.inside`) where `mask` is true."""
-        return float(np.count_nonzero(mask) / self.n_pixels)
+    def share(self, holds: Callable[..., np.ndarray], *layers: np.ndarray) -> float:
+        """The share of the pixels that show an image (`inside`) where `holds`, given a case of each layer, is true."""
+        return float(sum(np.count_nonzero(here) for here in self._of_cases(holds, layers)) / self.n_pixels)
+
+    def places(self, holds: Callable[..., np.ndarray], *layers: np.ndarray) -> Int[np.ndarray, "place"]:
+        """The slices in some pixel of which something holds of these layers, as in `share`."""
+        return np.flatnonzero(np.concatenate([here.any(axis=(1, 2)) for here in self._of_cases(holds, layers)]))
+
+    def _of_cases(self, holds: Callable[..., np.ndarray], layers: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        return (holds(*(layer[rows] for layer in layers)) for rows in self._cases)
 
     def layer(self, kind: str, index: int | str | None = None) -> np.memmap:
         """A complete layer, memory-mapped read-only.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from scribbleseg.data.blocks import Window, channels_last, cut, with_neighbours
-from scribbleseg.data.slices import FIXED, LAYERS, Slices
+from scribbleseg.data.slices import FIXED, LAYERS, Slices, is_labelled
 from scribbleseg.files import FileError
 from scribbleseg.plural import number_of
 from scribbleseg.signals import postponing
@@ -108,16 +108,16 @@ class Source:
 
     def usable(self) -> np.ndarray:
         """The slices with a label. Raises DataError where there is none."""
-        usable = (self.slices.layer("labels", self.labels) != UNLABELLED).any(axis=(1, 2))
+        usable = self.slices.places(is_labelled, self.slices.layer("labels", self.labels))
         if self.only_structures:
-            scribbles = self.slices.scribbles
-            usable &= ((scribbles != UNLABELLED) & (scribbles > 0)).any(axis=(1, 2))
-        if not usable.any():
+            drawn = self.slices.places(lambda labels: is_labelled(labels) & (labels > 0), self.slices.scribbles)
+            usable = np.intersect1d(usable, drawn)
+        if not len(usable):
             what = "structures in the scribbles of some slice" if self.only_structures else "labelled pixels"
             raise DataError(
                 f"expected {what} to train on, found none in {number_of(len(self.slices), 'slice')}; draw some"
             )
-        return np.flatnonzero(usable)
+        return usable
 
     def window(self, index: int, rng: np.random.Generator) -> Window:
         """What to cut out around a pixel of one of the labels of a usable slice, each label being as likely.
