@@ -198,7 +198,7 @@ def first_phase(session: Session) -> Session[Recipe]:
 
 
 def first_recipe(recipe: AnyRecipe) -> Recipe:
-    """The recipe of that phase."""
+    """The recipe of the phase that depends on the data alone."""
     return recipe if isinstance(recipe, Recipe) else getattr(recipe, PIPELINES[recipe.kind].phases[0])
 
 

@@ -7,7 +7,7 @@ reference masks are all `Labels`. Everything here is NumPy and knows neither fil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
@@ -17,6 +17,8 @@ UNLABELLED = 255
 
 Image = Float32[np.ndarray, "channel *space"]
 """float32, `channel depth height width`; a 2-D picture has depth 1."""
+
+Item = TypeVar("Item")
 
 Labels = UInt8[np.ndarray, "*space"]
 """uint8, 0 background, 1.. structures, UNLABELLED = 255."""
@@ -142,10 +144,10 @@ class Cases(Sequence):  # not Sequence[Case]: a runtime type checker would read 
             raise KeyError(f"no case {name!r} among {len(self)}: {', '.join(self.names[:5])}, ...")
 
 
-def spread(names: Sequence[str], most: int) -> list[str]:
-    """At most so many of the names, evenly spaced from the first to the last, without repetition."""
-    places = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
-    return [names[place] for place in places]
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of the items, evenly spaced from the first to the last, without repetition."""
+    places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in places]
 
 
 @dataclass(frozen=True)

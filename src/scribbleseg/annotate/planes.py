@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 
 from scribbleseg.annotate.case_faults import DATA_SET, Fault
-from scribbleseg.data.drawn_plane import drawn_plane
-from scribbleseg.data.orientation import Plane, Turn, codes, common_orientation, has_no_own_slices, plane, turn_to
+from scribbleseg.data.drawn_plane import drawn_plane, left_open
+from scribbleseg.data.orientation import Plane, Turn, codes, common_orientation, plane, turn_to
 from scribbleseg.types import Cases, DataError, Geometry
 
 
@@ -43,21 +43,27 @@ def of_planes(
     """
     if usual is None:
         return
-    left_open = [name for name, geometry in geometries.items() if has_no_own_slices(geometry)]
+    of_any_plane = left_open(geometries)
     for name, geometry in geometries.items():
         turn, found = turn_to(usual, geometry, asked), codes(geometry)
         if turn == Turn():
             continue
         its = plane(found[turn.axes[0]])
         problem = f"stored as {found} (depth, height and width grow towards these), cut into slices as {usual}"
-        if its == drawn_in and turn.axes[0] and name in left_open:
+        if its == drawn_in and turn.axes[0] and name in of_any_plane:
             problem += f", for strokes were drawn in {its} slices"
         if its != plane(usual):
             problem += f"; its slices are {its}, theirs {plane(usual)}"
         yield Fault(name, None, "note", problem, "slices are turned, and label maps turned back")
-    if asked is drawn_in is None and 2 * len(left_open) > len(geometries):
+    if asked is drawn_in is None and of_any_plane:
         problem = (
             "voxels are about as long along all axes, and strokes do not tell in which plane they were drawn: volumes "
             f"are cut into {plane(usual)} slices, as most are stored"
         )
-        yield Fault(DATA_SET, None, "note", problem, "if they were drawn in another plane, name it: preprocess.plane")
+        yield Fault(
+            DATA_SET,
+            None,
+            "note",
+            problem,
+            "if they were drawn in another plane, name it: --set preprocess.plane=coronal",
+        )

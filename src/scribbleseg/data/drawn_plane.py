@@ -36,11 +36,8 @@ def drawn_plane(cases: Cases, geometries: Mapping[str, Geometry] | None = None) 
         DataError: a case that is looked at cannot be read.
     """
     grids = geometries or {name: cases.geometry(name) for name in cases.names}
-    left_open = [name for name, geometry in grids.items() if has_no_own_slices(geometry)]
-    if 2 * len(left_open) <= len(grids):
-        return None
     votes: Counter[Plane | None] = Counter()
-    for name in _from_everywhere(left_open):
+    for name in _from_everywhere(left_open(grids)):
         scribbles = cases.named(name).scribbles
         if (scribbles != UNLABELLED).any():
             votes[plane_of_strokes(scribbles, grids[name])] += 1
@@ -49,6 +46,12 @@ def drawn_plane(cases: Cases, geometries: Mapping[str, Geometry] | None = None) 
     del votes[None]
     (usual, most), (_, second) = [*votes.most_common(2), (None, 0), (None, 0)][:2]
     return usual if most > second else None
+
+
+def left_open(geometries: Mapping[str, Geometry]) -> list[str]:
+    """The names of the volumes whose plane strokes may tell: those without slices of their own, where they are most."""
+    names = [name for name, geometry in geometries.items() if has_no_own_slices(geometry)]
+    return names if 2 * len(names) > len(geometries) else []
 
 
 def _from_everywhere(names: Sequence[str]) -> Iterator[str]:
@@ -80,11 +83,12 @@ def drawn_axis(scribbles: Labels, geometry: Geometry) -> int | None:
     if not has_no_own_slices(geometry) or not drawn.any():
         return None
     drawn = drawn[ndimage.find_objects(drawn.view(np.uint8))[0]]
-    stacks = [stack[stack.any(axis=(1, 2))] for stack in (np.moveaxis(drawn, axis, 0) for axis in range(3))]
-    some = [stack[np.linspace(0, len(stack) - 1, min(len(stack), SLICES)).round().astype(int)] for stack in stacks]
+    stacks = [np.moveaxis(drawn, axis, 0) for axis in range(3)]
+    occupied = [np.flatnonzero(stack.any(axis=(1, 2))) for stack in stacks]
+    some = [stack[spread(places.tolist(), SLICES)] for stack, places in zip(stacks, occupied, strict=True)]
     pieces = [
-        len(stack) * np.mean([ndimage.label(slice_, np.ones((3, 3)))[1] for slice_ in looked_at])
-        for stack, looked_at in zip(stacks, some, strict=True)
+        len(places) * np.mean([ndimage.label(slice_, np.ones((3, 3)))[1] for slice_ in looked_at])
+        for places, looked_at in zip(occupied, some, strict=True)
     ]
     axis = int(np.argmin(pieces))
     inside = ndimage.binary_erosion(some[axis], np.ones((1, WIDE, WIDE)))
